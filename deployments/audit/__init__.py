@@ -1,0 +1,1 @@
+"""The audit sink: an append-only log that cannot be edited quietly."""

@@ -1,0 +1,1 @@
+"""Serve wrapper and session memory around the pure router."""

@@ -1,0 +1,1 @@
+"""vLLM inside a Serve replica, reached over one streaming handle method."""

@@ -1,0 +1,1 @@
+"""The policy gate: canonicalise, classify, decide, hold, approve."""

@@ -1,0 +1,556 @@
+"""Ports between features, and the frozen values that cross them. Read second, after `ingress/journey.py`.
+
+A feature knows another one only as a `Protocol` of this module. Each port has two implementations from day one: the
+client over a Serve handle (`clients.py`) and the fake of the tests (`tests/fakes.py`). What crosses a port is frozen
+and picklable, carries no pydantic object, and is trusted: edges have parsed it.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType, Protocol, TypeAlias
+
+from router.types import Effort, Risk, Role, RouteRequest, Tier, Turn
+
+__all__ = ["Effort", "Risk", "Role", "RouteRequest", "Tier", "Turn"]  # re-exported: ports speak the router's words
+
+TenantId = NewType("TenantId", str)
+KeyId = NewType("KeyId", str)
+RequestId = NewType("RequestId", str)
+SessionId = NewType("SessionId", str)
+ModelId = NewType("ModelId", str)
+RouteId = NewType("RouteId", str)
+ApprovalId = NewType("ApprovalId", str)
+
+JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
+
+
+class Dialect(StrEnum):
+    """The wire formats that clients speak."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    INFERENCE = "inference"
+    APPROVE = "approve"
+    ADMIN = "admin"
+    AUDIT_READ = "audit-read"
+
+
+class GateProfile(StrEnum):
+    """How strictly the gate treats the calls of a key (design section 7)."""
+
+    OBSERVE = "observe"
+    CODING = "coding"
+    OPS = "ops"
+
+
+# --- tenancy -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whoever presented a key. `person` names the human behind it (None: a service); `models` None means all."""
+
+    tenant: TenantId
+    key_id: KeyId
+    person: str | None
+    scopes: frozenset[Scope]
+    models: frozenset[ModelId] | None = None
+    gate_profile: GateProfile = GateProfile.OPS
+
+    def may_use(self, model: ModelId) -> bool:
+        """True when the key is granted `model`."""
+        return self.models is None or model in self.models
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one generation. `estimated` marks a charge that the engine never confirmed."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Permission to generate, with the tokens that were set aside for it. `grant_id` makes settling idempotent."""
+
+    grant_id: str
+    tenant: TenantId
+    key_id: KeyId
+    reserved_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What is stored of a key: never the key itself. Times are milliseconds since the epoch."""
+
+    key_id: KeyId
+    tenant: TenantId
+    name: str
+    person: str | None
+    scopes: frozenset[Scope]
+    models: frozenset[ModelId] | None
+    gate_profile: GateProfile
+    created_ms: int
+    expires_ms: int | None
+    revoked_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A freshly created key: the only moment at which its text exists outside the client."""
+
+    record: KeyRecord
+    presented: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """What to create a key from. `ttl_s` None: no expiry."""
+
+    tenant: TenantId
+    name: str
+    person: str | None = None
+    scopes: frozenset[Scope] = frozenset({Scope.INFERENCE})
+    models: frozenset[ModelId] | None = None
+    gate_profile: GateProfile = GateProfile.OPS
+    ttl_s: int | None = None
+
+
+class Ledger(Protocol):
+    """Keys, budgets and limits."""
+
+    async def authenticate(self, presented: str) -> Principal:
+        """The principal behind a key, or `Unauthenticated`."""
+        ...
+
+    async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
+        """Set `tokens` aside for one generation, or `QuotaExceeded` / `BudgetExceeded`."""
+        ...
+
+    async def settle(self, grant: Grant, usage: Usage) -> None:
+        """Replace the reservation by what was used. Idempotent per grant."""
+        ...
+
+    async def create_key(self, spec: KeySpec) -> NewKey:
+        """Create a key; its text is in the answer and nowhere else."""
+        ...
+
+    async def list_keys(self, tenant: TenantId | None) -> Sequence[KeyRecord]:
+        """All keys of a tenant, or of everybody; revoked ones too."""
+        ...
+
+    async def revoke_key(self, key_id: KeyId) -> KeyRecord:
+        """Revoke; effective everywhere within 5 s. `NotFound` for an unknown id."""
+        ...
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        ...
+
+
+# --- difficulty --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RouteAsk:
+    """A routing question. `model` is an explicit wish (None: "auto"), honoured inside the safety floors."""
+
+    request_id: RequestId
+    tenant: TenantId
+    session: SessionId
+    request: RouteRequest
+    model: ModelId | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """Where a turn goes and why. `reasons` lists every rule that fired, the deciding one first."""
+
+    route_id: RouteId
+    model: ModelId
+    tier: Tier
+    effort: Effort
+    revision: str
+    reason: str
+    reasons: tuple[str, ...]
+    difficulty: float
+    policy_digest: str
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended, as far as the gateway can see without asking a model."""
+
+    OK = "ok"
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Evidence for the session memory. `event_id` makes it idempotent: a client's retry is not a second failure."""
+
+    event_id: str
+    tenant: TenantId
+    session: SessionId
+    tier: Tier
+    outcome: AttemptOutcome
+
+
+class Difficulty(Protocol):
+    """The difficulty router with its session memory."""
+
+    async def route(self, ask: RouteAsk) -> RouteDecision:
+        """Model and effort for a turn. `UnknownModel` for a wish that is not served."""
+        ...
+
+    async def observe(self, attempt: Attempt) -> None:
+        """Remember how an attempt ended."""
+        ...
+
+    async def ready(self) -> bool:
+        """True when a policy is loaded."""
+        ...
+
+
+# --- engine ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCall:
+    """One HTTP request for the engine's own API. Header names are lower case; keys of clients never travel here."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    request_id: RequestId
+    session: SessionId
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStart:
+    """First item of a reply: status and headers (lower-case names)."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """Malformed model output was repaired; precedes the bytes it concerns. Each note says what was guessed."""
+
+    notes: tuple[str, ...]
+
+
+EngineItem: TypeAlias = EngineStart | Repaired | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a replica says of itself. `running` counts unfinished requests in the engine, queued ones included."""
+
+    model: ModelId
+    revision: str
+    kind: str
+    pid: int
+    core_pids: tuple[int, ...]
+    running: int
+    queued_tokens: int
+    max_model_len: int
+    started_s: float
+
+
+class Engine(Protocol):
+    """One model at one revision."""
+
+    def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+        """The reply: `EngineStart` first, then bytes. Closing the generator aborts the generation.
+
+        Raises `EngineOverloaded`, `EngineFailed` or `EngineTimeout`, at any step.
+        """
+        ...
+
+    async def info(self) -> EngineInfo:
+        """State of one replica."""
+        ...
+
+
+# --- gate --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A complete call as the model wrote it. `arguments` is the raw text, not yet canonical."""
+
+    call_id: str
+    choice: int
+    index: int
+    name: str
+    arguments: str
+    recovered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GateContext:
+    """Who the calls belong to and under which decision they were generated."""
+
+    request_id: RequestId
+    principal: Principal
+    session: SessionId
+    model: ModelId
+    route_id: RouteId
+    offered_tools: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A record's place in the audit log: dense 0-based index and RFC 6962 leaf hash (32 bytes)."""
+
+    index: int
+    leaf_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The call may go to the client, with exactly these canonical `arguments` (RFC 8785)."""
+
+    call: ToolCall
+    arguments: str
+    risk: Risk
+    reasons: tuple[str, ...]
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The call waits for humans: a plan (`plan_required`), one vote (R2) or two (R3)."""
+
+    call: ToolCall
+    approval_id: ApprovalId
+    risk: Risk
+    reasons: tuple[str, ...]
+    plan_required: bool
+    expires_ms: int
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The call will never be released."""
+
+    call: ToolCall
+    gate_call_id: str
+    risk: Risk
+    reasons: tuple[str, ...]
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """No verdict: the gate or the log is down, or an earlier call of the same turn was not released."""
+
+    call: ToolCall
+    reason: str
+
+
+Verdict: TypeAlias = Released | Held | Denied | Withheld
+
+
+class Gate(Protocol):
+    """The in-process gate of an ingress replica."""
+
+    async def judge(self, context: GateContext, calls: Sequence[ToolCall]) -> Sequence[Verdict]:
+        """One verdict per call, in order. After the first call that is not released, none is.
+
+        Every verdict's record is durable before this returns. Never raises for a call's content; a dependency that
+        is down yields `Withheld`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackPlan:
+    """How to get back: `steps` in order, and how to `verify` that it worked."""
+
+    steps: tuple[str, ...]
+    verify: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A classified call that may not flow by itself.
+
+    `action_digest` is the SHA-256 hex of the RFC 8785 form of the whole binding; `fingerprint` is the same without the
+    random `gate_call_id`: it recognises the same call when the same session emits it again.
+    """
+
+    gate_call_id: str
+    action_digest: str
+    fingerprint: str
+    request_id: RequestId
+    session: SessionId
+    tenant: TenantId
+    requester_key: KeyId
+    requester_person: str | None
+    tool: str
+    arguments: str
+    display: str
+    display_digest: str
+    risk: Risk
+    reasons: tuple[str, ...]
+    policy_digest: str
+    model: ModelId
+
+
+class ApprovalState(StrEnum):
+    """States of an approval (gate.md section 15); all but the first three are terminal."""
+
+    NEEDS_PLAN = "NEEDS_PLAN"
+    PENDING = "PENDING"
+    APPROVED = "APPROVED"
+    CONSUMED = "CONSUMED"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+    CANCELLED = "CANCELLED"
+    STALE = "STALE"
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One human's decision on one digest. `person` is the natural person behind `key_id`."""
+
+    person: str
+    key_id: KeyId
+    approve: bool
+    reason: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """An approval request with everything an approver must see. Times are milliseconds since the epoch."""
+
+    approval_id: ApprovalId
+    state: ApprovalState
+    proposal: Proposal
+    votes_required: int
+    votes: tuple[Vote, ...]
+    change_id: str | None
+    plan: RollbackPlan | None
+    created_ms: int
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """A consumed approval: exactly one call may leave under it."""
+
+    approval_id: ApprovalId
+    action_digest: str
+    change_id: str
+    rollback_digest: str
+    voters: tuple[str, ...]
+
+
+class Approvals(Protocol):
+    """The approval store (`PolicyGate`)."""
+
+    async def propose(self, proposal: Proposal) -> Permit | Approval:
+        """Consume a matching approval and return its permit, or open (or find) the request that waits for one.
+
+        The same session that emits the same call again meets its own request by fingerprint: approved, it is consumed
+        exactly once; pending, no second request is opened.
+        """
+        ...
+
+    async def list_approvals(self, tenant: TenantId | None, state: ApprovalState | None) -> Sequence[Approval]:
+        """Requests, newest first; None means all."""
+        ...
+
+    async def get(self, tenant: TenantId | None, approval_id: ApprovalId) -> Approval:
+        """One request, or `NotFound` (also when it is another tenant's)."""
+        ...
+
+    async def plan(self, principal: Principal, approval_id: ApprovalId, change_id: str, plan: RollbackPlan) -> Approval:
+        """Record change id and rollback plan; both are needed before any vote counts."""
+        ...
+
+    async def vote(
+        self, principal: Principal, approval_id: ApprovalId, digests: "Digests", approve: bool, reason: str
+    ) -> Approval:
+        """One human's vote on what was shown to them. `ApprovalConflict` or `Forbidden` when it may not count."""
+        ...
+
+    async def cancel(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
+        """Withdraw a request."""
+        ...
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """What a voter saw: hex SHA-256 of the binding and of the rendering. A vote that echoes others does not count."""
+
+    action: str
+    display: str
+
+
+# --- audit -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One thing that happened. `name` is `subject.action` of the closed list in `audit/record.py`.
+
+    `event_id` is chosen by the producer and unique: appending it again with equal content returns the first receipt.
+    `data` holds only the fields which the schema of `name` allows; never a prompt, an answer or an argument in clear.
+    """
+
+    event_id: str
+    name: str
+    at_ms: int
+    tenant: TenantId
+    principal: str
+    request_id: RequestId | None = None
+    session: SessionId | None = None
+    data: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """Where the log stands: number of records, and the hash that covers all of them (hex)."""
+
+    size: int
+    head_hash: str
+
+
+class Audit(Protocol):
+    """The audit sink."""
+
+    async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
+        """Receipts in order, after the records are on disk (fdatasync), or `AuditUnavailable`.
+
+        All of one call's events are durable when it returns; no event of it is acknowledged before.
+        """
+        ...
+
+    async def head(self) -> AuditHead:
+        """Where the log stands."""
+        ...

@@ -1,0 +1,1 @@
+"""Keys, grants and usage."""

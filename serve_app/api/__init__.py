@@ -1,0 +1,1 @@
+"""FastAPI routers per resource, and the one table from error to status and body."""
