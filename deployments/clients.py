@@ -1,0 +1,250 @@
+"""Ports over Serve handles: the only `.remote(`.
+
+Every call has a deadline. What a replica raised comes back as the error it was, never as a Ray type: `RayTaskError`
+keeps the original in `cause`, and its `str()` is a remote traceback that must not travel further.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import Any, NoReturn, TypeVar, cast
+
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from deployments.errors import (
+    AuditUnavailable,
+    EngineFailed,
+    EngineOverloaded,
+    EngineTimeout,
+    GatehouseError,
+    GateUnavailable,
+)
+from deployments.ports import (
+    Approval,
+    ApprovalId,
+    ApprovalState,
+    Attempt,
+    AuditEvent,
+    AuditHead,
+    Digests,
+    EngineCall,
+    EngineInfo,
+    EngineItem,
+    Grant,
+    KeyId,
+    KeyRecord,
+    KeySpec,
+    ModelId,
+    NewKey,
+    Permit,
+    Principal,
+    Proposal,
+    Receipt,
+    RequestId,
+    RollbackPlan,
+    RouteAsk,
+    RouteDecision,
+    RouteId,
+    TenantId,
+    Usage,
+)
+
+T = TypeVar("T")
+_log = logging.getLogger("gatehouse.clients")
+
+
+class Unavailable(GatehouseError):
+    """A part of the graph does not answer."""
+
+    code = "server_is_overloaded"
+
+
+class _Client:
+    """One deployment's handle, and what its silence is called."""
+
+    down: type[GatehouseError] = Unavailable
+    what = "A part of Gatehouse"
+
+    def __init__(self, handle: object, timeout_s: float) -> None:
+        self._handle = cast(DeploymentHandle[Any], handle)
+        self._timeout_s = timeout_s
+
+    async def _ask(self, method: str, *args: object) -> Any:
+        call = cast(Awaitable[Any], getattr(self._handle, method).remote(*args))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call
+        except (TimeoutError, GetTimeoutError):
+            raise self.down(f"{self.what} did not answer in {self._timeout_s:g} s.") from None
+        except (RayError, RayServeException) as error:
+            self._raise(error)
+
+    def _raise(self, error: RayError | RayServeException) -> NoReturn:
+        own = _own(error)
+        if own is not None:
+            raise own from None
+        _log.error("%s failed: %s", self.what, _short(error))
+        raise self.down(f"{self.what} is not available.") from None
+
+
+def _own(error: RayError | RayServeException) -> GatehouseError | None:
+    cause = getattr(error, "cause", None)
+    if isinstance(error, RayTaskError) and isinstance(cause, GatehouseError):
+        return cause
+    return None
+
+
+def _short(error: BaseException) -> str:
+    cause = getattr(error, "cause", None)
+    return type(cause if isinstance(cause, BaseException) else error).__name__
+
+
+class EngineClient(_Client):
+    """`ports.Engine` over a streaming handle. `timeout_s` covers a whole reply."""
+
+    down = EngineFailed
+    what = "The model"
+
+    def __init__(self, handle: object, timeout_s: float) -> None:
+        super().__init__(handle, timeout_s)
+        self._stream = self._handle.options(stream=True)
+
+    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+        """The reply; closing the generator cancels the generation on the replica."""
+        ends_s = asyncio.get_running_loop().time() + self._timeout_s
+        handle = self._stream.options(session_id=call.session)
+        items = cast(DeploymentResponseGenerator[EngineItem], handle.call.remote(call))
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout_at(ends_s):
+                        item = await anext(items)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    raise EngineTimeout(f"The model did not finish within {self._timeout_s:g} s.") from None
+                except BackPressureError as error:
+                    wait_s = max(1, min(60, round(error.retry_after_s or 2)))
+                    raise EngineOverloaded(f"The model is busy. Please try again in {wait_s}s.", wait_s) from None
+                except (DeploymentUnavailableError, RayActorError) as error:
+                    _log.error("engine replica lost: %s", _short(error))
+                    raise EngineFailed("The model stopped while it was answering. Please try again.") from None
+                except (RayError, RayServeException) as error:
+                    self._raise(error)
+                yield item
+        finally:
+            items.cancel()
+
+    async def info(self) -> EngineInfo:
+        """State of one replica."""
+        return cast(EngineInfo, await self._ask("info"))
+
+
+class LedgerClient(_Client):
+    """`ports.Ledger` over a handle."""
+
+    what = "The key ledger"
+
+    async def authenticate(self, presented: str) -> Principal:
+        """The principal behind a key, or `Unauthenticated`."""
+        return cast(Principal, await self._ask("authenticate", presented))
+
+    async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
+        """Set tokens aside."""
+        return cast(Grant, await self._ask("admit", principal, request_id, model, tokens))
+
+    async def settle(self, grant: Grant, usage: Usage) -> None:
+        """Replace the reservation by what was used."""
+        await self._ask("settle", grant, usage)
+
+    async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
+        """Create a key."""
+        return cast(NewKey, await self._ask("create_key", spec, actor))
+
+    async def list_keys(self, tenant: TenantId | None) -> Sequence[KeyRecord]:
+        """All keys of a tenant, or of everybody."""
+        return cast(Sequence[KeyRecord], await self._ask("list_keys", tenant))
+
+    async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
+        """Revoke a key."""
+        return cast(KeyRecord, await self._ask("revoke_key", key_id, actor))
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        return bool(await self._ask("ready"))
+
+
+class DifficultyClient(_Client):
+    """`ports.Difficulty` over a handle."""
+
+    what = "The router"
+
+    async def route(self, ask: RouteAsk) -> RouteDecision:
+        """Model and effort for a turn."""
+        return cast(RouteDecision, await self._ask("route", ask))
+
+    async def observe(self, attempt: Attempt) -> None:
+        """Remember how an attempt ended."""
+        await self._ask("observe", attempt)
+
+    async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteDecision:
+        """An earlier decision of this tenant, or `NotFound`."""
+        return cast(RouteDecision, await self._ask("explain", tenant, route_id))
+
+    async def ready(self) -> bool:
+        """True when a policy is loaded."""
+        return bool(await self._ask("ready"))
+
+
+class ApprovalsClient(_Client):
+    """`ports.Approvals` over a handle."""
+
+    down = GateUnavailable
+    what = "The approval store"
+
+    async def propose(self, proposal: Proposal) -> Permit | Approval:
+        """Consume a matching approval, or open the request that waits for one."""
+        return cast(Permit | Approval, await self._ask("propose", proposal))
+
+    async def list_approvals(self, tenant: TenantId | None, state: ApprovalState | None) -> Sequence[Approval]:
+        """Requests, newest first."""
+        return cast(Sequence[Approval], await self._ask("list_approvals", tenant, state))
+
+    async def get(self, tenant: TenantId | None, approval_id: ApprovalId) -> Approval:
+        """One request."""
+        return cast(Approval, await self._ask("get", tenant, approval_id))
+
+    async def plan(self, principal: Principal, approval_id: ApprovalId, change_id: str, plan: RollbackPlan) -> Approval:
+        """Record change id and rollback plan."""
+        return cast(Approval, await self._ask("plan", principal, approval_id, change_id, plan))
+
+    async def vote(
+        self, principal: Principal, approval_id: ApprovalId, digests: Digests, approve: bool, reason: str
+    ) -> Approval:
+        """One human's vote."""
+        return cast(Approval, await self._ask("vote", principal, approval_id, digests, approve, reason))
+
+    async def cancel(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
+        """Withdraw a request."""
+        return cast(Approval, await self._ask("cancel", principal, approval_id, reason))
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        return bool(await self._ask("ready"))
+
+
+class AuditClient(_Client):
+    """`ports.Audit` over a handle."""
+
+    down = AuditUnavailable
+    what = "The audit sink"
+
+    async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
+        """Receipts, after the records are on disk."""
+        return cast(Sequence[Receipt], await self._ask("append", events))
+
+    async def head(self) -> AuditHead:
+        """Where the log stands."""
+        return cast(AuditHead, await self._ask("head"))

@@ -1,0 +1,60 @@
+"""The `Ingress` deployment: ports over handles, the journey over ports, and an HTTP app over the journey.
+
+The class builds no HTTP itself: it is given the factory, and the tests give the same factory their fakes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deployments.clients import ApprovalsClient, AuditClient, DifficultyClient, EngineClient, LedgerClient
+from deployments.clock import SystemClock
+from deployments.ingress.dialects.codecs import CODECS
+from deployments.ingress.journey import Journey
+from deployments.ingress.surface import AsgiApp, Parts, Surface
+from deployments.ingress.trail import Recorder
+from deployments.ingress.window import Window
+from deployments.ports import ModelId
+
+
+class Ingress:
+    """Serve class; see `journey.py` for what it does."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        engines: Mapping[str, Any],
+        difficulty: Any,
+        approvals: Any,
+        audit: Any,
+        ledger: Any,
+    ) -> None:
+        settings, clock = parts.settings, SystemClock()
+        counters = parts.make_counters()
+        sink = AuditClient(audit, settings.audit_timeout_s)
+        desk = ApprovalsClient(approvals, settings.call_timeout_s)
+        keys = LedgerClient(ledger, settings.call_timeout_s)
+        router = DifficultyClient(difficulty, settings.call_timeout_s)
+        replicas = {ModelId(name): EngineClient(handle, parts.engine_timeout_s) for name, handle in engines.items()}
+        meter = parts.make_meter()
+        recorder = Recorder(sink, clock, settings.audit_timeout_s)
+        journey = Journey(
+            ledger=keys,
+            difficulty=router,
+            engines=replicas,
+            gate=parts.make_gate(desk, sink, clock),
+            recorder=recorder,
+            codecs=CODECS,
+            readers=parts.readers,
+            windows={served.model: Window(served.max_model_len, counters.get(served.model)) for served in parts.models},
+            meter=meter,
+            settings=settings,
+            clock=clock,
+        )
+        self._surface = Surface(
+            journey, keys, router, desk, sink, replicas, parts.models, parts.readers, recorder, meter, settings, clock
+        )
+        self._make_api = parts.make_api
+
+    def __serve_build_asgi_app__(self) -> AsgiApp:
+        """The app of this replica; Serve calls this once, after the constructor."""
+        return self._make_api(self._surface)

@@ -1,0 +1,175 @@
+"""What the streams of both OpenAI dialects share: events, usage, ends, and the fast path."""
+
+import json
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from deployments.errors import EngineFailed
+from deployments.ingress.dialects.sse import DONE, EventSplitter, data_event, data_of
+from deployments.ingress.dialects.upstream import error_of
+from deployments.ingress.dialects.values import Emit, Step
+from deployments.ports import JsonValue, Receipt, Usage, Verdict
+
+# An event with none of these holds text or reasoning of an unfinished choice, and nothing that has to be looked at.
+# JSON may spell any of the words with an escape, so an event with an escaped ASCII letter is parsed as well.
+_MARKERS = (
+    b'"tool_calls"',
+    b'"function_call"',
+    b'"finish_reason":"',
+    b'"finish_reason": "',
+    b'"usage":{',
+    b'"usage": {',
+    b'"error"',
+    b"\\u00",
+    b"[DONE]",
+)
+
+
+class OpenAiStream(ABC):
+    """A streamed reply that ends in `data: [DONE]`. Subclasses say what a choice of their dialect means."""
+
+    def __init__(self, include_usage: bool) -> None:
+        self._include_usage = include_usage
+        self._splitter = EventSplitter()
+        self._events: deque[bytes] = deque()
+        self._out: deque[Step] = deque()
+        self._waiting = False
+        self._notes: list[str] = []
+        self._receipt: Receipt | None = None
+        self._done = False
+        self._usage: Usage | None = None
+        self._finish: list[str] = []
+        self._saw_text = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """The engine's own count, once its usage event has come."""
+        return self._usage
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Finish reasons as the client sees them."""
+        return tuple(self._finish)
+
+    @property
+    def saw_text(self) -> bool:
+        """True when any event with text or reasoning went out."""
+        return self._saw_text
+
+    def repaired(self, notes: Sequence[str]) -> None:
+        """Calls of this reply are untrusted from now on."""
+        self._notes += notes
+
+    def receipt(self, receipt: Receipt | None) -> None:
+        """The receipt of the routing record."""
+        self._receipt = receipt
+
+    def feed(self, data: bytes) -> None:
+        """Take engine bytes, cut anywhere."""
+        self._events.extend(self._splitter.feed(data))
+
+    def close(self) -> None:
+        """The engine's body has ended: only a `[DONE]` makes that a success."""
+        if self._waiting or self._events:
+            raise RuntimeError("close() before every step was taken")
+        if not self._done or self._splitter.rest.strip():
+            raise EngineFailed("The model's answer ended before it was complete.")
+
+    def step(self) -> Step | None:
+        """What to do next. Neighbouring events that need no judgement leave as one chunk."""
+        passed: list[bytes] = []
+        while True:
+            if self._out:
+                first = self._out[0]
+                if not isinstance(first, Emit):
+                    break
+                self._out.popleft()
+                passed.append(first.data)
+            elif self._events and not self._waiting:
+                self._take(self._events.popleft())
+            else:
+                break
+        if passed:
+            return Emit(b"".join(passed))
+        return self._out.popleft() if self._out else None
+
+    @abstractmethod
+    def resolve(self, verdicts: Sequence[Verdict]) -> None:
+        """The verdicts on the calls of the last `Judge`."""
+
+    @abstractmethod
+    def _choice(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
+        """One choice of a parsed chunk."""
+
+    @abstractmethod
+    def _unfinished(self) -> bool:
+        """True while a choice that began has no finish reason."""
+
+    def _take(self, event: bytes) -> None:
+        if self._done:
+            raise EngineFailed("The model's answer went on after its end.")
+        if not any(marker in event for marker in _MARKERS):
+            self._saw_text |= b'"content":""' not in event
+            self._out.append(Emit(event.replace(b'"reasoning":', b'"reasoning_content":')))
+            return
+        payload = data_of(event)
+        if payload is None:
+            self._out.append(Emit(event))
+        elif payload == b"[DONE]":
+            if self._unfinished():
+                raise EngineFailed("The model's answer ended before it was complete.")
+            self._done = True
+            self._out.append(Emit(DONE))
+        else:
+            self._parse(payload)
+
+    def _parse(self, payload: bytes) -> None:
+        try:
+            chunk = cast(dict[str, Any], json.loads(payload))
+            if "error" in chunk:
+                error = cast(dict[str, Any], chunk["error"])
+                code = error.get("code")
+                raise error_of(code if isinstance(code, int) else 500, str(error.get("message", "")), None)
+            choices = cast(list[dict[str, Any]], chunk["choices"])
+            usage = chunk.pop("usage", None)
+            if usage:
+                self._usage = usage_of(cast(dict[str, Any], usage))
+                if not choices and self._include_usage:
+                    self._out.append(Emit(data_event(dump(chunk | {"usage": usage}))))
+            for choice in choices:
+                self._choice(chunk, choice)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EngineFailed("The model's answer could not be read.") from error
+
+    def _finish_choice(
+        self, chunk: dict[str, Any], choice: dict[str, Any], extra: dict[str, JsonValue], audit: Receipt | None
+    ) -> None:
+        self._finish.append(str(choice["finish_reason"]))
+        if audit is not None:
+            extra["audit"] = {"index": audit.index, "leaf": audit.leaf_hash.hex()}
+        body = {**chunk, "choices": [choice]}
+        if extra:
+            body["x_gatehouse"] = extra
+        self._out.append(Emit(data_event(dump(body))))
+
+    def _emit(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
+        self._out.append(Emit(data_event(dump({**chunk, "choices": [choice]}))))
+
+
+def usage_of(usage: Mapping[str, Any]) -> Usage:
+    """An OpenAI `usage` object in our words; details that are absent count as zero."""
+    prompt_details = cast(Mapping[str, Any], usage.get("prompt_tokens_details") or {})
+    completion_details = cast(Mapping[str, Any], usage.get("completion_tokens_details") or {})
+    return Usage(
+        input_tokens=int(usage.get("prompt_tokens") or 0),
+        cached_tokens=int(prompt_details.get("cached_tokens") or 0),
+        output_tokens=int(usage.get("completion_tokens") or 0),
+        reasoning_tokens=int(completion_details.get("reasoning_tokens") or 0),
+    )
+
+
+def dump(value: Mapping[str, Any]) -> bytes:
+    """Compact UTF-8 JSON, as the engine writes it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")

@@ -1,0 +1,435 @@
+"""READ FIRST: the path of a request, top to bottom.
+
+    authenticate -> admit -> route -> generate -> gate -> audit -> settle
+
+One stage, one line, in `Journey.answer`. Everything it calls is a port (`deployments/ports.py`); what the client's
+dialect looks like is in `dialects/`; statuses and error bodies are in `serve_app/api/errors.py`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar, assert_never
+
+from deployments.clock import Clock
+from deployments.errors import (
+    ContextTooLong,
+    EngineFailed,
+    EngineOverloaded,
+    Forbidden,
+    GatehouseError,
+    InvalidRequest,
+    UnknownModel,
+)
+from deployments.ingress.dialects.values import Asked, Codec, Emit, Judge, ReplyFilter
+from deployments.ingress.meter import Meter
+from deployments.ingress.opening import Opening
+from deployments.ingress.principals import Principals
+from deployments.ingress.session import session_of
+from deployments.ingress.settings import IngressSettings
+from deployments.ingress.trail import Recorder
+from deployments.ingress.window import Window, without_max_tokens
+from deployments.ports import (
+    Attempt,
+    AttemptOutcome,
+    AuditEvent,
+    Dialect,
+    Difficulty,
+    Engine,
+    EngineCall,
+    EngineItem,
+    EngineStart,
+    Gate,
+    GateContext,
+    Grant,
+    JsonValue,
+    Ledger,
+    ModelId,
+    Principal,
+    Receipt,
+    Repaired,
+    RequestId,
+    Risk,
+    RouteAsk,
+    RouteDecision,
+    RouteRequest,
+    Scope,
+    SessionId,
+    Usage,
+)
+
+_log = logging.getLogger("gatehouse.ingress")
+T = TypeVar("T")
+Reader: TypeAlias = Callable[[Mapping[str, JsonValue]], RouteRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request as the HTTP edge hands it in: parsed JSON, and the headers with lower-case names."""
+
+    dialect: Dialect
+    request_id: RequestId
+    key: str
+    headers: Mapping[str, str]
+    body: Mapping[str, JsonValue]
+    risk: Risk | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """First item of every answer: the status is 200, `headers` say who answers and why."""
+
+    headers: Mapping[str, str]
+    stream: bool
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What is known of one request by the time it ends; only `answer` and `_finish` write here."""
+
+    ask: Ask
+    principal: Principal
+    session: SessionId
+    asked: Asked
+    decision: RouteDecision
+    grant: Grant
+    reply: ReplyFilter
+    started_s: float
+    recording: asyncio.Task[Receipt | None] | None = None
+    first_byte_s: float | None = None
+    tool_calls: int = 0
+    engine_reached: bool = False
+    completed: bool = False
+    error: BaseException | None = None
+
+
+class Journey:
+    """Answers requests. One per ingress replica; holds no state of a request between calls."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        difficulty: Difficulty,
+        engines: Mapping[ModelId, Engine],
+        gate: Gate,
+        recorder: Recorder,
+        codecs: Mapping[Dialect, Codec],
+        readers: Mapping[Dialect, Reader],
+        windows: Mapping[ModelId, Window],
+        meter: Meter,
+        settings: IngressSettings,
+        clock: Clock,
+    ) -> None:
+        self._principals = Principals(ledger, clock, settings.principal_ttl_s)
+        self._ledger = ledger
+        self._difficulty = difficulty
+        self._engines = engines
+        self._gate = gate
+        self._recorder = recorder
+        self._codecs = codecs
+        self._readers = readers
+        self._windows = windows
+        self._meter = meter
+        self._settings = settings
+        self._clock = clock
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def answer(self, ask: Ask) -> AsyncGenerator[Head | bytes, None]:
+        """The answer to a request: a `Head`, then bytes.
+
+        Raises a `GatehouseError` before the `Head` when there is no answer, and after it when the answer broke off:
+        whatever came until then must then not look complete. Closing the generator early aborts the generation.
+        """
+        started_s = self._clock.monotonic_s()
+        principal = await self.authenticate(ask.key, Scope.INFERENCE)
+        asked = self._codecs[ask.dialect].read(ask.body)
+        session = session_of(principal, ask.headers, ask.body)
+        grant = await self._admit(principal, ask, asked)
+        turn: _Turn | None = None
+        try:
+            decision = await self._route(principal, session, ask, asked)
+            reply = self._codecs[ask.dialect].filter(asked)
+            turn = _Turn(ask, principal, session, asked, decision, grant, reply, started_s)
+            async with aclosing(self._generate(turn)) as released:
+                async for item in released:
+                    yield item
+            turn.completed = True
+        except BaseException as error:
+            if turn is not None:
+                turn.error = error
+            raise
+        finally:
+            closing = self._finish(turn) if turn is not None else _quiet("settle", self._ledger.settle(grant, Usage()))
+            await asyncio.shield(self._own(closing))
+
+    async def authenticate(self, key: str, scope: Scope) -> Principal:
+        """The principal behind `key` if it has `scope`, else `Unauthenticated` or `Forbidden`."""
+        principal = await self._principals.authenticate(key)
+        if scope not in principal.scopes:
+            raise Forbidden(f"This key does not have the scope '{scope.value}'.")
+        return principal
+
+    async def _admit(self, principal: Principal, ask: Ask, asked: Asked) -> Grant:
+        tokens = sum(len(text) for text in asked.prompt_texts) // 4 + asked.choices * (
+            asked.max_tokens or self._settings.answer_tokens
+        )
+        return await self._ledger.admit(principal, ask.request_id, ModelId(asked.requested_model), tokens)
+
+    async def _route(self, principal: Principal, session: SessionId, ask: Ask, asked: Asked) -> RouteDecision:
+        if asked.model is not None and not (asked.model in self._engines and principal.may_use(asked.model)):
+            raise UnknownModel(asked.requested_model)
+        request = self._readers[ask.dialect](ask.body)
+        decision = await self._difficulty.route(
+            RouteAsk(
+                request_id=ask.request_id,
+                tenant=principal.tenant,
+                session=session,
+                request=_with(request, ask.risk, asked),
+                model=asked.model,
+            )
+        )
+        if decision.model not in self._engines or not principal.may_use(decision.model):
+            raise UnknownModel(asked.requested_model)
+        await self._windows[decision.model].check(asked)
+        self._meter.routed(decision)
+        return decision
+
+    async def _generate(self, turn: _Turn) -> AsyncGenerator[Head | bytes, None]:
+        """The engine's reply, gated. The routing record is written while the engine works."""
+        turn.recording = self._own(self._recorder.record(self._decided(turn)))
+        async with aclosing(await self._open(turn)) as items:
+            receipt = await asyncio.shield(turn.recording)
+            turn.reply.receipt(receipt)
+            opening = await self._first_bytes(turn, items)
+            yield Head(_headers(turn, receipt), turn.asked.stream)
+            for data in opening:
+                yield data
+            async for item in items:
+                async for data in self._release(turn, item):
+                    yield data
+        turn.reply.close()
+        async for data in self._steps(turn):
+            yield data
+
+    async def _open(self, turn: _Turn) -> Opening:
+        """The chosen engine's reply, its status known to be good."""
+        asked = self._windows[turn.decision.model].clamp(turn.asked)
+        try:
+            return await self._call(turn, asked)
+        except ContextTooLong:
+            # The prompt may fit and only the answer's limit not: then the window is the limit (see Window.clamp).
+            if asked.max_tokens is None:
+                raise
+            return await self._call(turn, without_max_tokens(asked))
+
+    async def _call(self, turn: _Turn, asked: Asked) -> Opening:
+        decision = turn.decision
+        call = EngineCall(
+            path=asked.engine_path,
+            headers={"content-type": "application/json", "x-request-id": decision.route_id},
+            body=self._codecs[turn.ask.dialect].engine_body(asked, decision.model, decision.effort),
+            request_id=turn.ask.request_id,
+            session=turn.session,
+        )
+        turn.engine_reached = True
+        opening = Opening(self._engines[decision.model].call(call))
+        try:
+            await opening.start(self._settings.first_byte_s if asked.stream else None)
+        except BaseException:
+            await opening.aclose()
+            raise
+        return opening
+
+    async def _first_bytes(self, turn: _Turn, items: Opening) -> list[bytes]:
+        """What a stream's first item releases: a failure here still becomes a status, not a broken stream."""
+        if not turn.asked.stream or not items.waiting:
+            return []
+        first = await anext(items, None)
+        return [] if first is None else [data async for data in self._release(turn, first)]
+
+    async def _release(self, turn: _Turn, item: EngineItem) -> AsyncGenerator[bytes, None]:
+        match item:
+            case bytes():
+                turn.reply.feed(item)
+                async for data in self._steps(turn):
+                    yield data
+            case Repaired():
+                self._meter.repaired(item.notes)
+                turn.reply.repaired(item.notes)
+            case EngineStart():
+                raise EngineFailed("The model's answer started twice.")
+            case _:
+                assert_never(item)
+
+    async def _steps(self, turn: _Turn) -> AsyncGenerator[bytes, None]:
+        while (step := turn.reply.step()) is not None:
+            match step:
+                case Emit():
+                    if turn.first_byte_s is None:
+                        turn.first_byte_s = self._clock.monotonic_s()
+                    yield step.data
+                case Judge():
+                    turn.tool_calls += len(step.calls)
+                    verdicts = await self._gate.judge(_context(turn), step.calls)
+                    self._meter.judged(turn.ask.dialect, verdicts)
+                    turn.reply.resolve(verdicts)
+                case _:
+                    assert_never(step)
+
+    async def _finish(self, turn: _Turn) -> None:
+        """Settle and record, also after a hang-up or a dead engine."""
+        usage = turn.reply.usage or _charge(turn)
+        await _quiet("settle", self._ledger.settle(turn.grant, usage))
+        if turn.recording is not None:
+            await turn.recording  # the order of the log is the order of events
+        await self._recorder.record(self._finished(turn, usage))
+        outcome = _outcome(turn)
+        if outcome is not None:
+            attempt = Attempt(
+                event_id=turn.decision.route_id,
+                tenant=turn.principal.tenant,
+                session=turn.session,
+                tier=turn.decision.tier,
+                outcome=outcome,
+            )
+            await _quiet("observe", self._difficulty.observe(attempt))
+
+    def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that outlives the request it belongs to, and is not forgotten meanwhile."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _decided(self, turn: _Turn) -> AuditEvent:
+        decision = turn.decision
+        return self._event(
+            turn,
+            "route.decided",
+            {
+                "route_id": decision.route_id,
+                "dialect": turn.ask.dialect.value,
+                "model": decision.model,
+                "tier": decision.tier.value,
+                "effort": decision.effort.value,
+                "revision": decision.revision,
+                "reason": decision.reason,
+                "reasons": list(decision.reasons),
+                "difficulty": round(decision.difficulty, 6),
+                "policy_digest": decision.policy_digest,
+                "stream": turn.asked.stream,
+                "requested_model": turn.asked.requested_model[:128],
+            },
+        )
+
+    def _finished(self, turn: _Turn, usage: Usage) -> AuditEvent:
+        duration_s = self._clock.monotonic_s() - turn.started_s
+        ttft_s = None if turn.first_byte_s is None else turn.first_byte_s - turn.started_s
+        error = turn.error
+        outcome = "completed" if turn.completed else "failed" if isinstance(error, Exception) else "aborted"
+        self._meter.finished(turn.ask.dialect, turn.decision.model, outcome, duration_s, ttft_s, usage)
+        return self._event(
+            turn,
+            "generation.finished",
+            {
+                "route_id": turn.decision.route_id,
+                "model": turn.decision.model,
+                "outcome": outcome,
+                "input_tokens": usage.input_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "output_tokens": usage.output_tokens,
+                "reasoning_tokens": usage.reasoning_tokens,
+                "estimated": usage.estimated,
+                "finish_reasons": list(turn.reply.finish_reasons),
+                "duration_ms": round(duration_s * 1000),
+                "ttft_ms": None if ttft_s is None else round(ttft_s * 1000),
+                "tool_calls": turn.tool_calls,
+                "error_code": error.code if isinstance(error, GatehouseError) else None,
+            },
+        )
+
+    def _event(self, turn: _Turn, name: str, data: Mapping[str, JsonValue]) -> AuditEvent:
+        return AuditEvent(
+            event_id=f"{name}:{turn.decision.route_id}",
+            name=name,
+            at_ms=self._clock.now_ms(),
+            tenant=turn.principal.tenant,
+            principal=turn.principal.key_id,
+            request_id=turn.ask.request_id,
+            session=turn.session,
+            data=data,
+        )
+
+
+def _with(request: RouteRequest, risk: Risk | None, asked: Asked) -> RouteRequest:
+    """What text said, plus what the edge knows; a caller's word may raise the risk, never lower it."""
+    known = request.trusted_risk
+    trusted = known if risk is None else risk if known is None else known.at_least(risk)
+    return replace(
+        request,
+        trusted_risk=trusted,
+        requested_effort=asked.effort,
+        offered_tools=tuple(sorted(asked.offered_tools)),
+    )
+
+
+def _headers(turn: _Turn, receipt: Receipt | None) -> dict[str, str]:
+    decision = turn.decision
+    headers = {
+        "x-gatehouse-model": decision.model,
+        "x-gatehouse-tier": decision.tier.value,
+        "x-gatehouse-effort": decision.effort.value,
+        "x-gatehouse-route-id": decision.route_id,
+        "x-gatehouse-route-reason": decision.reason,
+        "x-gatehouse-revision": decision.revision,
+    }
+    if receipt is not None:
+        headers["x-gatehouse-audit-index"] = str(receipt.index)
+        headers["x-gatehouse-receipt"] = receipt.leaf_hash.hex()
+    return headers
+
+
+def _context(turn: _Turn) -> GateContext:
+    return GateContext(
+        request_id=turn.ask.request_id,
+        principal=turn.principal,
+        session=turn.session,
+        model=turn.decision.model,
+        route_id=turn.decision.route_id,
+        offered_tools=turn.asked.offered_tools,
+    )
+
+
+def _charge(turn: _Turn) -> Usage:
+    """What to charge when the engine never said what it used.
+
+    Nothing, when it was not reached or refused the request; else what was reserved, marked as an estimate.
+    """
+    refused = isinstance(turn.error, InvalidRequest | EngineOverloaded)
+    if refused or not turn.engine_reached:
+        return Usage()
+    return Usage(output_tokens=turn.grant.reserved_tokens, estimated=True)
+
+
+def _outcome(turn: _Turn) -> AttemptOutcome | None:
+    """What the session memory learns; None when the attempt says nothing about the model.
+
+    A hang-up, a refused request or an overloaded engine is no failure of the model.
+    """
+    if not turn.completed:
+        return AttemptOutcome.FAILED if isinstance(turn.error, EngineFailed) else None
+    if "length" in turn.reply.finish_reasons:
+        return AttemptOutcome.TRUNCATED
+    if not turn.reply.saw_text and turn.tool_calls == 0:
+        return AttemptOutcome.EMPTY
+    return AttemptOutcome.OK
+
+
+async def _quiet(what: str, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`; its failure is logged and must not hide the outcome of the request it closes."""
+    try:
+        await work
+    except GatehouseError as error:
+        _log.error("%s failed: %s", what, error.code)

@@ -1,0 +1,28 @@
+"""What the journey reports to whoever counts; `serve_app/api/metrics.py` counts for Prometheus."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from deployments.ports import Dialect, ModelId, RouteDecision, Usage, Verdict
+
+
+class Meter(Protocol):
+    """Counts what happens to requests. Never sees a key, a session or any text."""
+
+    def routed(self, decision: RouteDecision) -> None:
+        """A turn was routed."""
+        ...
+
+    def judged(self, dialect: Dialect, verdicts: Sequence[Verdict]) -> None:
+        """The gate gave its verdicts on the calls of one choice."""
+        ...
+
+    def repaired(self, notes: Sequence[str]) -> None:
+        """The engine repaired malformed output."""
+        ...
+
+    def finished(
+        self, dialect: Dialect, model: ModelId, outcome: str, duration_s: float, ttft_s: float | None, usage: Usage
+    ) -> None:
+        """A generation ended: `completed`, `failed` or `aborted`."""
+        ...

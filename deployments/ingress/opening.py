@@ -1,0 +1,73 @@
+"""The first moments of an engine's reply, while a status can still be chosen."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from deployments.errors import EngineFailed
+from deployments.ingress.dialects.upstream import upstream_error
+from deployments.ports import EngineItem, EngineStart
+
+_ERROR_BYTES = 64 * 1024
+
+
+class Opening:
+    """An engine's reply after its start. Iterate it for the rest; close it to abort the generation."""
+
+    def __init__(self, items: AsyncGenerator[EngineItem, None]) -> None:
+        self._items = items
+        self._next: asyncio.Task[EngineItem | None] | None = None
+
+    async def start(self, patience_s: float | None) -> None:
+        """Wait for the status, then up to `patience_s` for the first byte.
+
+        Raises what an error status means for the client, and whatever the engine raises until then: this is why the
+        first byte is waited for. None waits for the status alone.
+        """
+        try:
+            first = await anext(self._items)
+        except StopAsyncIteration:
+            raise EngineFailed("The model did not answer.") from None
+        if not isinstance(first, EngineStart):
+            raise EngineFailed("The model's answer has no start.")
+        if first.status >= 400:
+            raise upstream_error(first.status, await self._body())
+        self._next = asyncio.create_task(self._pull())
+        if patience_s is not None:
+            done, _ = await asyncio.wait({self._next}, timeout=patience_s)
+            if done and (error := self._next.exception()) is not None:
+                raise error
+
+    @property
+    def waiting(self) -> bool:
+        """True when the first item is here, so that taking it does not wait."""
+        return self._next is not None and self._next.done()
+
+    def __aiter__(self) -> AsyncIterator[EngineItem]:
+        return self
+
+    async def __anext__(self) -> EngineItem:
+        task = self._next or asyncio.create_task(self._pull())
+        self._next = task
+        item = await task
+        self._next = None
+        if item is None:
+            raise StopAsyncIteration
+        return item
+
+    async def aclose(self) -> None:
+        """End the reply; the engine stops generating."""
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.gather(self._next, return_exceptions=True)
+            self._next = None
+        await self._items.aclose()
+
+    async def _pull(self) -> EngineItem | None:
+        return await anext(self._items, None)
+
+    async def _body(self) -> bytes:
+        body = bytearray()
+        async for item in self._items:
+            if isinstance(item, bytes):
+                body += item[: _ERROR_BYTES - len(body)]
+        return bytes(body)

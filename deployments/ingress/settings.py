@@ -1,0 +1,25 @@
+"""Settings of the ingress."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class IngressSettings(BaseModel):
+    """Limits and deadlines of a request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1024, description="Largest request body accepted, in bytes.")
+    first_byte_s: float = Field(
+        default=10.0, gt=0, description="How long a stream's 200 waits for the first byte, so that early failures "
+        "keep their status code.",
+    )  # fmt: skip
+    keepalive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a comment.")
+    call_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of a call to ledger, router or gate.")
+    audit_timeout_s: float = Field(default=2.0, gt=0, description="Deadline of an audit acknowledgement.")
+    principal_ttl_s: float = Field(
+        default=2.0, ge=0, le=4, description="How long a replica trusts a key it has checked. Revocation must reach "
+        "every replica within 5 s.",
+    )  # fmt: skip
+    answer_tokens: int = Field(
+        default=1024, ge=1, description="Tokens reserved for an answer when the client names no limit."
+    )

@@ -1,0 +1,62 @@
+"""What an ingress replica is made of, and what it shows to an HTTP app. Needs neither Ray nor a web framework."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from deployments.clock import Clock
+from deployments.ingress.journey import Journey, Reader
+from deployments.ingress.meter import Meter
+from deployments.ingress.settings import IngressSettings
+from deployments.ingress.trail import Recorder
+from deployments.ports import Approvals, Audit, Dialect, Difficulty, Engine, Gate, Ledger, ModelId
+
+AsgiApp = Callable[..., Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What clients are told of a model. `created` is in seconds since the epoch."""
+
+    model: ModelId
+    tier: str
+    kind: str
+    revision: str
+    max_model_len: int
+    demonstration: bool
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """Everything an HTTP app may touch."""
+
+    journey: Journey
+    ledger: Ledger
+    difficulty: Difficulty
+    approvals: Approvals
+    audit: Audit
+    engines: Mapping[ModelId, Engine]
+    models: tuple[ServedModel, ...]
+    readers: Mapping[Dialect, Reader]
+    recorder: Recorder
+    meter: Meter
+    settings: IngressSettings
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What `serve_app/app.py` puts into an ingress replica; picklable by reference.
+
+    `make_gate` builds the in-process gate from the approval store and the audit sink; `make_api` builds the HTTP app;
+    `make_counters` answers one token counter per model that has a local tokenizer.
+    """
+
+    make_api: Callable[[Surface], AsgiApp]
+    make_gate: Callable[[Approvals, Audit, Clock], Gate]
+    make_counters: Callable[[], Mapping[ModelId, Callable[[str], int]]]
+    readers: Mapping[Dialect, Reader]
+    models: tuple[ServedModel, ...]
+    make_meter: Callable[[], Meter]
+    settings: IngressSettings
+    engine_timeout_s: float

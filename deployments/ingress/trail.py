@@ -1,0 +1,74 @@
+"""The audit trail of one request: what must be recorded, and what happens when it cannot be.
+
+Text does not depend on the log: an event that the sink does not take in time is kept in a bounded backlog and appended
+when the sink answers again; what does not fit is counted, never silently forgotten. Tool calls do depend on it, and
+the gate sees to that itself.
+"""
+
+import asyncio
+import logging
+from collections import deque
+
+from deployments.clock import Clock
+from deployments.errors import GatehouseError
+from deployments.ports import Audit, AuditEvent, Receipt
+
+_log = logging.getLogger("gatehouse.audit")
+_BACKLOG = 10_000
+_BATCH = 256
+
+
+class Recorder:
+    """Appends the events of requests, one replica's worth of them."""
+
+    def __init__(self, audit: Audit, clock: Clock, timeout_s: float) -> None:
+        self._audit = audit
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._backlog: deque[AuditEvent] = deque()
+        self._down_until_s = 0.0
+        self._flusher: asyncio.Task[None] | None = None
+        self.dropped = 0
+
+    @property
+    def backlog(self) -> int:
+        """Events that wait for the sink."""
+        return len(self._backlog)
+
+    async def record(self, event: AuditEvent) -> Receipt | None:
+        """The receipt, or None when the sink is down: the event is then kept for later."""
+        if self._clock.monotonic_s() < self._down_until_s:
+            self._keep(event)
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                (receipt,) = await self._audit.append([event])
+        except (GatehouseError, TimeoutError) as error:
+            _log.error("audit sink does not acknowledge; keeping events: %s", type(error).__name__)
+            self._down_until_s = self._clock.monotonic_s() + 1.0
+            self._keep(event)
+            return None
+        return receipt
+
+    def _keep(self, event: AuditEvent) -> None:
+        if len(self._backlog) >= _BACKLOG:
+            self.dropped += 1
+            _log.critical("audit backlog is full: %d events dropped", self.dropped)
+            return
+        self._backlog.append(event)
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        """Append the backlog in order. Event ids make a batch that was acknowledged too late harmless."""
+        while self._backlog:
+            batch = [self._backlog[i] for i in range(min(_BATCH, len(self._backlog)))]
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._audit.append(batch)
+            except (GatehouseError, TimeoutError):
+                await asyncio.sleep(1.0)
+                continue
+            for _ in batch:
+                self._backlog.popleft()
+        self._down_until_s = 0.0

@@ -1,0 +1,52 @@
+"""The HTTP app: the routes that exist, and nothing else."""
+
+from typing import cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from deployments.errors import GatehouseError, InvalidRequest
+from deployments.ingress.surface import AsgiApp, Surface
+from serve_app.api.auth import Authorizer
+from serve_app.api.errors import error_response, no_such_url, wrong_method
+from serve_app.api.generate import create_generate_router
+from serve_app.api.metrics import Counters
+from serve_app.api.middleware import Edge
+from serve_app.api.status import create_status_router
+
+
+def create_api(surface: Surface) -> AsgiApp:
+    """The app of one ingress replica; tests give it fakes. `surface.meter` must be a `Counters`."""
+    counters = cast(Counters, surface.meter)
+    app = FastAPI(title="Gatehouse", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    authorize = Authorizer(surface.ledger)
+
+    async def on_gatehouse_error(request: Request, error: Exception) -> Response:
+        reply = error_response(error)
+        counters.refused(request.url.path, reply.status_code, error)
+        return reply
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        return await on_gatehouse_error(request, _invalid(cast(RequestValidationError, error)))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        failure = cast(HTTPException, error)
+        if failure.status_code == 405:
+            return wrong_method(request.method, request.url.path, (failure.headers or {}).get("Allow", ""))
+        return no_such_url(request.method, request.url.path)
+
+    app.add_exception_handler(Exception, on_gatehouse_error)  # a bug: 500, a request id, and nothing else
+    app.add_exception_handler(GatehouseError, on_gatehouse_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.include_router(create_generate_router(surface, counters))
+    app.include_router(create_status_router(surface, counters, authorize))
+    return Edge(app)
+
+
+def _invalid(error: RequestValidationError | ValidationError) -> InvalidRequest:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    return InvalidRequest(f"Invalid value for '{path}': {first['msg']}.", path)

@@ -1,0 +1,149 @@
+"""`/v1/admin/keys`: create, list and revoke virtual keys. Scope `admin`."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from deployments.errors import InvalidRequest
+from deployments.ports import (
+    GateProfile,
+    JsonValue,
+    KeyId,
+    KeyRecord,
+    KeySpec,
+    Ledger,
+    ModelId,
+    Principal,
+    Scope,
+    TenantId,
+)
+from serve_app.api.auth import Authorizer
+from serve_app.api.bodies import read_object
+
+_MAX_BODY_BYTES = 64 * 1024
+_MAX_TTL_S = 10 * 366 * 86_400
+
+_Tenant = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
+_Name = Annotated[str, StringConstraints(pattern=r"\A[^\x00-\x1f\x7f]{1,128}\z")]
+_Model = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\z")]
+
+
+class NewKeyBody(BaseModel):
+    """What to create a key from. `models` null: all; `ttl_s` null: no expiry; `person`: the human behind it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    tenant: _Tenant
+    name: _Name
+    person: _Name | None = None
+    scopes: Annotated[frozenset[Scope], Field(min_length=1)] = frozenset({Scope.INFERENCE})
+    models: Annotated[frozenset[_Model], Field(min_length=1, max_length=64)] | None = None
+    gate_profile: GateProfile = GateProfile.OPS
+    ttl_s: Annotated[int, Field(ge=1, le=_MAX_TTL_S)] | None = None
+
+    def to_spec(self) -> KeySpec:
+        """The same, as the ledger wants it."""
+        return KeySpec(
+            tenant=TenantId(self.tenant),
+            name=self.name,
+            person=self.person,
+            scopes=self.scopes,
+            models=None if self.models is None else frozenset(map(ModelId, self.models)),
+            gate_profile=self.gate_profile,
+            ttl_s=self.ttl_s,
+        )
+
+
+class KeyReply(BaseModel):
+    """A key without its secret. Times are milliseconds since the epoch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    object: str = "key"
+    id: str
+    tenant: str
+    name: str
+    person: str | None
+    scopes: list[str]
+    models: list[str] | None
+    gate_profile: str
+    created_ms: int
+    expires_ms: int | None
+    revoked_ms: int | None
+
+
+class NewKeyReply(KeyReply):
+    """A new key with its text, for the only time."""
+
+    key: str
+
+
+class KeyListReply(BaseModel):
+    """Keys, oldest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    object: str = "list"
+    data: list[KeyReply]
+
+
+def create_keys_router(authorizer: Authorizer, ledger: Ledger) -> APIRouter:
+    """The routes that manage keys, of every tenant."""
+    router = APIRouter(prefix="/v1/admin/keys", tags=["keys"])
+
+    async def administrator(request: Request) -> Principal:
+        return await authorizer(request, Scope.ADMIN)
+
+    @router.post("", status_code=201)
+    async def create(request: Request, principal: Annotated[Principal, Depends(administrator)]) -> NewKeyReply:
+        """Create a key; the reply is the only place its text is ever in."""
+        body = _parse(await read_object(request, _MAX_BODY_BYTES))
+        created = await ledger.create_key(body.to_spec(), actor=_actor(principal))
+        return NewKeyReply(key=created.presented, **_reply(created.record).model_dump())
+
+    @router.get("", dependencies=[Depends(administrator)])
+    async def list_keys(tenant: str | None = None) -> KeyListReply:
+        """Keys of one tenant, or of all; revoked ones too."""
+        found = await ledger.list_keys(None if tenant is None else TenantId(tenant))
+        return KeyListReply(data=[_reply(record) for record in found])
+
+    @router.delete("/{key_id}")
+    async def revoke(key_id: str, principal: Annotated[Principal, Depends(administrator)]) -> KeyReply:
+        """Revoke a key; it stops working everywhere within 5 s."""
+        return _reply(await ledger.revoke_key(KeyId(key_id), actor=_actor(principal)))
+
+    return router
+
+
+def _parse(body: Mapping[str, JsonValue]) -> NewKeyBody:
+    """The checked body, or `InvalidRequest` that names the field and never repeats its value."""
+    try:
+        # Through JSON, because strict pydantic takes a list for a set, and text for an enum, from JSON only.
+        return NewKeyBody.model_validate_json(json.dumps(body))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        param = ".".join(map(str, first["loc"])) or None
+        raise InvalidRequest(f"Invalid value for '{param or 'body'}': {first['msg']}.", param) from None
+
+
+def _actor(principal: Principal) -> str:
+    """Who acts, for the audit record: the key, whose own record names the person."""
+    return principal.key_id
+
+
+def _reply(record: KeyRecord) -> KeyReply:
+    return KeyReply(
+        id=record.key_id,
+        tenant=record.tenant,
+        name=record.name,
+        person=record.person,
+        scopes=sorted(record.scopes),
+        models=None if record.models is None else sorted(record.models),
+        gate_profile=record.gate_profile.value,
+        created_ms=record.created_ms,
+        expires_ms=record.expires_ms,
+        revoked_ms=record.revoked_ms,
+    )

@@ -1,0 +1,108 @@
+"""Prometheus metrics of one ingress replica. No key, session or request id is ever a label."""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from deployments.errors import GatehouseError
+from deployments.ingress.trail import Recorder
+from deployments.ports import Denied, Dialect, Held, ModelId, Released, RouteDecision, Usage, Verdict, Withheld
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Counters:
+    """Everything the ingress counts. Implements `deployments.ingress.meter.Meter`."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "gatehouse_requests", "Requests by outcome.", ["dialect", "model", "status", "code"], registry=registry
+        )
+        self._routes = Counter("gatehouse_route", "Routing decisions.", ["tier", "effort", "reason"], registry=registry)
+        self._policy = Counter(
+            "gatehouse_policy", "Gate verdicts on tool calls.", ["risk", "decision", "dialect"], registry=registry
+        )
+        self._repairs = Counter("gatehouse_harmony_recover", "Repairs of malformed model output.", registry=registry)
+        self._ends = Counter(
+            "gatehouse_stream_end", "How generations ended.", ["dialect", "outcome"], registry=registry
+        )
+        self._tokens = Counter("gen_ai_client_token_usage", "Tokens by kind.", ["model", "kind"], registry=registry)
+        self._duration = Histogram(
+            "gen_ai_server_request_duration_seconds", "Whole generations.", ["model"], buckets=_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        self._ttft = Histogram(
+            "gen_ai_server_time_to_first_token_seconds", "From the request to the first byte of the answer.",
+            ["model"], buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self._backlog = Gauge(
+            "gatehouse_audit_backlog_events", "Events that wait for the audit sink.", registry=registry
+        )
+        self._dropped = Gauge(
+            "gatehouse_audit_dropped_events", "Text events lost because the backlog was full.", registry=registry
+        )
+
+    def routed(self, decision: RouteDecision) -> None:
+        """A turn was routed."""
+        self._routes.labels(decision.tier.value, decision.effort.value, decision.reason).inc()
+
+    def judged(self, dialect: Dialect, verdicts: Sequence[Verdict]) -> None:
+        """The gate's verdicts."""
+        for verdict in verdicts:
+            match verdict:
+                case Released():
+                    risk, decision = verdict.risk.value, "released"
+                case Held():
+                    risk, decision = verdict.risk.value, "held"
+                case Denied():
+                    risk, decision = verdict.risk.value, "denied"
+                case Withheld():
+                    risk, decision = "unknown", "withheld"
+                case _:
+                    assert_never(verdict)
+            self._policy.labels(risk, decision, dialect.value).inc()
+
+    def repaired(self, notes: Sequence[str]) -> None:
+        """Repairs of one reply."""
+        self._repairs.inc(len(notes))
+
+    def finished(
+        self, dialect: Dialect, model: ModelId, outcome: str, duration_s: float, ttft_s: float | None, usage: Usage
+    ) -> None:
+        """A generation ended."""
+        self._ends.labels(dialect.value, outcome).inc()
+        self._duration.labels(model).observe(duration_s)
+        if ttft_s is not None:
+            self._ttft.labels(model).observe(ttft_s)
+        for kind, tokens in (
+            ("input", usage.input_tokens),
+            ("cached", usage.cached_tokens),
+            ("output", usage.output_tokens),
+            ("reasoning", usage.reasoning_tokens),
+        ):
+            self._tokens.labels(model, kind).inc(tokens)
+
+    def answered(self, dialect: Dialect, model: str) -> None:
+        """A request got its 200."""
+        self._requests.labels(dialect.value, model, "200", "").inc()
+
+    def refused(self, path: str, status: int, error: BaseException) -> None:
+        """A request was refused before an answer began."""
+        dialect = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}.get(path, "other")
+        self._requests.labels(dialect, "", str(status), _code(error)).inc()
+
+    def broken(self, dialect: Dialect, error: BaseException) -> None:
+        """A stream broke off after its 200."""
+        self._requests.labels(dialect.value, "", "stream", _code(error)).inc()
+
+    def render(self, recorder: Recorder) -> bytes:
+        """The text format of Prometheus."""
+        self._backlog.set(recorder.backlog)
+        self._dropped.set(recorder.dropped)
+        return generate_latest(self.registry)
+
+
+def _code(error: BaseException) -> str:
+    return error.code if isinstance(error, GatehouseError) else "internal_error"

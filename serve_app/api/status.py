@@ -1,0 +1,109 @@
+"""Liveness, readiness, metrics, models, and what the engines say of themselves."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import asdict
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from deployments.errors import GatehouseError, UnknownModel
+from deployments.ingress.surface import ServedModel, Surface
+from deployments.ports import ModelId, Principal, Scope
+from serve_app.api.auth import Authorizer, presented_key
+from serve_app.api.metrics import Counters
+
+_PROBE_S = 3.0
+
+
+def create_status_router(surface: Surface, counters: Counters, authorize: Authorizer) -> APIRouter:
+    """Everything an operator's probe or a client's model picker asks for."""
+    router = APIRouter()
+
+    @router.get("/healthz")
+    async def healthz() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/readyz")
+    async def readyz() -> JSONResponse:
+        probes: dict[str, Awaitable[object]] = {
+            "ledger": surface.ledger.ready(),
+            "router": surface.difficulty.ready(),
+            "gate": surface.approvals.ready(),
+            "audit": surface.audit.head(),
+            **{f"engine:{model}": engine.info() for model, engine in surface.engines.items()},
+        }
+        states = dict(zip(probes, await asyncio.gather(*map(_answers, probes.values())), strict=True))
+        ready = all(states.values())
+        parts = {name: "ready" if state else "down" for name, state in states.items()}
+        return JSONResponse({"status": "ready" if ready else "not ready", "parts": parts}, 200 if ready else 503)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(counters.render(surface.recorder), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @router.api_route("/", methods=["GET", "HEAD"])
+    async def probe() -> Response:
+        return Response(status_code=200)  # Claude Code opens with an unauthenticated HEAD /
+
+    @router.get("/v1/models")
+    async def models(request: Request) -> JSONResponse:
+        principal = await surface.journey.authenticate(presented_key(request.headers), Scope.INFERENCE)
+        return JSONResponse({"object": "list", "data": [_card(each) for each in _visible(surface, principal)]})
+
+    @router.get("/v1/models/{model:path}")
+    async def model(model: str, request: Request) -> JSONResponse:
+        principal = await surface.journey.authenticate(presented_key(request.headers), Scope.INFERENCE)
+        for each in _visible(surface, principal):
+            if each.model == model:
+                return JSONResponse(_card(each))
+        raise UnknownModel(model[:256])
+
+    @router.get("/v1/admin/engines")
+    async def engines(request: Request) -> JSONResponse:
+        await authorize(request, Scope.ADMIN)
+        infos = await asyncio.gather(*(engine.info() for engine in surface.engines.values()))
+        return JSONResponse({"object": "list", "data": [asdict(info) for info in infos]})
+
+    return router
+
+
+async def _answers(probe: Awaitable[object]) -> bool:
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            return bool(await probe)
+    except (GatehouseError, TimeoutError):
+        return False
+
+
+def _visible(surface: Surface, principal: Principal) -> list[ServedModel]:
+    own = [each for each in surface.models if principal.may_use(each.model)]
+    if not own:
+        return []
+    # "auto" answers with whatever the router chooses, so it promises the smallest window of all.
+    auto = ServedModel(
+        model=ModelId("auto"),
+        tier="auto",
+        kind="router",
+        revision="",
+        max_model_len=min(each.max_model_len for each in own),
+        demonstration=any(each.demonstration for each in own),
+        created=max(each.created for each in own),
+    )
+    return [auto, *own]
+
+
+def _card(served: ServedModel) -> dict[str, object]:
+    return {
+        "id": served.model,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "gatehouse",
+        "context_window": served.max_model_len,
+        "max_model_len": served.max_model_len,
+        "max_output_tokens": served.max_model_len,
+        "tier": served.tier,
+        "kind": served.kind,
+        "revision": served.revision,
+        "demonstration": served.demonstration,
+    }
