@@ -15,6 +15,7 @@ GatehouseError                   code, public_message: safe for a client
 |- EngineFailed                  the engine died or answered nonsense
 |- EngineTimeout                 our deadline passed
 |- AuditUnavailable              no durable record, hence no tool call
+|   `- AuditRefused              the log will never take this event: do not offer it again
 |- GateUnavailable               no approval store, hence no call above R0
 `- ApprovalConflict              expired, used, changed, or voted on by the wrong person
 ```
@@ -142,6 +143,15 @@ class AuditUnavailable(GatehouseError):
     """The audit sink did not acknowledge in time, or is full. Nothing that needs a record may go on."""
 
     code = "audit_unavailable"
+
+
+class AuditRefused(AuditUnavailable):
+    """The log will not take this event: it breaks the record schema, or its id was used for other content.
+
+    A kind of `AuditUnavailable`, so that whoever fails closed on a missing record also fails closed on a refused one.
+    """
+
+    code = "audit_refused"
 
 
 class GateUnavailable(GatehouseError):

@@ -143,16 +143,16 @@ class Ledger(Protocol):
         """Replace the reservation by what was used. Idempotent per grant."""
         ...
 
-    async def create_key(self, spec: KeySpec) -> NewKey:
-        """Create a key; its text is in the answer and nowhere else."""
+    async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
+        """Create a key; its text is in the answer and nowhere else. `actor` is who asked, for the audit record."""
         ...
 
     async def list_keys(self, tenant: TenantId | None) -> Sequence[KeyRecord]:
         """All keys of a tenant, or of everybody; revoked ones too."""
         ...
 
-    async def revoke_key(self, key_id: KeyId) -> KeyRecord:
-        """Revoke; effective everywhere within 5 s. `NotFound` for an unknown id."""
+    async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
+        """Revoke; effective everywhere within 5 s. `NotFound` for an unknown id. `actor` is who asked."""
         ...
 
     async def ready(self) -> bool:
@@ -190,6 +190,24 @@ class RouteDecision:
     policy_digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class RouteExplanation:
+    """Why a turn went where it went. Holds no word of the prompt.
+
+    `signals` are the named signals that were true, `rules` every rule of the policy with its truth value, and the terms
+    of `contributions` sum to the logit of the difficulty. All three are empty when the router had to fall back.
+    """
+
+    decision: RouteDecision
+    request_id: RequestId
+    at_ms: int
+    task: str
+    risk: Risk
+    signals: tuple[str, ...]
+    rules: tuple[tuple[str, bool], ...]
+    contributions: tuple[tuple[str, float], ...]
+
+
 class AttemptOutcome(StrEnum):
     """How an attempt ended, as far as the gateway can see without asking a model."""
 
@@ -219,6 +237,10 @@ class Difficulty(Protocol):
 
     async def observe(self, attempt: Attempt) -> None:
         """Remember how an attempt ended."""
+        ...
+
+    async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteExplanation:
+        """Why a recent turn was routed as it was; `NotFound` when forgotten, unknown or another tenant's."""
         ...
 
     async def ready(self) -> bool:

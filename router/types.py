@@ -58,6 +58,18 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
+class TaskType(StrEnum):
+    """What a turn asks for. `GENERAL` means that no rule recognised it, which is not the same as simple."""
+
+    INCIDENT_DIAGNOSIS = "incident_diagnosis"
+    CODE_REVIEW = "code_review"
+    CODE_GENERATION = "code_generation"
+    MATHEMATICS = "mathematics"
+    EXTRACTION = "extraction"
+    CHAT = "chat"
+    GENERAL = "general"
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One message of the conversation as plain text.
@@ -89,10 +101,16 @@ class RouteRequest:
 
 @dataclass(frozen=True, slots=True)
 class StateView:
-    """What the session memory knows before this turn; the router reads it and never writes."""
+    """What the session memory knows before this turn; the router reads it and never writes.
+
+    `latched_tier` is where an escalation keeps the session, `last_tier` and `last_effort` are the arm of the previous
+    turn: inside a tool loop neither is changed without need.
+    """
 
     failures_on_base: int = 0
     latched_tier: Tier | None = None
+    last_tier: Tier | None = None
+    last_effort: Effort | None = None
 
 
 @dataclass(frozen=True, slots=True)

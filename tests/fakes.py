@@ -161,6 +161,7 @@ class World:
     audit: InMemoryAudit = field(default_factory=InMemoryAudit)
     clock: FixedClock = field(default_factory=FixedClock)
     approvals: object = field(default_factory=lambda: Ready())
+    classifier: object = None
     _surface: Surface | None = None
 
     def surface(self) -> Surface:
@@ -193,7 +194,7 @@ class World:
         )
         return Surface(
             journey, self.ledger, self.difficulty, self.approvals, self.audit, engines, models, readers,
-            recorder, counters, self.settings, self.clock,
+            recorder, counters, self.settings, self.clock, self.classifier,
         )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ class Ingress:
     ) -> None:
         settings, clock = parts.settings, SystemClock()
         counters = parts.make_counters()
+        classifier = parts.make_classifier()
         sink = AuditClient(audit, settings.audit_timeout_s)
         desk = ApprovalsClient(approvals, settings.call_timeout_s)
         keys = LedgerClient(ledger, settings.call_timeout_s)
@@ -41,7 +42,7 @@ class Ingress:
             ledger=keys,
             difficulty=router,
             engines=replicas,
-            gate=parts.make_gate(desk, sink, clock),
+            gate=parts.make_gate(classifier, desk, sink, clock),
             recorder=recorder,
             codecs=CODECS,
             readers=parts.readers,
@@ -51,7 +52,19 @@ class Ingress:
             clock=clock,
         )
         self._surface = Surface(
-            journey, keys, router, desk, sink, replicas, parts.models, parts.readers, recorder, meter, settings, clock
+            journey,
+            keys,
+            router,
+            desk,
+            sink,
+            replicas,
+            parts.models,
+            parts.readers,
+            recorder,
+            meter,
+            settings,
+            clock,
+            classifier,
         )
         self._make_api = parts.make_api
 

@@ -42,18 +42,21 @@ class Surface:
     meter: Meter
     settings: IngressSettings
     clock: Clock
+    classifier: object
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What `serve_app/app.py` puts into an ingress replica; picklable by reference.
 
-    `make_gate` builds the in-process gate from the approval store and the audit sink; `make_api` builds the HTTP app;
+    `make_classifier` loads the policy bundle; `make_gate` builds the in-process gate from its answer, the approval
+    store and the audit sink, and only these two and the HTTP app know what a classifier is. `make_api` builds the HTTP app,
     `make_counters` answers one token counter per model that has a local tokenizer.
     """
 
     make_api: Callable[[Surface], AsgiApp]
-    make_gate: Callable[[Approvals, Audit, Clock], Gate]
+    make_classifier: Callable[[], object]
+    make_gate: Callable[[object, Approvals, Audit, Clock], Gate]
     make_counters: Callable[[], Mapping[ModelId, Callable[[str], int]]]
     readers: Mapping[Dialect, Reader]
     models: tuple[ServedModel, ...]

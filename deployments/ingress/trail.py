@@ -10,7 +10,7 @@ import logging
 from collections import deque
 
 from deployments.clock import Clock
-from deployments.errors import GatehouseError
+from deployments.errors import AuditRefused, GatehouseError
 from deployments.ports import Audit, AuditEvent, Receipt
 
 _log = logging.getLogger("gatehouse.audit")
@@ -43,12 +43,20 @@ class Recorder:
         try:
             async with asyncio.timeout(self._timeout_s):
                 (receipt,) = await self._audit.append([event])
+        except AuditRefused as error:
+            self._refused(event, error)
+            return None
         except (GatehouseError, TimeoutError) as error:
             _log.error("audit sink does not acknowledge; keeping events: %s", type(error).__name__)
             self._down_until_s = self._clock.monotonic_s() + 1.0
             self._keep(event)
             return None
         return receipt
+
+    def _refused(self, event: AuditEvent, error: AuditRefused) -> None:
+        """The log will never take this event: a bug of ours, and no reason to try again for ever."""
+        self.dropped += 1
+        _log.critical("the audit log refuses %s (%s): %s", event.name, event.event_id, error)
 
     def _keep(self, event: AuditEvent) -> None:
         if len(self._backlog) >= _BACKLOG:
@@ -61,11 +69,17 @@ class Recorder:
 
     async def _flush(self) -> None:
         """Append the backlog in order. Event ids make a batch that was acknowledged too late harmless."""
+        size = _BATCH
         while self._backlog:
-            batch = [self._backlog[i] for i in range(min(_BATCH, len(self._backlog)))]
+            batch = [self._backlog[i] for i in range(min(size, len(self._backlog)))]
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await self._audit.append(batch)
+            except AuditRefused as error:
+                if len(batch) > 1:
+                    size = 1  # one of them is refused: find out which
+                    continue
+                self._refused(batch[0], error)
             except (GatehouseError, TimeoutError):
                 await asyncio.sleep(1.0)
                 continue

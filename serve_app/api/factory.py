@@ -8,12 +8,18 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from deployments.errors import GatehouseError, InvalidRequest
+from deployments.gate.classify import Classifier
 from deployments.ingress.surface import AsgiApp, Surface
+from deployments.ports import Dialect
+from serve_app.api.approvals import create_approvals_router
+from serve_app.api.audit import create_audit_router
 from serve_app.api.auth import Authorizer
 from serve_app.api.errors import error_response, no_such_url, wrong_method
 from serve_app.api.generate import create_generate_router
+from serve_app.api.keys import create_keys_router
 from serve_app.api.metrics import Counters
 from serve_app.api.middleware import Edge
+from serve_app.api.route import create_route_router
 from serve_app.api.status import create_status_router
 
 
@@ -43,6 +49,14 @@ def create_api(surface: Surface) -> AsgiApp:
     app.add_exception_handler(HTTPException, on_http_error)
     app.include_router(create_generate_router(surface, counters))
     app.include_router(create_status_router(surface, counters, authorize))
+    app.include_router(create_keys_router(authorize, surface.ledger))
+    app.include_router(create_audit_router(authorize, surface.audit))
+    app.include_router(
+        create_route_router(
+            authorize, surface.difficulty, surface.readers[Dialect.CHAT], surface.settings.max_body_bytes
+        )
+    )
+    app.include_router(create_approvals_router(authorize, surface.approvals, cast(Classifier, surface.classifier)))
     return Edge(app)
 
 

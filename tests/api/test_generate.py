@@ -78,8 +78,9 @@ async def test_the_engine_gets_model_and_effort_and_none_of_the_clients_headers(
 
 
 async def test_the_official_sdk_streams() -> None:
-    world = World(ScriptedEngine(stream_reply(sse(chunk(role="assistant", content=""), chunk(reasoning="hm")),
-                                              sse(chunk(content="Hel"), chunk(content="lo"), chunk(finish="stop")))))  # fmt: skip
+    thinking = sse(chunk(role="assistant", content=""), chunk(reasoning="hm"))
+    answer = sse(chunk(content="Hel"), chunk(content="lo"), chunk(finish="stop"))
+    world = World(ScriptedEngine(stream_reply(thinking, answer)))
     async with client(world) as http:
         sdk = openai.AsyncOpenAI(api_key=KEY, base_url="http://test/v1", http_client=http)
         stream = await sdk.chat.completions.create(
@@ -189,8 +190,11 @@ async def test_an_answer_limit_beyond_the_window_means_the_window() -> None:
     world = World(ScriptedEngine(json_reply("hi")))
     await post(world, {**HELLO, "max_tokens": 32000})
     assert "max_tokens" not in world.engine.body
-    over = {"error": {"message": "This model's maximum context length is 4096 tokens. However, you requested 4000 output "
-                                 "tokens and your prompt contains at least 500 input tokens", "code": 400}}  # fmt: skip
+    text = (
+        "This model's maximum context length is 4096 tokens. However, you requested 4000 output tokens and your prompt "
+        "contains at least 500 input tokens"
+    )
+    over = {"error": {"message": text, "code": 400}}
     world = World(ScriptedEngine([EngineStart(400, ()), json.dumps(over).encode()], json_reply("fits")))
     reply = await post(world, {**HELLO, "max_tokens": 4000})
     assert reply.status_code == 200

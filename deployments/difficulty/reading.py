@@ -1,0 +1,123 @@
+"""From a parsed request body to what the router may look at. Never raises: an odd shape counts as absent."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, cast
+
+from deployments.ports import Effort, JsonValue, Role, RouteRequest, Turn
+
+MAX_TURNS: Final = 256
+MAX_HEAD_CHARS: Final = 192_000
+MAX_TAIL_CHARS: Final = 64_000
+_MAX_TOOLS: Final = 512
+_MAX_CALLS: Final = 64
+_MAX_ARGUMENT_CHARS: Final = 16_000
+_TEXT_KEYS: Final = ("text", "refusal")
+
+_ROLES: Final[Mapping[str, Role]] = {
+    "system": Role.SYSTEM,
+    "developer": Role.DEVELOPER,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+    "tool": Role.TOOL,
+    "function": Role.TOOL,
+}
+# The three efforts of gpt-oss, and the neighbours that clients send to other models.
+_EFFORTS: Final[Mapping[str, Effort]] = {
+    "none": Effort.LOW,
+    "minimal": Effort.LOW,
+    "low": Effort.LOW,
+    "medium": Effort.MEDIUM,
+    "high": Effort.HIGH,
+    "xhigh": Effort.HIGH,
+    "max": Effort.HIGH,
+}
+
+
+def read_chat(body: Mapping[str, JsonValue]) -> RouteRequest:
+    """What the router sees of a chat completions body: the newest turns, the names of the tools, the wished effort.
+
+    A message with an unknown role counts as the user's. Long texts keep their head and their tail. Third-party content
+    is noticed in every message, also in those that are too old to be read.
+    """
+    messages = [message for message in _list(body.get("messages")) if isinstance(message, dict)]
+    return RouteRequest(
+        turns=tuple(_turn(message) for message in messages[-MAX_TURNS:]),
+        offered_tools=tuple(_tool_names(body)),
+        requested_effort=_effort(body),
+        untrusted_content=any(_role(message) is Role.TOOL for message in messages),
+    )
+
+
+def read_completion(body: Mapping[str, JsonValue]) -> RouteRequest:
+    """What the router sees of a completions body: the prompt as one user turn.
+
+    Several prompts are read together; a prompt of token ids has no text and is not read.
+    """
+    prompt = body.get("prompt")
+    texts = [prompt] if isinstance(prompt, str) else [part for part in _list(prompt) if isinstance(part, str)]
+    text = _cut("\n\n".join(texts))
+    return RouteRequest(turns=(Turn(Role.USER, text),) if text else (), requested_effort=_effort(body))
+
+
+def _turn(message: Mapping[str, JsonValue]) -> Turn:
+    return Turn(
+        role=_role(message),
+        text=_cut(_text(message.get("content"))),
+        tool_calls=tuple(_calls(message)),
+    )
+
+
+def _role(message: Mapping[str, JsonValue]) -> Role:
+    role = message.get("role")
+    return _ROLES.get(role, Role.USER) if isinstance(role, str) else Role.USER
+
+
+def _text(content: JsonValue) -> str:
+    if isinstance(content, str):
+        return content
+    texts: list[str] = []
+    for part in _list(content):
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict):
+            texts += [text for key in _TEXT_KEYS if isinstance(text := part.get(key), str)]
+    return "\n".join(texts)
+
+
+def _calls(message: Mapping[str, JsonValue]) -> Iterator[tuple[str, str]]:
+    calls = _list(message.get("tool_calls"))[-_MAX_CALLS:]
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    for function in (*functions, message.get("function_call")):
+        if isinstance(function, dict):
+            name, arguments = function.get("name"), function.get("arguments")
+            yield (
+                name if isinstance(name, str) else "",
+                arguments[:_MAX_ARGUMENT_CHARS] if isinstance(arguments, str) else "",
+            )
+
+
+def _tool_names(body: Mapping[str, JsonValue]) -> Iterator[str]:
+    for tool in (*_list(body.get("tools")), *_list(body.get("functions")))[:_MAX_TOOLS]:
+        if isinstance(tool, dict):
+            inner = tool.get("function")
+            name = inner.get("name") if isinstance(inner, dict) else tool.get("name")
+            if isinstance(name, str):
+                yield name
+
+
+def _effort(body: Mapping[str, JsonValue]) -> Effort | None:
+    effort = body.get("reasoning_effort")
+    if effort is None:
+        reasoning = body.get("reasoning")
+        effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
+    return _EFFORTS.get(effort) if isinstance(effort, str) else None
+
+
+def _list(value: JsonValue) -> Sequence[JsonValue]:
+    return cast("Sequence[JsonValue]", value) if isinstance(value, list) else ()
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MAX_HEAD_CHARS + MAX_TAIL_CHARS:
+        return text
+    return f"{text[:MAX_HEAD_CHARS]}\n{text[-MAX_TAIL_CHARS:]}"

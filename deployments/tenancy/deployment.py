@@ -1,0 +1,120 @@
+"""`Ledger`: keys and grants as a Serve deployment."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deployments.clients import AuditClient
+from deployments.clock import Clock, SystemClock
+from deployments.errors import AuditUnavailable
+from deployments.ports import Grant, KeyId, KeyRecord, KeySpec, ModelId, NewKey, Principal, RequestId, TenantId, Usage
+from deployments.store import open_store
+from deployments.tenancy.bootstrap import bootstrap
+from deployments.tenancy.ledger import KeyLedger
+from deployments.tenancy.pepper import load_or_create_pepper
+from deployments.tenancy.settings import TenancySettings
+from deployments.tenancy.store import TenancyStore, UsageTotal
+
+_log = logging.getLogger(__name__)
+_AUDIT_RETRY_S = 0.5
+
+
+class Ledger:
+    """Implements `ports.Ledger`. Opens its store on the first call; Serve's initial health check is one.
+
+    `audit` is the sink's handle, `operator` the person whose key is written to `<state_dir>/operator.key`.
+    """
+
+    def __init__(
+        self,
+        audit: Any,
+        state_dir: str,
+        store_url: str,
+        operator: str,
+        settings: TenancySettings,
+        tenant: str = "default",
+        clock: Clock | None = None,
+    ) -> None:
+        self._state_dir = Path(state_dir)
+        self._operator = operator
+        self._tenant = TenantId(tenant)
+        pepper = load_or_create_pepper(self._state_dir / "pepper")
+        self._store = TenancyStore(open_store(store_url))
+        self._keys = KeyLedger(
+            self._store, pepper, clock or SystemClock(), AuditClient(audit, settings.audit_timeout_s), settings
+        )
+        self._opening: asyncio.Task[None] | None = None
+        self._bootstrapping: asyncio.Task[None] | None = None
+
+    async def authenticate(self, presented: str) -> Principal:
+        """The principal behind a key, or `Unauthenticated`."""
+        return await (await self._ledger()).authenticate(presented)
+
+    async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
+        """Set tokens aside for one generation, or `QuotaExceeded`."""
+        return await (await self._ledger()).admit(principal, request_id, model, tokens)
+
+    async def settle(self, grant: Grant, usage: Usage) -> None:
+        """Replace the reservation by what was used. Idempotent per grant."""
+        await (await self._ledger()).settle(grant, usage)
+
+    async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
+        """Create a key."""
+        return await (await self._ledger()).create_key(spec, actor)
+
+    async def list_keys(self, tenant: TenantId | None) -> Sequence[KeyRecord]:
+        """All keys of a tenant, or of everybody."""
+        return await (await self._ledger()).list_keys(tenant)
+
+    async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
+        """Revoke a key; `NotFound` for an unknown id."""
+        return await (await self._ledger()).revoke_key(key_id, actor)
+
+    async def usage(self, tenant: TenantId | None) -> Sequence[UsageTotal]:
+        """Totals per key and model."""
+        return await (await self._ledger()).usage(tenant)
+
+    async def ready(self) -> bool:
+        """True when the store answers and the operator key exists."""
+        ledger = await self._ledger()
+        task = self._bootstrapping
+        bootstrapped = task is not None and task.done() and task.exception() is None
+        return bootstrapped and await ledger.ready()
+
+    async def check_health(self) -> None:
+        """Raise when the store could not be opened or the operator key could not be made."""
+        await self._ledger()
+        if self._bootstrapping is not None and self._bootstrapping.done():
+            self._bootstrapping.result()
+
+    async def close(self) -> None:
+        """Stop waiting for the sink and close the store."""
+        for task in (self._opening, self._bootstrapping):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self._store.close()
+
+    async def _ledger(self) -> KeyLedger:
+        """The ledger, opened. Concurrent first calls share one opening; a failed one is raised to all of them."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        await asyncio.shield(self._opening)
+        return self._keys
+
+    async def _open(self) -> None:
+        await self._keys.open()
+        self._bootstrapping = asyncio.create_task(self._bootstrap())
+
+    async def _bootstrap(self) -> None:
+        """Wait for the sink, which starts at the same time: no key without its record."""
+        while True:
+            try:
+                if not await bootstrap(self._keys, self._state_dir, self._operator, self._tenant):
+                    _log.info("no inference key exists yet: create one with `gatehouse keys create`")
+                return
+            except AuditUnavailable:
+                _log.info("waiting for the audit sink before the operator key is made")
+                await asyncio.sleep(_AUDIT_RETRY_S)

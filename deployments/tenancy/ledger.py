@@ -1,0 +1,171 @@
+"""`KeyLedger`: who is asking, whether they may go on, and what they used."""
+
+import secrets
+from collections.abc import Sequence
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from deployments.clock import Clock
+from deployments.errors import NotFound, QuotaExceeded, Unauthenticated
+from deployments.ports import (
+    Audit,
+    AuditEvent,
+    Grant,
+    JsonValue,
+    KeyId,
+    KeyRecord,
+    KeySpec,
+    ModelId,
+    NewKey,
+    Principal,
+    RequestId,
+    TenantId,
+    Usage,
+)
+from deployments.tenancy.keys import PREFIX_CHARS, SECRET_CHARS, digest, generate, matches, parse, pepper_check
+from deployments.tenancy.pepper import BadPepper
+from deployments.tenancy.settings import TenancySettings
+from deployments.tenancy.store import TenancyStore, UsageTotal
+
+INCORRECT_KEY = "Incorrect API key provided. Ask whoever runs this Gatehouse for a key."
+_RETRY_AFTER_S = 1
+
+
+class KeyLedger:
+    """Implements `ports.Ledger` over the tenancy store. Key changes are in the audit log before they take effect."""
+
+    def __init__(
+        self, store: TenancyStore, pepper: bytes, clock: Clock, audit: Audit, settings: TenancySettings
+    ) -> None:
+        self._store = store
+        self._pepper = pepper
+        self._clock = clock
+        self._audit = audit
+        self._settings = settings
+
+    async def open(self) -> None:
+        """Create missing tables; `BadPepper` when the stored keys were made under another pepper."""
+        await self._store.create_tables()
+        check = pepper_check(self._pepper)
+        if await self._store.remember("pepper_check", check) != check:
+            raise BadPepper("file", "the stored keys were made with another one; restore it from your backup")
+
+    async def authenticate(self, presented: str) -> Principal:
+        """The principal behind a key.
+
+        A key that is malformed, unknown, expired or revoked raises the same `Unauthenticated`: a stranger learns
+        nothing about which keys exist.
+        """
+        record = await self._lookup(presented)
+        if record is None or record.revoked_ms is not None:
+            raise Unauthenticated(INCORRECT_KEY)
+        if record.expires_ms is not None and record.expires_ms <= self._clock.now_ms():
+            raise Unauthenticated(INCORRECT_KEY)
+        return Principal(
+            tenant=record.tenant,
+            key_id=record.key_id,
+            person=record.person,
+            scopes=record.scopes,
+            models=record.models,
+            gate_profile=record.gate_profile,
+        )
+
+    async def knows(self, presented: str) -> bool:
+        """True when this key was issued here, whatever became of it."""
+        return await self._lookup(presented) is not None
+
+    async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
+        """Set `tokens` aside for one generation; `QuotaExceeded` when the key has too many unfinished ones."""
+        now_ms = self._clock.now_ms()
+        grant = Grant(
+            grant_id=f"grant_{secrets.token_hex(16)}",
+            tenant=principal.tenant,
+            key_id=principal.key_id,
+            reserved_tokens=tokens,
+        )
+        limit = self._settings.max_concurrent_requests
+        open_since_ms = now_ms - self._settings.grant_ttl_s * 1000
+        if not await self._store.add_grant(grant, request_id, model, now_ms, open_since_ms, limit):
+            raise QuotaExceeded(
+                f"Concurrency limit of {limit} requests reached for key {principal.key_id}. "
+                f"Please try again in {_RETRY_AFTER_S}s.",
+                _RETRY_AFTER_S,
+            )
+        return grant
+
+    async def settle(self, grant: Grant, usage: Usage) -> None:
+        """Replace the reservation by what was used; the first settlement counts. `NotFound` for an unknown grant."""
+        if not await self._store.settle(grant.grant_id, usage, self._clock.now_ms()):
+            raise NotFound(f"No grant '{grant.grant_id}'.")
+
+    async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
+        """Create a key. Its text is in the answer and nowhere else; the record precedes the key."""
+        now_ms = self._clock.now_ms()
+        key = generate(secrets.token_bytes(PREFIX_CHARS + SECRET_CHARS))
+        record = KeyRecord(
+            key_id=KeyId(f"key_{secrets.token_hex(8)}"),
+            tenant=spec.tenant,
+            name=spec.name,
+            person=spec.person,
+            scopes=spec.scopes,
+            models=spec.models,
+            gate_profile=spec.gate_profile,
+            created_ms=now_ms,
+            expires_ms=None if spec.ttl_s is None else now_ms + spec.ttl_s * 1000,
+            revoked_ms=None,
+        )
+        await self._record("key.created", record, actor, now_ms)
+        await self._store.add_key(record, key.prefix, digest(self._pepper, key.text))
+        return NewKey(record=record, presented=key.text)
+
+    async def list_keys(self, tenant: TenantId | None) -> Sequence[KeyRecord]:
+        """All keys of a tenant, or of everybody, oldest first; revoked ones too."""
+        return await self._store.keys(tenant)
+
+    async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
+        """Revoke; a revoked key stays as it is. `NotFound` for an unknown id."""
+        record = await self._store.key(key_id)
+        if record is None:
+            raise NotFound(f"No key '{key_id}'.")
+        if record.revoked_ms is None:
+            now_ms = self._clock.now_ms()
+            await self._record("key.revoked", record, actor, now_ms)
+            await self._store.revoke(key_id, now_ms)
+            record = await self._store.key(key_id) or record
+        return record
+
+    async def usage(self, tenant: TenantId | None) -> Sequence[UsageTotal]:
+        """Totals per key and model."""
+        return await self._store.usage(tenant)
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        try:
+            await self._store.ping()
+        except SQLAlchemyError:
+            return False
+        return True
+
+    async def _lookup(self, presented: str) -> KeyRecord | None:
+        """The record of a key whose secret is right.
+
+        The digest is computed and compared in every case, so the answer takes as long for an unknown prefix.
+        """
+        key = parse(presented)
+        found = None if key is None else await self._store.key_by_prefix(key.prefix)
+        record, stored = found or (None, bytes(32))
+        return record if matches(self._pepper, presented, stored) else None
+
+    async def _record(self, name: str, record: KeyRecord, actor: str, now_ms: int) -> None:
+        data: dict[str, JsonValue] = {
+            "key_id": record.key_id,
+            "key_name": record.name,
+            "person": record.person,
+            "scopes": [*sorted(record.scopes)],
+            "models": None if record.models is None else [*sorted(record.models)],
+            "gate_profile": record.gate_profile.value,
+            "expires_ms": record.expires_ms,
+        }
+        # A fresh id per attempt: when the store fails after the record, the second attempt is a second event.
+        event_id = f"{name}:{record.key_id}:{secrets.token_hex(8)}"
+        await self._audit.append([AuditEvent(event_id, name, now_ms, record.tenant, actor, data=data)])

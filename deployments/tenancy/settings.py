@@ -1,0 +1,15 @@
+"""Settings of the ledger."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TenancySettings(BaseModel):
+    """Limits of keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    max_concurrent_requests: int = Field(default=64, ge=1, description="Unfinished requests a key may have at once.")
+    grant_ttl_s: int = Field(
+        default=3_600, ge=1, description="A request that was never settled stops counting after this."
+    )
+    audit_timeout_s: float = Field(default=2.0, gt=0, description="Deadline of an audit acknowledgement.")

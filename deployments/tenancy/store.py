@@ -1,0 +1,281 @@
+"""Tables of keys, grants and usage, and the statements on them. Integers only; times are milliseconds.
+
+Every method is one transaction and is durable when it returns.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from deployments.ports import (
+    GateProfile,
+    Grant,
+    KeyId,
+    KeyRecord,
+    ModelId,
+    RequestId,
+    Scope,
+    TenantId,
+    Usage,
+)
+
+_metadata = MetaData()
+
+_facts = Table(
+    "tenancy_facts",
+    _metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+_keys = Table(
+    "keys",
+    _metadata,
+    Column("key_id", String(64), primary_key=True),
+    Column("prefix", String(16), nullable=False, unique=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("tenant", String(128), nullable=False, index=True),
+    Column("name", String(256), nullable=False),
+    Column("person", String(256)),
+    Column("scopes", String(256), nullable=False),
+    Column("models", String),  # null: all models
+    Column("gate_profile", String(32), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger),
+    Column("revoked_ms", BigInteger),
+)
+
+_grants = Table(
+    "grants",
+    _metadata,
+    Column("grant_id", String(64), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("reserved_tokens", BigInteger, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("settled_ms", BigInteger),
+    Index("grants_open", "key_id", "settled_ms", "created_ms"),
+)
+
+_usage = Table(
+    "usage",
+    _metadata,
+    Column("grant_id", String(64), primary_key=True),
+    Column("tenant", String(128), nullable=False, index=True),
+    Column("key_id", String(64), nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("settled_ms", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotal:
+    """What one key used of one model. `estimated_requests` were never confirmed by the engine."""
+
+    tenant: TenantId
+    key_id: KeyId
+    model: ModelId
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    estimated_requests: int
+
+
+class TenancyStore:
+    """The tables of tenancy on one engine."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def create_tables(self) -> None:
+        """Create what is missing; nothing is changed or dropped."""
+        async with self._engine.begin() as connection:
+            await connection.run_sync(_metadata.create_all)
+
+    async def ping(self) -> None:
+        """Return when the database answers, else raise its error."""
+        async with self._engine.connect() as connection:
+            await connection.execute(select(literal(1)))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+    async def remember(self, name: str, value: bytes) -> bytes:
+        """The value stored under `name`; `value` itself when there was none."""
+        try:
+            async with self._engine.begin() as connection:
+                await connection.execute(insert(_facts).values(name=name, value=value))
+        except IntegrityError:
+            async with self._engine.connect() as connection:
+                return (await connection.execute(select(_facts.c.value).where(_facts.c.name == name))).scalar_one()
+        return value
+
+    async def add_key(self, record: KeyRecord, prefix: str, digest: bytes) -> None:
+        """Store a new key."""
+        values = {
+            "key_id": record.key_id,
+            "prefix": prefix,
+            "digest": digest,
+            "tenant": record.tenant,
+            "name": record.name,
+            "person": record.person,
+            "scopes": " ".join(sorted(record.scopes)),
+            "models": None if record.models is None else "\n".join(sorted(record.models)),
+            "gate_profile": record.gate_profile.value,
+            "created_ms": record.created_ms,
+            "expires_ms": record.expires_ms,
+            "revoked_ms": record.revoked_ms,
+        }
+        async with self._engine.begin() as connection:
+            await connection.execute(insert(_keys).values(values))
+
+    async def key_by_prefix(self, prefix: str) -> tuple[KeyRecord, bytes] | None:
+        """The key with this prefix and its digest."""
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(select(_keys).where(_keys.c.prefix == prefix))).one_or_none()
+        return None if row is None else (_record(row), row.digest)
+
+    async def key(self, key_id: KeyId) -> KeyRecord | None:
+        """The key with this id."""
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(select(_keys).where(_keys.c.key_id == key_id))).one_or_none()
+        return None if row is None else _record(row)
+
+    async def keys(self, tenant: TenantId | None) -> list[KeyRecord]:
+        """Keys of a tenant or of all, oldest first."""
+        query = select(_keys).order_by(_keys.c.created_ms, _keys.c.key_id)
+        if tenant is not None:
+            query = query.where(_keys.c.tenant == tenant)
+        async with self._engine.connect() as connection:
+            return [_record(row) for row in await connection.execute(query)]
+
+    async def revoke(self, key_id: KeyId, now_ms: int) -> None:
+        """Mark a key revoked, unless it is."""
+        statement = update(_keys).where(_keys.c.key_id == key_id, _keys.c.revoked_ms.is_(None))
+        async with self._engine.begin() as connection:
+            await connection.execute(statement.values(revoked_ms=now_ms))
+
+    async def add_grant(
+        self, grant: Grant, request_id: RequestId, model: ModelId, now_ms: int, open_since_ms: int, limit: int
+    ) -> bool:
+        """Store a grant unless the key has `limit` open ones that began after `open_since_ms`; True when stored.
+
+        One statement, so that SQLite counts and inserts under one lock. On PostgreSQL two replicas may both see the
+        last free place.
+        """
+        already = (
+            select(func.count())
+            .select_from(_grants)
+            .where(
+                _grants.c.key_id == grant.key_id,
+                _grants.c.settled_ms.is_(None),
+                _grants.c.created_ms > open_since_ms,
+            )
+            .scalar_subquery()
+        )
+        row = {
+            "grant_id": literal(grant.grant_id),
+            "tenant": literal(grant.tenant),
+            "key_id": literal(grant.key_id),
+            "request_id": literal(request_id),
+            "model": literal(model),
+            "reserved_tokens": literal(grant.reserved_tokens, BigInteger),
+            "created_ms": literal(now_ms, BigInteger),
+        }
+        statement = insert(_grants).from_select([*row], select(*row.values()).where(already < limit))
+        async with self._engine.begin() as connection:
+            return (await connection.execute(statement)).rowcount == 1
+
+    async def settle(self, grant_id: str, usage: Usage, now_ms: int) -> bool:
+        """Close a grant and store its usage, once. False when there is no such grant."""
+        async with self._engine.begin() as connection:
+            closed = await connection.execute(
+                update(_grants)
+                .where(_grants.c.grant_id == grant_id, _grants.c.settled_ms.is_(None))
+                .values(settled_ms=now_ms)
+            )
+            row = (await connection.execute(select(_grants).where(_grants.c.grant_id == grant_id))).one_or_none()
+            if row is None:
+                return False
+            if closed.rowcount == 1:
+                await connection.execute(
+                    insert(_usage).values(
+                        grant_id=grant_id,
+                        tenant=row.tenant,
+                        key_id=row.key_id,
+                        request_id=row.request_id,
+                        model=row.model,
+                        input_tokens=usage.input_tokens,
+                        cached_tokens=usage.cached_tokens,
+                        output_tokens=usage.output_tokens,
+                        reasoning_tokens=usage.reasoning_tokens,
+                        estimated=usage.estimated,
+                        settled_ms=now_ms,
+                    )
+                )
+            return True
+
+    async def usage(self, tenant: TenantId | None) -> list[UsageTotal]:
+        """Totals per key and model, of a tenant or of all, ordered by tenant, key and model."""
+        group = (_usage.c.tenant, _usage.c.key_id, _usage.c.model)
+        query = (
+            select(
+                *group,
+                func.count(),
+                func.sum(_usage.c.input_tokens),
+                func.sum(_usage.c.cached_tokens),
+                func.sum(_usage.c.output_tokens),
+                func.sum(_usage.c.reasoning_tokens),
+                func.sum(_usage.c.estimated.cast(Integer)),
+            )
+            .group_by(*group)
+            .order_by(*group)
+        )
+        if tenant is not None:
+            query = query.where(_usage.c.tenant == tenant)
+        async with self._engine.connect() as connection:
+            return [UsageTotal(*row) for row in await connection.execute(query)]
+
+
+def _record(row: "Row[tuple[object, ...]]") -> KeyRecord:
+    return KeyRecord(
+        key_id=KeyId(row.key_id),
+        tenant=TenantId(row.tenant),
+        name=row.name,
+        person=row.person,
+        scopes=frozenset(Scope(scope) for scope in row.scopes.split()),
+        models=None if row.models is None else frozenset(ModelId(model) for model in row.models.split("\n") if model),
+        gate_profile=GateProfile(row.gate_profile),
+        created_ms=row.created_ms,
+        expires_ms=row.expires_ms,
+        revoked_ms=row.revoked_ms,
+    )

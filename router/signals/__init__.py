@@ -1,0 +1,1 @@
+"""What a turn shows of itself: one module per kind of evidence, each a pure function of text."""

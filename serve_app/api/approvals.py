@@ -1,0 +1,317 @@
+"""`/v1/approvals` and `/v1/gate`: what waits for humans, their plans and votes, and the classifier as a dry run.
+
+Keys with the scope `approve` list, plan and vote; keys with `inference` may look at, plan and cancel what their own
+tenant asked for. `admin` sees every tenant. What belongs to another tenant does not exist.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Annotated, Literal, Protocol, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deployments.errors import Forbidden, InvalidRequest
+from deployments.gate.binding import plan_digest
+from deployments.gate.classify import Classification
+from deployments.gate.states import granted, visible_tenant
+from deployments.ports import (
+    Approval,
+    ApprovalId,
+    Approvals,
+    ApprovalState,
+    Digests,
+    GateProfile,
+    JsonValue,
+    Principal,
+    RollbackPlan,
+    Scope,
+)
+from serve_app.api.auth import Authorizer
+from serve_app.api.bodies import read_object
+
+_MAX_BODY_BYTES = 1024 * 1024
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Explains(Protocol):
+    """What the dry run asks; `deployments.gate.classify.Classifier` is one."""
+
+    def classify(
+        self, tool: str, arguments: str | Mapping[str, JsonValue], profile: GateProfile = GateProfile.OPS
+    ) -> Classification:
+        """The class of a call."""
+        ...
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PlanBody(_Body):
+    """Change id and rollback plan of a call."""
+
+    change_id: str = Field(min_length=1, max_length=128)
+    steps: tuple[str, ...] = Field(min_length=1, max_length=50)
+    verify: str = Field(min_length=1, max_length=4000)
+
+
+class VoteBody(_Body):
+    """A vote on exactly what was shown: both digests are echoed."""
+
+    decision: Literal["approve", "reject"]
+    reason: str = Field(default="", max_length=4000)
+    action_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    display_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class CancelBody(_Body):
+    """Why a request is withdrawn."""
+
+    reason: str = Field(default="", max_length=4000)
+
+
+class ClassifyBody(_Body):
+    """A call to classify; nothing is proposed or recorded. `arguments` as the model's text, or as an object."""
+
+    tool: str = Field(min_length=1, max_length=256)
+    arguments: str | dict[str, object]
+    profile: GateProfile | None = None
+
+
+class VoteReply(BaseModel):
+    """One vote."""
+
+    person: str
+    decision: Literal["approve", "reject"]
+    reason: str
+    at_ms: int
+
+
+class PlanReply(BaseModel):
+    """A rollback plan and its digest."""
+
+    steps: tuple[str, ...]
+    verify: str
+    digest: str
+
+
+class ApprovalReply(BaseModel):
+    """A request with all that a vote signs. `missing` says what it still waits for. Times in milliseconds."""
+
+    object: str = "approval"
+    id: str
+    state: ApprovalState
+    missing: str | None
+    risk: str
+    reasons: tuple[str, ...]
+    tool: str
+    tenant: str
+    session: str
+    requester_key: str
+    requester_person: str | None
+    gate_call_id: str
+    display: str
+    action_digest: str
+    display_digest: str
+    policy_digest: str
+    votes_required: int
+    votes: list[VoteReply]
+    change_id: str | None
+    plan: PlanReply | None
+    created_ms: int
+    expires_ms: int
+
+
+class ApprovalListReply(BaseModel):
+    """Requests, newest first."""
+
+    object: str = "list"
+    data: list[ApprovalReply]
+
+
+class CallReply(BaseModel):
+    """A held call. `tool` and `arguments` are there once it may be emitted, or has been."""
+
+    object: str = "gate.call"
+    id: str
+    approval_id: str
+    state: ApprovalState
+    missing: str | None
+    tool: str | None
+    arguments: str | None
+
+
+class ClassifyReply(BaseModel):
+    """What the gate would do with a call, and why. `commands` are those a shell call would run, decoded."""
+
+    object: str = "gate.classification"
+    risk: str
+    outcome: str
+    reasons: tuple[str, ...]
+    rules: tuple[str, ...]
+    commands: tuple[str, ...]
+    arguments: str | None
+    policy_digest: str
+
+
+def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classifier: Explains) -> APIRouter:
+    """The routes of the approval queue and of the gate's dry run."""
+    router = APIRouter(prefix="/v1", tags=["gate"])
+
+    async def voter(request: Request) -> Principal:
+        return await authorizer(request, Scope.APPROVE)
+
+    async def member(request: Request) -> Principal:
+        for scope in (Scope.INFERENCE, Scope.APPROVE, Scope.ADMIN):
+            try:
+                return await authorizer(request, scope)
+            except Forbidden:
+                continue
+        raise Forbidden("This key has none of the scopes 'inference', 'approve' and 'admin'.")
+
+    @router.get("/approvals")
+    async def list_approvals(
+        principal: Annotated[Principal, Depends(member)], state: ApprovalState | None = None
+    ) -> ApprovalListReply:
+        """The queue, newest first."""
+        found = await approvals.list_approvals(visible_tenant(principal), state)
+        return ApprovalListReply(data=[_reply(approval) for approval in found])
+
+    @router.get("/approvals/{approval_id}")
+    async def show(approval_id: str, principal: Annotated[Principal, Depends(member)]) -> ApprovalReply:
+        """One request with its full display and both digests."""
+        return _reply(await approvals.get(visible_tenant(principal), ApprovalId(approval_id)))
+
+    @router.post("/approvals/{approval_id}/plan")
+    @router.post("/gate/calls/{approval_id}/plan")
+    async def plan(
+        approval_id: str, request: Request, principal: Annotated[Principal, Depends(member)]
+    ) -> ApprovalReply:
+        """Record change id and rollback plan; the id is the approval's or the call's."""
+        body = _parse(PlanBody, await read_object(request, _MAX_BODY_BYTES))
+        approval = await approvals.get(visible_tenant(principal), ApprovalId(approval_id))
+        steps = RollbackPlan(body.steps, body.verify)
+        return _reply(await approvals.plan(principal, approval.approval_id, body.change_id, steps))
+
+    @router.post("/approvals/{approval_id}/votes")
+    async def vote(
+        approval_id: str, request: Request, principal: Annotated[Principal, Depends(voter)]
+    ) -> ApprovalReply:
+        """One human's vote."""
+        body = _parse(VoteBody, await read_object(request, _MAX_BODY_BYTES))
+        digests = Digests(body.action_digest, body.display_digest)
+        approve = body.decision == "approve"
+        return _reply(await approvals.vote(principal, ApprovalId(approval_id), digests, approve, body.reason))
+
+    @router.post("/approvals/{approval_id}/cancel")
+    async def cancel(
+        approval_id: str, request: Request, principal: Annotated[Principal, Depends(member)]
+    ) -> ApprovalReply:
+        """Withdraw a request."""
+        body = _parse(CancelBody, await read_object(request, _MAX_BODY_BYTES))
+        return _reply(await approvals.cancel(principal, ApprovalId(approval_id), body.reason))
+
+    @router.get("/gate/calls/{gate_call_id}")
+    async def call(gate_call_id: str, principal: Annotated[Principal, Depends(member)]) -> CallReply:
+        """Where a held call stands; the call itself once it is approved."""
+        approval = await approvals.get(visible_tenant(principal), ApprovalId(gate_call_id))
+        shown = approval.state in {ApprovalState.APPROVED, ApprovalState.CONSUMED}
+        return CallReply(
+            id=approval.proposal.gate_call_id,
+            approval_id=approval.approval_id,
+            state=approval.state,
+            missing=missing(approval),
+            tool=approval.proposal.tool if shown else None,
+            arguments=approval.proposal.arguments if shown else None,
+        )
+
+    @router.post("/gate/classify")
+    async def classify(request: Request, principal: Annotated[Principal, Depends(member)]) -> ClassifyReply:
+        """What the gate would do with a call; changes and records nothing."""
+        raw = await read_object(request, _MAX_BODY_BYTES)
+        body = _parse(ClassifyBody, raw)
+        arguments = raw["arguments"]
+        if not isinstance(arguments, str | dict):
+            raise InvalidRequest("Invalid value for 'arguments'.", "arguments")
+        profile = body.profile or principal.gate_profile
+        found = await asyncio.to_thread(classifier.classify, body.tool, arguments, profile)
+        return ClassifyReply(
+            risk=found.risk.value,
+            outcome=found.outcome.value,
+            reasons=found.reasons,
+            rules=found.rules,
+            commands=found.commands,
+            arguments=found.arguments,
+            policy_digest=found.policy_digest,
+        )
+
+    return router
+
+
+def missing(approval: Approval) -> str | None:
+    """What the request still waits for, as a sentence; None when it waits for nothing."""
+    match approval.state:
+        case ApprovalState.NEEDS_PLAN:
+            return "A change id and a rollback plan are needed."
+        case ApprovalState.PENDING:
+            given = granted(approval.votes)
+            who = "a person other than the requester" if given == 0 else "a second person"
+            return f"{given} of {approval.votes_required} votes: {who} must approve."
+        case ApprovalState.APPROVED:
+            return "Approved: the same session must emit the same call again; it is then released, once."
+        case _:
+            return None
+
+
+def _parse(model: type[_Model], body: Mapping[str, JsonValue]) -> _Model:
+    """The checked body, or `InvalidRequest` that names the field and never repeats its value."""
+    try:
+        # Through JSON, because strict pydantic takes a list for a tuple, and text for an enum, from JSON only.
+        return model.model_validate_json(json.dumps(body))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        param = ".".join(map(str, first["loc"])) or None
+        raise InvalidRequest(f"Invalid value for '{param or 'body'}': {first['msg']}.", param) from None
+
+
+def _reply(approval: Approval) -> ApprovalReply:
+    proposal = approval.proposal
+    return ApprovalReply(
+        id=approval.approval_id,
+        state=approval.state,
+        missing=missing(approval),
+        risk=proposal.risk.value,
+        reasons=proposal.reasons,
+        tool=proposal.tool,
+        tenant=proposal.tenant,
+        session=proposal.session,
+        requester_key=proposal.requester_key,
+        requester_person=proposal.requester_person,
+        gate_call_id=proposal.gate_call_id,
+        display=proposal.display,
+        action_digest=proposal.action_digest,
+        display_digest=proposal.display_digest,
+        policy_digest=proposal.policy_digest,
+        votes_required=approval.votes_required,
+        votes=[
+            VoteReply(
+                person=vote.person,
+                decision="approve" if vote.approve else "reject",
+                reason=vote.reason,
+                at_ms=vote.at_ms,
+            )
+            for vote in approval.votes
+        ],
+        change_id=approval.change_id,
+        plan=None
+        if approval.plan is None
+        else PlanReply(
+            steps=approval.plan.steps,
+            verify=approval.plan.verify,
+            digest=plan_digest(approval.plan.steps, approval.plan.verify),
+        ),
+        created_ms=approval.created_ms,
+        expires_ms=approval.expires_ms,
+    )

@@ -1,0 +1,83 @@
+"""`gatehouse keys`: create, list and revoke virtual keys of a running server."""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deployments.ports import GateProfile, Scope
+from serve_app.cli.client import ApiClient
+
+app = typer.Typer(help="Create, list and revoke virtual keys.", no_args_is_help=True)
+
+_Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Option(help="The team that the key belongs to.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    person: Annotated[str | None, typer.Option(help="The human behind the key; needed to approve.")] = None,
+    scope: Annotated[list[Scope] | None, typer.Option(help="Repeat for several; default: inference.")] = None,
+    gate_profile: Annotated[GateProfile, typer.Option(help="How strictly tool calls are judged.")] = GateProfile.OPS,
+    model: Annotated[list[str] | None, typer.Option(help="Repeat for several; default: all.")] = None,
+    ttl: Annotated[int | None, typer.Option(help="Seconds until the key expires; default: never.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Create a key and show it once."""
+    body: dict[str, object] = {
+        "tenant": tenant,
+        "name": name,
+        "person": person,
+        "scopes": [item.value for item in scope or [Scope.INFERENCE]],
+        "models": model or None,
+        "gate_profile": gate_profile.value,
+        "ttl_s": ttl,
+    }
+    created = ApiClient().request("POST", "/v1/admin/keys", body)
+    if as_json:
+        typer.echo(json.dumps(created))
+        return
+    typer.echo(created["key"])
+    typer.echo(f"{created['id']}: shown once, stored only as a hash. Keep it now.", err=True)
+
+
+@app.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Only keys of this team.")] = None, as_json: _Json = False
+) -> None:
+    """List keys; revoked ones too."""
+    path = "/v1/admin/keys" if tenant is None else f"/v1/admin/keys?tenant={quote(tenant, safe='')}"
+    keys: list[dict[str, Any]] = ApiClient().request("GET", path)["data"]
+    if as_json:
+        for key in keys:
+            typer.echo(json.dumps(key))
+        return
+    table = Table("id", "tenant", "name", "person", "scopes", "models", "gate", "created", "expires", "revoked")
+    for key in keys:
+        table.add_row(
+            key["id"],
+            key["tenant"],
+            key["name"],
+            key["person"] or "-",
+            " ".join(key["scopes"]),
+            "all" if key["models"] is None else " ".join(key["models"]),
+            key["gate_profile"],
+            *(_time(key[field]) for field in ("created_ms", "expires_ms", "revoked_ms")),
+        )
+    Console().print(table)
+
+
+@app.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as in `gatehouse keys list`.")]) -> None:
+    """Revoke a key; it stops working everywhere within 5 s."""
+    revoked = ApiClient().request("DELETE", f"/v1/admin/keys/{quote(key_id, safe='')}")
+    typer.echo(f"{revoked['id']}: revoked {_time(revoked['revoked_ms'])}")
+
+
+def _time(at_ms: int | None) -> str:
+    return "-" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

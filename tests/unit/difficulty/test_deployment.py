@@ -1,0 +1,176 @@
+import logging
+import pickle
+
+import pytest
+from pydantic import ValidationError
+
+import deployments.difficulty.deployment as deployment_module
+from deployments.clock import FixedClock
+from deployments.difficulty.deployment import DifficultyRouter
+from deployments.difficulty.settings import DifficultySettings
+from deployments.errors import NotFound, UnknownModel
+from deployments.ports import (
+    Attempt,
+    AttemptOutcome,
+    Effort,
+    ModelId,
+    RequestId,
+    Risk,
+    RouteAsk,
+    RouteId,
+    RouteRequest,
+    SessionId,
+    TenantId,
+    Tier,
+)
+from router.policy import ROUTING_V1, PolicyError, default_policy
+from tests.unit.router.asks import INCIDENT, ask, assistant, tool
+
+TIERS = {Tier.BASE: ("demo-20b", "r1"), Tier.STRONG: ("demo-120b", "r7")}
+BASE_ONLY = {Tier.BASE: ("demo-20b", "r1")}
+SETTINGS = DifficultySettings()
+
+
+def a_router(tiers=TIERS, clock: FixedClock | None = None) -> DifficultyRouter:
+    return DifficultyRouter(SETTINGS, ROUTING_V1, tiers, clock or FixedClock())
+
+
+def routed(request: RouteRequest, model: str | None = None, **fields: object) -> RouteAsk:
+    made: dict[str, object] = {"tenant": TenantId("acme"), "session": SessionId("s1"), **fields}
+    return RouteAsk(RequestId("req_1"), request=request, model=None if model is None else ModelId(model), **made)
+
+
+def failed(event: str = "e1") -> Attempt:
+    return Attempt(event, TenantId("acme"), SessionId("s1"), Tier.BASE, AttemptOutcome.FAILED)
+
+
+@pytest.mark.parametrize("model", [None, "auto"])
+async def test_the_choice_is_ours(model: str | None):
+    decision = await a_router().route(routed(ask("Hello!"), model))
+    assert (decision.model, decision.revision, decision.reason) == ("demo-20b", "r1", "default")
+    assert decision.policy_digest == default_policy().digest
+
+
+async def test_an_explicit_model_is_honoured():
+    decision = await a_router().route(routed(ask("Hello!"), "demo-120b"))
+    assert (decision.model, decision.tier, decision.revision) == ("demo-120b", Tier.STRONG, "r7")
+    assert decision.reason == "explicit_model"
+
+
+async def test_an_explicit_model_does_not_get_below_a_floor():
+    decision = await a_router().route(routed(ask("Delete the production database"), "demo-20b"))
+    assert (decision.model, decision.effort) == ("demo-120b", Effort.HIGH)
+    assert decision.reasons == ("risk_needs_reasoning", "explicit_model_overridden")
+
+
+async def test_an_unknown_model_is_refused():
+    with pytest.raises(UnknownModel):
+        await a_router().route(routed(ask("Hello!"), "gpt-4"))
+
+
+async def test_a_diagnosis_that_failed_once_escalates_and_the_session_stays_there():
+    clock = FixedClock()
+    router = a_router(clock=clock)
+    assert (await router.route(routed(ask(INCIDENT)))).tier is Tier.BASE
+    await router.observe(failed())
+    await router.observe(failed())
+    assert (await router.route(routed(ask(INCIDENT)))).reason == "incident_failed_once"
+    assert (await router.route(routed(ask("What is the capital of Peru?")))).reason == "session_latched"
+    clock.advance(SETTINGS.idle_release_s * 1_000)
+    assert (await router.route(routed(ask("What is the capital of Peru?")))).reason == "default"
+
+
+async def test_a_wish_for_the_strong_tier_does_not_latch():
+    router = a_router()
+    await router.route(routed(ask("Hello!"), "demo-120b"))
+    assert (await router.route(routed(ask("What is the capital of Peru?")))).tier is Tier.BASE
+
+
+async def test_a_tool_loop_keeps_its_arm():
+    router = a_router()
+    await router.route(routed(RouteRequest(ask("Explain").turns, requested_effort=Effort.HIGH), "demo-120b"))
+    kept = await router.route(routed(ask("Explain", assistant("", ("shell", "ls")), tool("a"))))
+    assert (kept.tier, kept.effort, kept.reason) == (Tier.STRONG, Effort.HIGH, "tool_loop")
+
+
+async def test_a_dry_run_changes_nothing():
+    router = a_router()
+    dry = await router.route(routed(ask("Delete the production database"), dry_run=True))
+    assert dry.tier is Tier.STRONG
+    assert (await router.route(routed(ask("What is the capital of Peru?")))).reason == "default"
+    with pytest.raises(NotFound):
+        await router.explain(TenantId("acme"), dry.route_id)
+
+
+async def test_where_the_strong_tier_is_missing_the_reason_says_so():
+    decision = await a_router(BASE_ONLY).route(routed(ask("Delete the production database")))
+    assert (decision.model, decision.tier, decision.effort) == ("demo-20b", Tier.BASE, Effort.HIGH)
+    assert decision.reasons == ("strong_tier_missing", "risk_needs_reasoning")
+    assert decision.reason == "strong_tier_missing"
+
+
+async def test_a_missing_strong_tier_does_not_latch_and_is_no_model_to_wish_for():
+    router = a_router(BASE_ONLY)
+    await router.route(routed(ask("Delete the production database")))
+    assert (await router.route(routed(ask("What is the capital of Peru?")))).reasons == ("default",)
+    with pytest.raises(UnknownModel):
+        await router.route(routed(ask("Hello!"), "demo-120b"))
+
+
+async def test_where_the_base_tier_is_missing_the_strong_one_answers():
+    decision = await a_router({Tier.STRONG: ("demo-120b", "r7")}).route(routed(ask("Hello!")))
+    assert decision.model == "demo-120b"
+    assert decision.reasons[-1] == "base_tier_missing"
+
+
+async def test_a_broken_router_falls_back_and_logs_no_prompt(monkeypatch, caplog):
+    def breaks(*_: object) -> None:
+        raise KeyError("my secret prompt")
+
+    monkeypatch.setattr(deployment_module, "trace", breaks)
+    router = a_router()
+    with caplog.at_level(logging.DEBUG):
+        plain = await router.route(routed(ask("my secret prompt")))
+        risky = await router.route(routed(ask("my secret prompt", trusted_risk=Risk.R2)))
+    assert (plain.model, plain.effort, plain.reason) == ("demo-20b", Effort.MEDIUM, "router_error")
+    assert (risky.model, risky.reason) == ("demo-120b", "router_error_raised")
+    assert "req_1" in caplog.text
+    assert "secret" not in caplog.text
+    assert (await router.explain(TenantId("acme"), plain.route_id)).task == "unknown"
+
+
+async def test_a_route_is_explained_to_its_tenant_only():
+    router = a_router(clock=FixedClock(42))
+    decision = await router.route(routed(ask("Delete the production database")))
+    found = await router.explain(TenantId("acme"), decision.route_id)
+    assert found.decision == decision
+    assert (found.at_ms, found.task, found.risk) == (42, "general", Risk.R3)
+    assert "risk_r3_or_more" in found.signals
+    assert ("risk_needs_reasoning", True) in found.rules
+    assert "bias" in dict(found.contributions)
+    assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301 - our own bytes
+    for tenant, route_id in ((TenantId("other"), decision.route_id), (TenantId("acme"), RouteId("route_0"))):
+        with pytest.raises(NotFound):
+            await router.explain(tenant, route_id)
+
+
+async def test_a_replica_with_a_policy_is_ready():
+    assert await a_router().ready()
+
+
+def test_a_bad_policy_or_ambiguous_tiers_do_not_start():
+    with pytest.raises(PolicyError):
+        DifficultyRouter(SETTINGS, {"version": 1}, TIERS)
+    for tiers in ({}, {Tier.BASE: ("m", "1"), Tier.STRONG: ("m", "2")}, {Tier.BASE: ("auto", "1")}):
+        with pytest.raises(ValueError, match="tier|model"):
+            DifficultyRouter(SETTINGS, ROUTING_V1, tiers)
+
+
+def test_settings_are_strict():
+    assert DifficultySettings.model_validate({"auto_models": ["auto", "gatehouse"]}).auto_models == (
+        "auto",
+        "gatehouse",
+    )
+    for bad in ({"sessions": "9"}, {"sessions": 0}, {"auto_models": []}, {"unknown": 1}):
+        with pytest.raises(ValidationError):
+            DifficultySettings.model_validate(bad)

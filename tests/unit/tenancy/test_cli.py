@@ -1,0 +1,86 @@
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from serve_app.cli import keys
+
+KEY: dict[str, Any] = {
+    "id": "key_1",
+    "tenant": "acme",
+    "name": "laptop",
+    "person": None,
+    "scopes": ["inference"],
+    "models": None,
+    "gate_profile": "ops",
+    "created_ms": 1_767_225_600_000,
+    "expires_ms": None,
+    "revoked_ms": None,
+}
+
+
+class Server:
+    """Stands in for `ApiClient`: remembers what was asked and answers with one key."""
+
+    asked: list[tuple[str, str, Mapping[str, object] | None]]
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def request(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        self.asked.append((method, path, body))
+        match method:
+            case "POST":
+                return {**KEY, "key": "gh-secret"}
+            case "GET":
+                return {"data": [KEY]}
+            case _:
+                return {**KEY, "revoked_ms": 1_767_225_601_000}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    server = Server()
+    monkeypatch.setattr(keys, "ApiClient", lambda: server)
+    return server
+
+
+def test_create_prints_the_key_alone_on_stdout(server: Server) -> None:
+    arguments = "create --tenant acme --name laptop --scope inference --scope approve --model demo-20b --ttl 60"
+    done = CliRunner().invoke(keys.app, arguments.split())
+    assert done.stdout == "gh-secret\n"
+    assert "shown once" in done.stderr
+    [(method, path, body)] = server.asked
+    assert (method, path) == ("POST", "/v1/admin/keys")
+    assert body == {
+        "tenant": "acme",
+        "name": "laptop",
+        "person": None,
+        "scopes": ["inference", "approve"],
+        "models": ["demo-20b"],
+        "gate_profile": "ops",
+        "ttl_s": 60,
+    }
+
+
+def test_list_is_a_table_or_json_lines(server: Server) -> None:
+    done = CliRunner().invoke(keys.app, ["list"], env={"COLUMNS": "200"})
+    assert "key_1" in done.stdout
+    assert "2026-01-01 00:00:00Z" in done.stdout
+    done = CliRunner().invoke(keys.app, ["list", "--tenant", "a&b", "--json"])
+    assert json.loads(done.stdout) == KEY
+    assert server.asked[-1] == ("GET", "/v1/admin/keys?tenant=a%26b", None)
+
+
+def test_revoke_names_exactly_one_key(server: Server) -> None:
+    done = CliRunner().invoke(keys.app, ["revoke", "../tenants"])
+    assert done.exit_code == 0
+    assert server.asked == [("DELETE", "/v1/admin/keys/..%2Ftenants", None)]
+
+
+def test_an_unknown_scope_never_reaches_the_server(server: Server) -> None:
+    done = CliRunner().invoke(keys.app, ["create", "--tenant", "a", "--name", "b", "--scope", "root"])
+    assert done.exit_code == 2
+    assert server.asked == []
