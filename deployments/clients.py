@@ -46,6 +46,7 @@ from deployments.ports import (
     RollbackPlan,
     RouteAsk,
     RouteDecision,
+    RouteExplanation,
     RouteId,
     TenantId,
     Usage,
@@ -189,9 +190,9 @@ class DifficultyClient(_Client):
         """Remember how an attempt ended."""
         await self._ask("observe", attempt)
 
-    async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteDecision:
-        """An earlier decision of this tenant, or `NotFound`."""
-        return cast(RouteDecision, await self._ask("explain", tenant, route_id))
+    async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteExplanation:
+        """Why an earlier turn of this tenant was routed as it was, or `NotFound`."""
+        return cast(RouteExplanation, await self._ask("explain", tenant, route_id))
 
     async def ready(self) -> bool:
         """True when a policy is loaded."""

@@ -1,10 +1,218 @@
-"""Configuration: one pydantic tree, and the only reader of YAML and environment."""
+"""Configuration: one pydantic tree, and the only reader of YAML and environment.
 
+A Serve config file (`configs/serve.<profile>.yaml`) holds the `AppConfig` under `applications[0].args`, so the same
+file serves `gatehouse up`, `serve run` and a KubeRay RayService.
+"""
+
+import getpass
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from deployments.gate.settings import GateSettings
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deployments.audit.settings import AuditSettings
+from deployments.difficulty.settings import DifficultySettings
+from deployments.engine.options import EngineSettings
+from deployments.ingress.settings import IngressSettings
+from deployments.ports import Tier
+from deployments.tenancy.settings import TenancySettings
 
 DEFAULT_STATE_DIR = Path(".gatehouse")
+DEMO_SOURCE = "demo:"
+ROOT = Path(__file__).resolve().parent.parent
+"""Where `configs/` lies: the checkout, or the image's application folder."""
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the text is one sentence for whoever wrote it."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServedModelConfig(_Model):
+    """One model behind the router. `source: demo:<name>` stands for an embedded demonstration checkpoint."""
+
+    tier: Tier
+    engine: EngineSettings
+
+    @property
+    def demonstration(self) -> bool:
+        """True for an embedded checkpoint, which is labelled as such wherever it shows."""
+        return self.engine.source.startswith(DEMO_SOURCE)
+
+
+class ReplicaConfig(_Model):
+    """Replicas and CPU share of one of the small deployments. Ray's CPUs are bookkeeping, not a limit."""
+
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    num_cpus: Annotated[float, Field(ge=0)] = 0.1
+    max_ongoing_requests: Annotated[int, Field(ge=1)] = 1000
+
+
+class AppConfig(_Model):
+    """Everything that `serve_app.app.build` needs."""
+
+    profile: Literal["local", "s", "m", "l"] = "local"
+    state_dir: str = str(DEFAULT_STATE_DIR)
+    device: Literal["cpu", "cuda"] = "cpu"
+    vocabulary_dir: str | None = None
+    store_url: str | None = None
+    operator: str | None = None
+    tenant: str = "default"
+    min_memory_gib: Annotated[float, Field(ge=0)] = 0.0
+    routing_policy: str = "configs/policies/routing-v1.yaml"
+    models: Annotated[list[ServedModelConfig], Field(min_length=1, max_length=8)]
+    ingress: IngressSettings = IngressSettings()
+    difficulty: DifficultySettings = DifficultySettings()
+    gate: GateSettings = GateSettings()
+    audit: AuditSettings = AuditSettings()
+    tenancy: TenancySettings = TenancySettings()
+    ingress_replicas: ReplicaConfig = ReplicaConfig()
+    difficulty_replicas: ReplicaConfig = ReplicaConfig()
+    gate_replicas: ReplicaConfig = ReplicaConfig()
+    ledger_replicas: ReplicaConfig = ReplicaConfig()
+    audit_replicas: ReplicaConfig = ReplicaConfig(max_ongoing_requests=4096)
+
+    @model_validator(mode="after")
+    def _one_model_per_tier(self) -> "AppConfig":
+        names = [model.engine.model for model in self.models]
+        if len(set(names)) != len(names):
+            raise ValueError("two models have the same name")
+        if "auto" in names:
+            raise ValueError("a model must not be called 'auto': that name means the router's choice")
+        tiers = [model.tier for model in self.models]
+        if len(set(tiers)) != len(tiers):
+            raise ValueError("two models serve the same tier")
+        if Tier.BASE not in tiers:
+            raise ValueError("one model must serve the tier 20b")
+        if self.audit_replicas.replicas > 1:
+            raise ValueError("audit_replicas: the log has exactly one writer")
+        if self.store_url is None or self.store_url.startswith("sqlite"):
+            for name in ("gate_replicas", "ledger_replicas"):
+                if getattr(self, name).replicas > 1:
+                    raise ValueError(
+                        f"{name}: one process owns a SQLite file; more replicas need a PostgreSQL store_url"
+                    )
+        return self
+
+    @property
+    def state_path(self) -> Path:
+        """The state directory, absolute."""
+        return Path(self.state_dir).resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class ServeFile:
+    """A Serve config file, read and checked."""
+
+    path: Path
+    app: AppConfig
+    host: str
+    port: int
+    application: str
+    route_prefix: str
+
+
+def load_serve_file(path: Path) -> ServeFile:
+    """Read `configs/serve.<profile>.yaml`; raises `ConfigError` with one sentence that names the key."""
+    try:
+        document: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    try:
+        content = cast(Mapping[str, Any], document)
+        applications = cast(list[Mapping[str, Any]], content["applications"])
+        (application,) = applications
+        args: object = application.get("args") or {}
+        http = cast(Mapping[str, Any], content.get("http_options") or {})
+        name, prefix = str(application.get("name", "default")), str(application.get("route_prefix", "/"))
+        host, port = str(http.get("host", "127.0.0.1")), int(http.get("port", 8000))
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise ConfigError(f"{path} is not a Serve config file with exactly one application.") from None
+    return ServeFile(path, parse_config(args, str(path)), host, port, name, prefix)
+
+
+def parse_config(args: object, where: str) -> AppConfig:
+    """An `AppConfig` from plain data; raises `ConfigError` that names the first wrong key."""
+    try:
+        return AppConfig.model_validate(args)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a validation error in one sentence, with its key and without the value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{key}'."
+    if first["type"] == "missing":
+        return f"'{key}' is missing."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"'{key}': {message}." if key else f"{message}."
+
+
+def find(path: str) -> Path:
+    """A configured file: absolute, or relative to the working directory, or to the checkout.
+
+    Raises `ConfigError` when it does not exist.
+    """
+    given = Path(path)
+    for candidate in (given, ROOT / given):
+        if candidate.is_file():
+            return candidate.resolve()
+    raise ConfigError(f"the file {path} does not exist.")
+
+
+def read_yaml(path: str) -> Mapping[str, Any]:
+    """A YAML mapping; raises `ConfigError`."""
+    file = find(path)
+    try:
+        value: object = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file.name} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file.name} must hold a mapping.")
+    return cast(dict[str, Any], value)
+
+
+def operating_person() -> str:
+    """The operating system's name of whoever runs this process."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "operator"
+
+
+def environment() -> Mapping[str, str]:
+    """A copy of the process environment, for code that takes it as an argument."""
+    return dict(os.environ)  # noqa: TID251 - this module is the place the ban points to
+
+
+def set_process_defaults() -> None:
+    """Environment that must be set before Ray is imported; whatever the operator has set stays.
+
+    No telemetry leaves the machine, and a local Ray asks for no token: its ports listen on loopback only.
+    """
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)  # noqa: TID251
 
 
 @dataclass(frozen=True, slots=True)

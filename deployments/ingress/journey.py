@@ -228,9 +228,9 @@ class Journey:
         decision = turn.decision
         call = EngineCall(
             path=asked.engine_path,
-            headers={"content-type": "application/json", "x-request-id": decision.route_id},
+            headers={"content-type": "application/json"},
             body=self._codecs[turn.ask.dialect].engine_body(asked, decision.model, decision.effort),
-            request_id=turn.ask.request_id,
+            request_id=RequestId(decision.route_id),  # unique, which a client's own request id need not be
             session=turn.session,
         )
         turn.engine_reached = True

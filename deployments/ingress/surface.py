@@ -50,8 +50,8 @@ class Parts:
     """What `serve_app/app.py` puts into an ingress replica; picklable by reference.
 
     `make_classifier` loads the policy bundle; `make_gate` builds the in-process gate from its answer, the approval
-    store and the audit sink, and only these two and the HTTP app know what a classifier is. `make_api` builds the HTTP app,
-    `make_counters` answers one token counter per model that has a local tokenizer.
+    store and the audit sink, and only these two and the HTTP app know what a classifier is. `make_api` builds the
+    HTTP app; `make_counters` answers one token counter per model that has a local tokenizer.
     """
 
     make_api: Callable[[Surface], AsgiApp]

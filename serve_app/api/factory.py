@@ -23,8 +23,11 @@ from serve_app.api.route import create_route_router
 from serve_app.api.status import create_status_router
 
 
-def create_api(surface: Surface) -> AsgiApp:
-    """The app of one ingress replica; tests give it fakes. `surface.meter` must be a `Counters`."""
+def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
+    """The app of one ingress replica; tests give it fakes. `surface.meter` must be a `Counters`.
+
+    `behind_serve`: Serve's proxy writes `x-request-id` itself, so the app does not.
+    """
     counters = cast(Counters, surface.meter)
     app = FastAPI(title="Gatehouse", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     authorize = Authorizer(surface.ledger)
@@ -57,7 +60,7 @@ def create_api(surface: Surface) -> AsgiApp:
         )
     )
     app.include_router(create_approvals_router(authorize, surface.approvals, cast(Classifier, surface.classifier)))
-    return Edge(app)
+    return Edge(app, sends_request_id=not behind_serve)
 
 
 def _invalid(error: RequestValidationError | ValidationError) -> InvalidRequest:

@@ -25,8 +25,10 @@ class Edge:
     Nothing rests on it being unique: records are keyed by the route id.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, sends_request_id: bool = True) -> None:
+        """`sends_request_id` is False behind Serve's proxy, which adds the header itself."""
         self._app = app
+        self._sends_request_id = sends_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -41,8 +43,8 @@ class Edge:
             nonlocal started, finished
             if message["type"] == "http.response.start":
                 started = True
-                headers = [(name, value) for name, value in message["headers"] if name.lower() != b"x-request-id"]
-                message["headers"] = [*headers, (b"x-request-id", request_id.encode())]
+                if self._sends_request_id:
+                    message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
             finished = message["type"] == "http.response.body" and not message.get("more_body", False)
 

@@ -74,7 +74,8 @@ async def test_the_engine_gets_model_and_effort_and_none_of_the_clients_headers(
     assert world.engine.body == {
         "messages": HELLO["messages"], "model": "demo-20b", "reasoning_effort": "high"
     }  # fmt: skip
-    assert set(world.engine.calls[0].headers) == {"content-type", "x-request-id"}
+    assert set(world.engine.calls[0].headers) == {"content-type"}
+    assert world.engine.calls[0].request_id == "rt_1"
 
 
 async def test_the_official_sdk_streams() -> None:

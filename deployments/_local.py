@@ -1,0 +1,93 @@
+"""A local Ray with Serve on it, for `gatehouse up`: started, watched and stopped from one process."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+_MIN_CPUS = 8  # Serve's CPU shares are bookkeeping: a machine with two cores runs the whole graph too
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far an application is. `messages` holds what Serve says of the parts that are not healthy."""
+
+    running: bool
+    failed: bool
+    healthy: frozenset[str]
+    messages: tuple[str, ...]
+
+
+def start(host: str, port: int, cpus: int) -> None:
+    """Start Ray and Serve's proxy on this machine; their processes end with `stop` or with this process."""
+    init = cast(Any, ray.init)  # pyright: ignore[reportUnknownMemberType]
+    init(
+        num_cpus=max(_MIN_CPUS, cpus),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        namespace="serve",
+    )
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    start_proxy = cast(Any, serve.start)  # pyright: ignore[reportUnknownMemberType]
+    start_proxy(
+        proxy_location="HeadOnly",
+        http_options={"host": host, "port": port},
+        logging_config={"encoding": "JSON", "enable_access_log": False},
+    )
+
+
+def deploy(application: Application, name: str, route_prefix: str) -> None:
+    """Deploy and wait until every part is ready; raises `RuntimeError` when one cannot start."""
+    run = cast(Any, serve.run)  # pyright: ignore[reportUnknownMemberType]
+    run(application, name=name, route_prefix=route_prefix)
+
+
+def state(name: str) -> State:
+    """How far the application is."""
+    applications = cast(Mapping[str, Any], serve.status().applications)
+    found = applications.get(name)
+    if found is None:
+        return State(running=False, failed=False, healthy=frozenset(), messages=())
+    parts = cast(Mapping[str, Any], found.deployments)
+    messages = [str(part.message) for part in parts.values() if part.message and _value(part.status) != "HEALTHY"]
+    return State(
+        running=_value(found.status) == "RUNNING",
+        failed=_value(found.status) == "DEPLOY_FAILED",
+        healthy=frozenset(part for part, each in parts.items() if _value(each.status) == "HEALTHY"),
+        messages=tuple(messages or ([str(found.message)] if found.message else [])),
+    )
+
+
+def _value(status: object) -> str:
+    return str(getattr(status, "value", status))
+
+
+def stop() -> None:
+    """Stop replicas in order, then every Ray process that `start` began."""
+    with _quiet_stderr():
+        with contextlib.suppress(Exception):  # a cluster that is half up must still be taken down
+            serve.shutdown()
+        cast(Any, ray.shutdown)()  # pyright: ignore[reportUnknownMemberType]
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Generator[None, None, None]:
+    """Ray's threads report the controller's intended end as a failed task, straight to the descriptor."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(null)
+        os.close(kept)

@@ -1,0 +1,117 @@
+"""The whole graph on one screen.
+
+    Ingress -> {Engine:<model>:<revision>, DifficultyRouter, PolicyGate, AuditSink, Ledger}
+
+`build` is a Serve application builder: `import_path: serve_app.app:build`, with the `AppConfig` as its `args`. Serve
+recognises the annotation, so a wrong key or value is refused before anything starts.
+"""
+
+import time
+from functools import partial
+from importlib.metadata import version
+from typing import Any, cast
+
+from deployments._bind import Application, bind
+from deployments.audit.deployment import AuditSink
+from deployments.clock import Clock
+from deployments.difficulty.deployment import DifficultyRouter
+from deployments.difficulty.reading import read_chat, read_completion
+from deployments.engine.deployment import VLLMEngine
+from deployments.engine.options import deployment_options
+from deployments.gate.bundle import load_bundle
+from deployments.gate.classify import Classifier
+from deployments.gate.deployment import PolicyGate
+from deployments.gate.guard import Guard
+from deployments.ingress.deployment import Ingress
+from deployments.ingress.surface import Parts, ServedModel
+from deployments.ports import Approvals, Audit, Dialect, Gate, ModelId
+from deployments.store import sqlite_url
+from deployments.tenancy.deployment import Ledger
+from serve_app.api.factory import create_api
+from serve_app.api.metrics import Counters
+from serve_app.config import AppConfig, ReplicaConfig, operating_person, read_yaml
+from serve_app.prepare import prepare, vocabulary_dir
+from serve_app.tokens import token_counters
+
+CODE_VERSION = version("gatehouse-serving")
+
+
+def build(config: AppConfig) -> Application:
+    """The application graph of a configuration. Makes missing demonstration checkpoints first."""
+    sources = prepare(config)
+    vocabulary = str(vocabulary_dir(config))
+    state = config.state_path
+
+    audit = bind(AuditSink, str(state / "audit"), config.audit, CODE_VERSION, name="AuditSink",
+                 **small(config.audit_replicas))  # fmt: skip
+    ledger = bind(Ledger, audit, str(state), store_url(config, "ledger"), config.operator or operating_person(),
+                  config.tenancy, config.tenant, name="Ledger", **small(config.ledger_replicas))  # fmt: skip
+    gate = bind(PolicyGate, audit, store_url(config, "gate"), config.gate, name="PolicyGate",
+                **small(config.gate_replicas))  # fmt: skip
+    tiers = {each.tier: (each.engine.model, each.engine.revision) for each in config.models}
+    router = bind(DifficultyRouter, config.difficulty, read_yaml(config.routing_policy), tiers,
+                  name="DifficultyRouter", **small(config.difficulty_replicas))  # fmt: skip
+    engines = {
+        model.engine.model: bind(
+            VLLMEngine,
+            model.engine.model_copy(update={"source": sources[model.engine.model]}),
+            name=f"Engine:{model.engine.model}:{model.engine.revision}",
+            **cast(dict[str, Any], deployment_options(model.engine, vocabulary, config.device)),
+        )
+        for model in config.models
+    }
+    return bind(Ingress, parts(config), engines, router, gate, audit, ledger, ingress=True, name="Ingress",
+                **small(config.ingress_replicas))  # fmt: skip
+
+
+def parts(config: AppConfig) -> Parts:
+    """What an ingress replica is made of, besides its handles."""
+    created = int(time.time())  # noqa: TID251 - when this graph was built, for /v1/models
+    return Parts(
+        make_api=partial(create_api, behind_serve=True),
+        make_classifier=partial(load_classifier, config.gate.bundle),
+        make_gate=partial(make_gate, config.ingress.audit_timeout_s),
+        make_counters=partial(token_counters, [model.engine.model for model in config.models],
+                              str(vocabulary_dir(config))),
+        make_meter=Counters,
+        readers={Dialect.CHAT: read_chat, Dialect.COMPLETIONS: read_completion},
+        models=tuple(
+            ServedModel(
+                model=ModelId(model.engine.model),
+                tier=model.tier.value,
+                kind=model.engine.kind,
+                revision=model.engine.revision,
+                max_model_len=model.engine.max_model_len or 131_072,
+                demonstration=model.demonstration,
+                created=created,
+            )
+            for model in config.models
+        ),
+        settings=config.ingress,
+        engine_timeout_s=max(model.engine.request_deadline_s for model in config.models) + 5,
+    )  # fmt: skip
+
+
+def load_classifier(bundle: str) -> Classifier:
+    """The gate's classifier over a checked bundle; `BundleError` fails the replica's start."""
+    return Classifier(load_bundle(bundle))
+
+
+def make_gate(audit_timeout_s: float, classifier: object, approvals: Approvals, audit: Audit, clock: Clock) -> Gate:
+    """The in-process gate of an ingress replica."""
+    return Guard(cast(Classifier, classifier), approvals, audit, clock, audit_timeout_s)
+
+
+def store_url(config: AppConfig, feature: str) -> str:
+    """The state store of a feature: the configured database, or a SQLite file of its own."""
+    return config.store_url or sqlite_url(config.state_path / "state" / f"{feature}.db")
+
+
+def small(config: ReplicaConfig) -> dict[str, Any]:
+    """Serve's options of a deployment without a model."""
+    return {
+        "num_replicas": config.replicas,
+        "max_ongoing_requests": config.max_ongoing_requests,
+        "health_check_period_s": 5.0,
+        "ray_actor_options": {"num_cpus": config.num_cpus},
+    }

@@ -1,0 +1,201 @@
+"""`gatehouse approvals`: see what waits for a human, plan it, vote on it."""
+
+import hashlib
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from deployments.gate.display import escaped
+from deployments.ports import ApprovalState
+from serve_app.cli.client import ApiClient, fail
+
+app = typer.Typer(help="See, plan, approve and reject held tool calls.", no_args_is_help=True)
+
+_Id = Annotated[str, typer.Argument(help="The request's id, as in `gatehouse approvals list`.")]
+_Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+_ChangeId = Annotated[str | None, typer.Option("--change-id", help="The change or ticket that this belongs to.")]
+_Verify = Annotated[str | None, typer.Option("--verify", help="How to check that the rollback worked.")]
+_Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the vote.")]
+
+
+@app.command("list")
+def list_approvals(
+    state: Annotated[ApprovalState | None, typer.Option(help="Only requests in this state.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """List requests, newest first."""
+    path = "/v1/approvals" if state is None else f"/v1/approvals?state={state.value}"
+    found: list[dict[str, Any]] = ApiClient().request("GET", path)["data"]
+    if as_json:
+        for approval in found:
+            typer.echo(json.dumps(approval))
+        return
+    if not found:
+        typer.echo("no requests")
+        return
+    table = Table("id", "state", "risk", "tool", "votes", "requester", "expires")
+    for approval in found:
+        given = sum(vote["decision"] == "approve" for vote in approval["votes"])
+        cells = (
+            approval["id"],
+            approval["state"],
+            approval["risk"],
+            escaped(approval["tool"]),
+            f"{given}/{approval['votes_required']}",
+            approval["requester_person"] or approval["requester_key"],
+            _time(approval["expires_ms"]),
+        )
+        table.add_row(*(escape(cell) for cell in cells))
+    Console().print(table)
+
+
+@app.command()
+def show(approval_id: _Id, as_json: _Json = False) -> None:
+    """Show everything that a vote would sign."""
+    approval = _fetch(ApiClient(), approval_id)
+    if as_json:
+        typer.echo(json.dumps(approval))
+        return
+    _show(approval)
+
+
+@app.command()
+def plan(
+    approval_id: _Id,
+    change_id: Annotated[str, typer.Option("--change-id", help="The change or ticket that this belongs to.")],
+    step: Annotated[list[str], typer.Option("--step", help="A step back; repeat for several, in order.")],
+    verify: Annotated[str, typer.Option("--verify", help="How to check that the rollback worked.")],
+) -> None:
+    """Record the change id and the rollback plan."""
+    _state(_plan(ApiClient(), approval_id, change_id, step, verify))
+
+
+@app.command()
+def approve(
+    approval_id: _Id,
+    change_id: _ChangeId = None,
+    rollback: Annotated[
+        list[str] | None, typer.Option("--rollback", help="A step back; repeat for several, in order.")
+    ] = None,
+    verify: _Verify = None,
+    reason: _Reason = "",
+) -> None:
+    """Show the call, record its plan if it has none, and vote for it."""
+    client = ApiClient()
+    approval = _fetch(client, approval_id)
+    _show(approval)
+    if approval["state"] == ApprovalState.NEEDS_PLAN.value:
+        given = _ask_plan(change_id, rollback or [], verify)
+        approval = _plan(client, approval_id, *given)
+    elif change_id or rollback or verify:
+        _check_same_plan(approval, change_id, rollback, verify)
+    if approval["state"] == ApprovalState.PENDING.value:
+        if sys.stdin.isatty():
+            typer.confirm("Approve exactly this call?", abort=True)
+        approval = _vote(client, approval, "approve", reason)
+    elif approval["state"] != ApprovalState.APPROVED.value:
+        fail(f"{approval['id']} cannot be approved any more: it is {approval['state']}.")
+    _state(approval)
+
+
+@app.command()
+def reject(approval_id: _Id, reason: _Reason = "") -> None:
+    """Vote against a call; one reject ends it."""
+    client = ApiClient()
+    approval = _fetch(client, approval_id)
+    _show(approval)
+    _state(_vote(client, approval, "reject", reason))
+
+
+@app.command()
+def cancel(approval_id: _Id, reason: _Reason = "") -> None:
+    """Withdraw a request."""
+    _state(ApiClient().request("POST", f"{_path(approval_id)}/cancel", {"reason": reason}))
+
+
+def _path(approval_id: str) -> str:
+    return f"/v1/approvals/{quote(approval_id, safe='')}"
+
+
+def _fetch(client: ApiClient, approval_id: str) -> dict[str, Any]:
+    approval: dict[str, Any] = client.request("GET", _path(approval_id))
+    shown = hashlib.sha256(str(approval["display"]).encode("utf-8")).hexdigest()
+    if shown != approval["display_digest"]:
+        fail("the server's display does not match its digest; do not vote on this request.")
+    return approval
+
+
+def _plan(client: ApiClient, approval_id: str, change_id: str, steps: list[str], verify: str) -> dict[str, Any]:
+    body = {"change_id": change_id, "steps": steps, "verify": verify}
+    return client.request("POST", f"{_path(approval_id)}/plan", body)
+
+
+def _vote(client: ApiClient, shown: dict[str, Any], decision: str, reason: str) -> dict[str, Any]:
+    body = {
+        "decision": decision,
+        "reason": reason,
+        "action_digest": shown["action_digest"],
+        "display_digest": shown["display_digest"],
+    }
+    return client.request("POST", f"{_path(shown['id'])}/votes", body)
+
+
+def _ask_plan(change_id: str | None, steps: list[str], verify: str | None) -> tuple[str, list[str], str]:
+    """The plan from the flags; what is missing is asked for on a terminal, and elsewhere named in one sentence."""
+    absent = [
+        flag for flag, value in (("--change-id", change_id), ("--rollback", steps), ("--verify", verify)) if not value
+    ]
+    if absent and not sys.stdin.isatty():
+        fail(f"this call needs a change id and a rollback plan first: add {', '.join(absent)}.")
+    change_id = change_id or str(typer.prompt("Change id"))
+    while not steps:
+        line = str(typer.prompt("Rollback step 1"))
+        while line.strip():
+            steps.append(line)
+            line = str(typer.prompt(f"Rollback step {len(steps) + 1} (empty: no more)", default="", show_default=False))
+    return change_id, steps, verify or str(typer.prompt("How to verify the rollback"))
+
+
+def _check_same_plan(
+    approval: dict[str, Any], change_id: str | None, steps: list[str] | None, verify: str | None
+) -> None:
+    """Refuse a plan that differs from the recorded one: there is no edit."""
+    recorded: dict[str, Any] = approval["plan"] or {"steps": [], "verify": None}
+    differs = (
+        (change_id and change_id != approval["change_id"])
+        or (steps and steps != recorded["steps"])
+        or (verify and verify != recorded["verify"])
+    )
+    if differs:
+        fail(f"{approval['id']} has another plan already, and plans are not edited: leave the plan options out.")
+
+
+def _show(approval: dict[str, Any]) -> None:
+    # The server has escaped it already; a server that has not must not reach the terminal either.
+    typer.echo(escaped(approval["display"]), nl=False)
+    if approval["plan"]:
+        typer.echo(f"change id:  {escaped(approval['change_id'])}")
+        for place, step in enumerate(approval["plan"]["steps"], start=1):
+            typer.echo(f"rollback {place}: {escaped(step)}")
+        typer.echo(f"verify:     {escaped(approval['plan']['verify'])}")
+    for vote in approval["votes"]:
+        typer.echo(f"vote:       {escaped(vote['person'])}: {vote['decision']} {escaped(vote['reason'])}".rstrip())
+    typer.echo(f"display:    {approval['display_digest']}")
+    _state(approval)
+
+
+def _state(approval: dict[str, Any]) -> None:
+    typer.echo(f"{approval['id']}: {approval['state']}")
+    if approval["missing"]:
+        typer.echo(approval["missing"])
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,34 @@
+"""`gatehouse`: the command line."""
+
+import sys
+
+import typer
+
+from serve_app.cli import approvals, audit, demo, doctor, gate, keys, route, schema, up
+
+app = typer.Typer(
+    help="Gatehouse: self-hosted LLM serving, routed, gated and audited.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("up")(up.up)
+app.command("doctor")(doctor.doctor)
+app.command("schema")(schema.schema)
+app.command("serve-config")(schema.serve_config)
+app.command("check-config")(schema.check_config)
+app.add_typer(keys.app, name="keys")
+app.add_typer(approvals.app, name="approvals")
+app.add_typer(gate.app, name="gate")
+app.add_typer(route.app, name="route")
+app.add_typer(audit.app, name="audit")
+app.add_typer(demo.app, name="demo")
+
+
+def run() -> None:
+    """The `gatehouse` script."""
+    try:
+        app()
+    except BrokenPipeError:  # `gatehouse audit show | head`
+        sys.stderr.close()
+        sys.exit(141)

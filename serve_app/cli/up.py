@@ -1,0 +1,249 @@
+"""`gatehouse up`: the whole graph on this machine, in the foreground, with a line for everything it does."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from serve_app.cli.client import fail
+from serve_app.config import ConfigError, ServeFile, find, load_serve_file, set_process_defaults
+from serve_app.prepare import prepare
+
+app = typer.Typer()
+_console = Console(highlight=False)
+_POLL_S = 0.5
+_GIB = 2**30
+_ERROR_LINE = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Log|Locked|Damaged|Unavailable|Failed)\b.*")
+
+
+@app.command()
+def up(
+    config: Annotated[str, typer.Option(help="A Serve config file.")] = "configs/serve.local.yaml",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Instead of the file's port.")] = None,
+    startup_timeout: Annotated[float, typer.Option(help="Seconds until the engines must be ready.")] = 600.0,
+) -> None:
+    """Start everything, print how to use it, run until Ctrl-C."""
+    set_process_defaults()
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        file = load_serve_file(find(config))
+    except ConfigError as error:
+        fail(str(error), 2)
+    port = port or file.port
+    _step("configuration", f"profile {file.app.profile}, {file.path.name}")
+    _check_memory(file)
+    _check_port(file.host, port)
+    _prepare(file)
+    if not stop.is_set():
+        _serve(file, port, startup_timeout, stop)
+
+
+def _step(what: str, detail: str) -> None:
+    _console.print(f"[green]✓[/green] {what:<14} {detail}", soft_wrap=True)
+
+
+def _check_memory(file: ServeFile) -> None:
+    available = _available_bytes() / _GIB
+    if available < file.app.min_memory_gib:
+        fail(
+            f"only {available:.1f} GiB of memory are free and this profile needs {file.app.min_memory_gib:g} GiB: "
+            "stop other programs, or lower min_memory_gib in the configuration at your own risk."
+        )
+    _step("memory", f"{available:.1f} GiB free")
+
+
+def _available_bytes() -> int:
+    """Memory that can be had without swapping: /proc/meminfo, bounded by the control group's limit."""
+    fields = dict(
+        line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines() if ":" in line
+    )
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with contextlib.suppress(OSError, ValueError):
+        available = min(available, int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii")))
+    return available
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            fail(f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or pass --port.")
+    _step("port", f"{host}:{port} is free")
+
+
+def _prepare(file: ServeFile) -> None:
+    """Vocabulary and checkpoints, with a progress bar per stage."""
+    columns = (TextColumn("  {task.description:<44}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    with Progress(*columns, console=_console, transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, fraction: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=1.0)
+            progress.update(tasks[stage], completed=fraction)
+
+        try:
+            sources = prepare(file.app, report)
+        except ConfigError as error:
+            fail(str(error))
+    _step("weights", ", ".join(sources))
+
+
+def _serve(file: ServeFile, port: int, timeout_s: float, stop: threading.Event) -> None:
+    # Ray is imported only now: everything above answers in a second, and its environment is set.
+    from deployments import _local as local
+    from serve_app.app import build
+
+    started_s = time.monotonic()  # noqa: TID251 - elapsed time on a console
+    failure: list[BaseException] = []
+
+    def deploy() -> None:
+        try:
+            local.deploy(build(file.app), file.application, file.route_prefix)
+        except BaseException as error:
+            failure.append(error)  # the main thread says what it means and ends the process
+
+    try:
+        local.start(file.host, port, os.cpu_count() or 1)
+        _step("ray", "local, logs in /tmp/ray/session_latest/logs/serve")
+        worker = threading.Thread(target=deploy, daemon=True)
+        worker.start()
+        _watch(file, worker, failure, timeout_s, stop, started_s)
+        if not stop.is_set():
+            url = f"http://{file.host}:{port}"
+            key = _development_key(file, url)
+            _console.print(_welcome(file, url, key, time.monotonic() - started_s), soft_wrap=True)  # noqa: TID251
+            stop.wait()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
+        _console.print("stopping ...")
+        local.stop()
+        _console.print("stopped.")
+
+
+def _watch(
+    file: ServeFile,
+    worker: threading.Thread,
+    failure: list[BaseException],
+    timeout_s: float,
+    stop: threading.Event,
+    started_s: float,
+) -> None:
+    """A line per part as it becomes ready; one sentence when one cannot."""
+    from deployments import _local as local
+
+    ready: set[str] = set()
+    while not stop.is_set():
+        elapsed_s = time.monotonic() - started_s  # noqa: TID251
+        state = local.state(file.application)
+        for name in sorted(state.healthy - ready):
+            ready.add(name)
+            _step("ready", f"{name}  ({elapsed_s:.0f} s)")
+        if failure or state.failed:
+            fail(_reason(state.messages, failure))
+        if state.running and not worker.is_alive():
+            return
+        if elapsed_s > timeout_s:
+            fail(f"not ready after {timeout_s:.0f} s; the logs are in /tmp/ray/session_latest/logs/serve.")
+        stop.wait(_POLL_S)
+
+
+def _reason(messages: Sequence[str], failure: Sequence[BaseException]) -> str:
+    """The sentence inside a remote traceback: its last line that names an error."""
+    texts = [*messages, *(str(error) for error in failure)]
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if _ERROR_LINE.match(line)]
+    return f"could not start: {(named or lines or ['unknown reason'])[-1]}"
+
+
+def _development_key(file: ServeFile, url: str) -> str | None:
+    """A key for the first calls, made once and never shown again; None when one exists."""
+    operator = (file.app.state_path / "operator.key").read_text(encoding="utf-8").strip()
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {operator}"}, timeout=30) as http:
+        keys: list[Mapping[str, Any]] = http.get("/v1/admin/keys").raise_for_status().json()["data"]
+        if any("inference" in key["scopes"] and key["revoked_ms"] is None for key in keys):
+            return None
+        body = {"tenant": file.app.tenant, "name": "development", "person": None, "scopes": ["inference"]}
+        return str(http.post("/v1/admin/keys", json=body).raise_for_status().json()["key"])
+
+
+_TOOLS = (
+    '"tools":[{"type":"function","function":{"name":"shell","description":"Run a shell command","parameters":'
+    '{"type":"object","properties":{"command":{"type":"string"}},"required":["command"]}}}]'
+)
+_CALLS = (
+    (
+        "a question, answered by demo-20b (-i shows the headers that say who answered and why)",
+        '"messages":[{"role":"user","content":"Who are you?"}]',
+    ),
+    (
+        "a diagnosis that failed once on demo-20b: escalated to demo-120b",
+        '"messages":[{"role":"user","content":"Why is the checkout service returning 503? Look at the pods, then at '
+        'the logs."},{"role":"assistant","content":"A first guess: the pods are not ready. Restart the deployment."},'
+        '{"role":"user","content":"That did not help, the checkout service still returns 503 errors. Diagnose the '
+        'incident."}]',
+    ),
+    (
+        "a dangerous tool call: withheld, approved by you, then released once",
+        f'{_TOOLS},"messages":[{{"role":"user","content":"Delete the staging namespace"}}]',
+    ),
+)
+
+
+def _welcome(file: ServeFile, url: str, key: str | None, elapsed_s: float) -> str:
+    """What a person needs next: URL, key, and calls to paste."""
+    demonstration = any(model.demonstration for model in file.app.models)
+    lines = [
+        "",
+        f"[bold]Gatehouse is ready[/bold] after {elapsed_s:.0f} s at {url}/v1"
+        + (" with tiny models for demonstration" if demonstration else ""),
+        "",
+    ]
+    if key is not None:
+        lines += [
+            "Your development key. It is shown once and stored as a hash only:",
+            f"  export GATEHOUSE_DEV_KEY={key}",
+        ]
+    else:
+        lines += [
+            "A development key exists already. For another one:",
+            f"  export GATEHOUSE_DEV_KEY=$(gatehouse keys create --tenant {file.app.tenant} --name me)",
+        ]
+    if demonstration:
+        for number, (what, body) in enumerate(_CALLS, 1):
+            lines += [
+                "",
+                f"{number}. {what}:",
+                f'  curl -si {url}/v1/chat/completions -H "authorization: Bearer $GATEHOUSE_DEV_KEY" '
+                f'-d \'{{"model":"auto","temperature":0,{body}}}\'',
+            ]
+        lines += [
+            "  gatehouse approvals list",
+            "  gatehouse approvals approve ID --change-id CHG-1 --rollback 'kubectl apply -f staging.yaml' "
+            "--verify 'kubectl get namespace staging'",
+            "  and send the call again: it is released, once.",
+        ]
+    return "\n".join([*lines, "", "Ctrl-C stops everything.", ""])
