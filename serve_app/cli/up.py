@@ -1,10 +1,8 @@
 """`gatehouse up`: the whole graph on this machine, in the foreground, with a line for everything it does."""
 
-import contextlib
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from serve_app.cli.client import fail
+from serve_app.cli.diagnosis import PortState
+from serve_app.cli.doctor import available_memory_bytes, port_state
 from serve_app.config import ConfigError, ServeFile, find, load_serve_file, set_process_defaults
 from serve_app.prepare import prepare
 
@@ -62,7 +62,7 @@ def _step(what: str, detail: str) -> None:
 
 
 def _check_memory(file: ServeFile) -> None:
-    available = _available_bytes() / _GIB
+    available = available_memory_bytes(Path("/proc/meminfo"), Path("/sys/fs/cgroup")) / _GIB
     if available < file.app.min_memory_gib:
         fail(
             f"only {available:.1f} GiB of memory are free and this profile needs {file.app.min_memory_gib:g} GiB: "
@@ -71,26 +71,14 @@ def _check_memory(file: ServeFile) -> None:
     _step("memory", f"{available:.1f} GiB free")
 
 
-def _available_bytes() -> int:
-    """Memory that can be had without swapping: /proc/meminfo, bounded by the control group's limit."""
-    fields = dict(
-        line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines() if ":" in line
-    )
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    with contextlib.suppress(OSError, ValueError):
-        available = min(available, int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii")))
-    return available
-
-
 def _check_port(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            fail(f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or pass --port.")
-    _step("port", f"{host}:{port} is free")
+    match port_state(host, port):
+        case PortState.FREE:
+            _step("port", f"{host}:{port} is free")
+        case PortState.GATEHOUSE:
+            fail(f"a Gatehouse already runs on {host}:{port}: use it, stop it, or pass --port.")
+        case PortState.TAKEN:
+            fail(f"port {port} on {host} is taken by another program: stop it, or pass --port.")
 
 
 def _prepare(file: ServeFile) -> None:

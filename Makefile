@@ -1,0 +1,52 @@
+# Everything runs from .venv, which scripts/setup.sh builds from the hashed locks. CI calls the same targets.
+SHELL := /bin/bash
+BIN := .venv/bin
+CONFIG ?= configs/serve.local.yaml
+CHECKS := lint types imports unit api manifests serve
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test $(CHECKS) gpu fmt lock clean dev-env run-env
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: dev-env ## everything that run and test need (GATEHOUSE_EXTRA=gpu for CUDA)
+
+run: run-env ## start Gatehouse on this machine (CONFIG=configs/serve.local.yaml)
+	@exec $(BIN)/gatehouse up --config $(CONFIG)
+
+test: dev-env ## all checks, cheapest first, with real engines
+	@exec scripts/check.sh $(CHECKS)
+
+lint: dev-env ## ruff: format and rules
+	@exec scripts/check.sh $@
+types: dev-env ## pyright, strict
+	@exec scripts/check.sh $@
+imports: dev-env ## import-linter: which package may import which
+	@exec scripts/check.sh $@
+unit: dev-env ## pure parts, fakes, no network
+	@exec scripts/check.sh $@
+api: dev-env ## the HTTP surface over fakes
+	@exec scripts/check.sh $@
+manifests: dev-env ## packaging, locks, manifests, image
+	@exec scripts/check.sh $@
+serve: dev-env ## the whole graph with real engines on CPU
+	@exec scripts/check.sh $@
+gpu: dev-env ## what needs a CUDA device
+	@exec scripts/check.sh $@
+
+fmt: dev-env ## rewrite formatting and sort imports
+	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
+
+lock: dev-env ## recompile requirements/*.lock (UPGRADE=1: newest versions)
+	@scripts/lock.sh
+
+clean: ## remove the environment and caches; .gatehouse (keys, audit log, weights) stays
+	@rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+dev-env:
+	@scripts/setup.sh dev
+
+run-env:
+	@scripts/setup.sh run

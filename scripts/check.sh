@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Runs checks in the order given and stops at the first failure: scripts/check.sh lint types ... serve
+# Ends with a table: result, seconds, and pytest's own closing line. Output of each check: .gatehouse/logs/check-NAME.log
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH" PYTHONUNBUFFERED=1
+mkdir -p .gatehouse/logs
+colour=$([ -t 1 ] && echo yes || echo no)
+
+check() {
+  case $1 in
+    lint) ruff format --check --quiet . && ruff check . ;;
+    types) pyright ;;
+    imports) lint-imports ;;
+    unit | api | manifests) pytest "--color=$colour" "tests/$1" ;;
+    serve | gpu) pytest "--color=$colour" -m "$1" "tests/$1" ;;
+    *) echo "no such check: $1" >&2 && return 2 ;;
+  esac
+}
+
+table=() passed=0 skipped=0 failed=0 result=0
+count() { # sums one kind of pytest's closing line
+  local found
+  found=$(grep -oE "[0-9]+ $2" <<<"$1" | head -n 1 | cut -d' ' -f1) || true
+  echo "${found:-0}"
+}
+for name in "$@"; do
+  printf '\n=== %s\n' "$name"
+  log=.gatehouse/logs/check-$name.log
+  started=$SECONDS
+  status=0
+  check "$name" 2>&1 | tee "$log" || status=$?
+  closing=
+  case $name in
+    unit | api | manifests | serve | gpu)
+      closing=$(sed -E 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '^=+ .* in [0-9.]+s' | tail -n 1 | sed -E 's/^=+ //; s/ =+$//') || true
+      passed=$((passed + $(count "$closing" passed))) skipped=$((skipped + $(count "$closing" skipped)))
+      failed=$((failed + $(count "$closing" failed) + $(count "$closing" error)))
+      ;;
+  esac
+  table+=("$(printf '%-10s %-7s %5d s   %s' "$name" "$([ $status = 0 ] && echo ok || echo FAILED)" $((SECONDS - started)) "$closing")")
+  if [ $status != 0 ]; then
+    result=1
+    break
+  fi
+done
+
+printf '\n%s\n' '=== summary'
+printf '%s\n' "${table[@]}"
+printf '%-10s %-7s %5d s\n' total "$([ $result = 0 ] && echo ok || echo FAILED)" "$SECONDS"
+if [ $((passed + failed + skipped)) -gt 0 ]; then printf 'tests: %d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"; fi
+exit $result
