@@ -537,6 +537,10 @@ class Digests:
 # --- audit -------------------------------------------------------------------------------------------------------
 
 
+SYSTEM_TENANT = TenantId("system")
+"""Tenant of events that belong to no tenant: `log.opened`, `config.loaded`. No key can be created for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One thing that happened. `name` is `subject.action` of the closed list in `audit/record.py`.

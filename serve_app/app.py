@@ -8,8 +8,11 @@ recognises the annotation, so a wrong key or value is refused before anything st
 
 import time
 from functools import partial
+from hashlib import sha256
 from importlib.metadata import version
 from typing import Any, cast
+
+import rfc8785
 
 from deployments._bind import Application, bind
 from deployments.audit.deployment import AuditSink
@@ -23,7 +26,7 @@ from deployments.gate.classify import Classifier
 from deployments.gate.deployment import PolicyGate
 from deployments.gate.guard import Guard
 from deployments.ingress.deployment import Ingress
-from deployments.ingress.surface import Parts, ServedModel
+from deployments.ingress.surface import Loaded, Parts, ServedModel
 from deployments.ports import Approvals, Audit, Dialect, Gate, ModelId
 from deployments.store import sqlite_url
 from deployments.tenancy.deployment import Ledger
@@ -88,8 +91,14 @@ def parts(config: AppConfig) -> Parts:
             for model in config.models
         ),
         settings=config.ingress,
+        loaded=Loaded(config_digest(config), config.profile, CODE_VERSION),
         engine_timeout_s=max(model.engine.request_deadline_s for model in config.models) + 5,
     )  # fmt: skip
+
+
+def config_digest(config: AppConfig) -> str:
+    """SHA-256 hex of the configuration in canonical JSON (RFC 8785)."""
+    return sha256(rfc8785.dumps(config.model_dump(mode="json"))).hexdigest()
 
 
 def load_classifier(bundle: str) -> Classifier:

@@ -14,16 +14,13 @@ from rfc8785 import CanonicalizationError
 
 from deployments.audit.canonical import canonical
 from deployments.errors import AuditRefused
-from deployments.ports import AuditEvent, JsonValue, TenantId
+from deployments.ports import AuditEvent, JsonValue
 
 SCHEMA = "gatehouse.audit/1"
 MAX_RECORD_BYTES = 16_384
 MAX_TEXT_CHARS = 1_024
 MAX_LIST_ITEMS = 64
 MAX_INTEGER = 2**53 - 1  # RFC 8785 has no exact form beyond it
-
-SYSTEM_TENANT = TenantId("system")
-"""Tenant of events that belong to no tenant: `log.opened`, `config.loaded`."""
 
 _ENVELOPE = frozenset(
     {

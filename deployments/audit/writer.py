@@ -17,13 +17,13 @@ from pathlib import Path
 from deployments.audit.chain import leaf_hash, link
 from deployments.audit.files import make_directory, sync_directory, write_all
 from deployments.audit.head import write_head
-from deployments.audit.record import SYSTEM_TENANT, encode, validate
+from deployments.audit.record import encode, validate
 from deployments.audit.recover import LogIndex, head_of, recover
 from deployments.audit.segment import SEGMENTS_DIR, frame, segment_name, segment_paths
 from deployments.audit.settings import AuditSettings
 from deployments.clock import Clock
 from deployments.errors import AuditRefused, AuditUnavailable
-from deployments.ports import AuditEvent, AuditHead, Receipt
+from deployments.ports import SYSTEM_TENANT, AuditEvent, AuditHead, Receipt
 
 LOCK_FILE = "lock"
 _log = logging.getLogger(__name__)

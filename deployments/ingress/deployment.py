@@ -3,6 +3,7 @@
 The class builds no HTTP itself: it is given the factory, and the tests give the same factory their fakes.
 """
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from deployments.ingress.journey import Journey
 from deployments.ingress.surface import AsgiApp, Parts, Surface
 from deployments.ingress.trail import Recorder
 from deployments.ingress.window import Window
-from deployments.ports import ModelId
+from deployments.ports import SYSTEM_TENANT, AuditEvent, ModelId
 
 
 class Ingress:
@@ -66,8 +67,26 @@ class Ingress:
             clock,
             classifier,
         )
-        self._make_api = parts.make_api
+        self._parts = parts
 
-    def __serve_build_asgi_app__(self) -> AsgiApp:
+    async def __serve_build_asgi_app__(self) -> AsgiApp:
         """The app of this replica; Serve calls this once, after the constructor."""
-        return self._make_api(self._surface)
+        await self._surface.recorder.record(self._config_loaded())
+        return self._parts.make_api(self._surface)
+
+    def _config_loaded(self) -> AuditEvent:
+        """Which configuration answers from now on: what a later reader of the log holds decisions against."""
+        loaded = self._parts.loaded
+        return AuditEvent(
+            event_id=f"config.loaded:{uuid.uuid4().hex}",
+            name="config.loaded",
+            at_ms=self._surface.clock.now_ms(),
+            tenant=SYSTEM_TENANT,
+            principal="system",
+            data={
+                "config_digest": loaded.digest,
+                "profile": loaded.profile,
+                "version": loaded.code_version,
+                "models": [f"{served.model}:{served.revision}" for served in self._parts.models],
+            },
+        )

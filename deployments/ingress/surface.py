@@ -27,6 +27,15 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """The configuration a replica was started with, for its `config.loaded` record. `digest` is SHA-256 hex."""
+
+    digest: str
+    profile: str
+    code_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Surface:
     """Everything an HTTP app may touch."""
 
@@ -62,4 +71,5 @@ class Parts:
     models: tuple[ServedModel, ...]
     make_meter: Callable[[], Meter]
     settings: IngressSettings
+    loaded: Loaded
     engine_timeout_s: float

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.clock import Clock
-from deployments.errors import NotFound, QuotaExceeded, Unauthenticated
+from deployments.errors import InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
 from deployments.ports import (
+    SYSTEM_TENANT,
     Audit,
     AuditEvent,
     Grant,
@@ -100,6 +101,8 @@ class KeyLedger:
 
     async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
         """Create a key. Its text is in the answer and nowhere else; the record precedes the key."""
+        if spec.tenant == SYSTEM_TENANT:
+            raise InvalidRequest("The tenant 'system' is Gatehouse itself and has no keys.", "tenant")
         now_ms = self._clock.now_ms()
         key = generate(secrets.token_bytes(PREFIX_CHARS + SECRET_CHARS))
         record = KeyRecord(

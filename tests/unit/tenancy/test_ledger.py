@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from deployments.clock import FixedClock
-from deployments.errors import AuditUnavailable, NotFound, QuotaExceeded, Unauthenticated
+from deployments.errors import AuditUnavailable, InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
 from deployments.ports import (
+    SYSTEM_TENANT,
     Audit,
     GateProfile,
     KeyId,
@@ -65,6 +66,12 @@ def test_the_ledger_and_the_fakes_are_the_ports(world: World) -> None:
     ledger: Ledger = world.ledger
     audit: Audit = world.audit
     assert (ledger, audit) == (world.ledger, world.audit)
+
+
+async def test_nobody_gets_a_key_of_the_system(world: World) -> None:
+    with pytest.raises(InvalidRequest):
+        await world.key(tenant=SYSTEM_TENANT)
+    assert world.audit.events == []
 
 
 # --- authenticate ------------------------------------------------------------------------------------------------
