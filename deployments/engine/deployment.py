@@ -1,0 +1,45 @@
+"""The Serve class of one engine, kind `vllm`."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import ray
+
+from deployments.clock import Clock, SystemClock
+from deployments.engine.adapter import VLLM
+from deployments.engine.options import EngineSettings
+from deployments.engine.replica import EngineReplica
+from deployments.ports import EngineCall, EngineInfo, EngineItem
+
+
+class VLLMEngine:
+    """`ports.Engine` on a replica that holds vLLM. Serve constructs it, asks for its health, and calls `__del__`."""
+
+    async def __init__(self, settings: EngineSettings, clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
+        self._core, started_s = await VLLM.start(settings, clock, ray_metrics=ray.is_initialized())
+        self._replica = EngineReplica(self._core, settings, clock, started_s)
+
+    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+        """The reply: `EngineStart` first, then bytes. See `EngineReplica.call`."""
+        async with aclosing(self._replica.call(call)) as items:
+            async for item in items:
+                yield item
+
+    async def info(self) -> EngineInfo:
+        """State of this replica."""
+        return await self._replica.info()
+
+    async def check_health(self) -> None:
+        """Raise when Serve should replace this replica."""
+        await self._replica.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Numbers for an autoscaling policy, by name."""
+        return self._replica.record_autoscaling_stats()
+
+    def __del__(self) -> None:
+        """Serve calls this when it stops the replica, after draining; without it the workers would keep the GPUs."""
+        core = getattr(self, "_core", None)
+        if core is not None:
+            core.shutdown()

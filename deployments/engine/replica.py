@@ -1,0 +1,145 @@
+"""One engine replica without Ray and without vLLM: what may be asked, what counts as failed, what is reported.
+
+`core` is the running engine behind its adapter. `deployment.py` puts both on a Serve replica.
+"""
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from deployments.clock import Clock
+from deployments.engine.bridge import AsgiBridge
+from deployments.engine.options import ENGINE_PATHS, FORWARDED_HEADERS, EngineSettings
+from deployments.errors import EngineFailed
+from deployments.ports import EngineCall, EngineInfo, EngineItem, ModelId
+
+
+@dataclass(frozen=True, slots=True)
+class CoreLoad:
+    """What an engine has to do. `kv_usage` is a share of the KV cache, 0..1; tokens are those waiting for prefill."""
+
+    unfinished: int
+    running: int
+    waiting: int
+    queued_tokens: int
+    kv_usage: float
+
+
+class Core(Protocol):
+    """A running engine."""
+
+    @property
+    def bridge(self) -> AsgiBridge:
+        """The engine's HTTP API."""
+        ...
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens that fit into one request, prompt and answer together."""
+        ...
+
+    def failure(self) -> str | None:
+        """Why the engine cannot go on, or None. Cheap: it is asked for every chunk."""
+        ...
+
+    def load(self) -> CoreLoad:
+        """What it has to do now."""
+        ...
+
+    def steps(self) -> int:
+        """Engine steps so far; it grows while the engine works, also during a long prefill."""
+        ...
+
+    def pids(self) -> tuple[int, ...]:
+        """Its child processes."""
+        ...
+
+    def shutdown(self) -> None:
+        """Stop the child processes. May be called again."""
+        ...
+
+
+class ProgressWatch:
+    """Tells a hung engine from a busy one: work to do, and no step for `stall_s` seconds."""
+
+    def __init__(self, stall_s: float) -> None:
+        self._stall_s = stall_s
+        self._seen: tuple[int, float] | None = None
+
+    def stalled_s(self, unfinished: int, steps: int, now_s: float) -> float | None:
+        """For how long nothing has moved, once that is too long; else None. Idle engines never stall."""
+        if unfinished == 0 or self._seen is None or self._seen[0] != steps:
+            self._seen = (steps, now_s)
+            return None
+        idle_s = now_s - self._seen[1]
+        return idle_s if idle_s >= self._stall_s else None
+
+
+class EngineReplica:
+    """`ports.Engine` over a running core."""
+
+    def __init__(self, core: Core, settings: EngineSettings, clock: Clock, started_s: float) -> None:
+        self._core = core
+        self._settings = settings
+        self._clock = clock
+        self._watch = ProgressWatch(settings.stall_s)
+        self._started_s = started_s
+
+    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+        """The reply of vLLM's API, status and body as it sent them; closing the generator aborts the generation.
+
+        Raises `EngineFailed` for a path that is not on the list, and in place of everything that a dead engine says:
+        vLLM ends the streams of a dead engine with an error event and a regular `[DONE]`.
+        """
+        if call.method != "POST" or call.path not in ENGINE_PATHS:
+            raise EngineFailed("The engine does not serve this path.")
+        self._check_alive()
+        headers = {name: value for name, value in call.headers.items() if name in FORWARDED_HEADERS}
+        headers["x-request-id"] = call.request_id
+        items = self._core.bridge.call(call.method, call.path, headers, call.body, self._settings.request_deadline_s)
+        async with aclosing(items):
+            async for item in items:
+                self._check_alive()
+                yield item
+
+    async def info(self) -> EngineInfo:
+        """State of this replica."""
+        load = self._core.load()
+        return EngineInfo(
+            model=ModelId(self._settings.model),
+            revision=self._settings.revision,
+            kind=self._settings.kind,
+            pid=os.getpid(),
+            core_pids=self._core.pids(),
+            running=load.unfinished,
+            queued_tokens=load.queued_tokens,
+            max_model_len=self._core.max_model_len,
+            started_s=self._started_s,
+        )
+
+    async def check_health(self) -> None:
+        """Raise `EngineFailed` when Serve should replace this replica: a dead core, a fatal error, or a hung core."""
+        self._check_alive()
+        stalled_s = self._watch.stalled_s(
+            self._core.load().unfinished, self._core.steps(), now_s=self._clock.monotonic_s()
+        )
+        if stalled_s is not None:
+            raise EngineFailed(f"The engine has requests and made no step for {stalled_s:.0f} s.")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Numbers for an autoscaling policy, by name."""
+        load = self._core.load()
+        return {
+            "unfinished": float(load.unfinished),
+            "running": float(load.running),
+            "waiting": float(load.waiting),
+            "queued_tokens": float(load.queued_tokens),
+            "kv_usage": load.kv_usage,
+        }
+
+    def _check_alive(self) -> None:
+        failure = self._core.failure()
+        if failure is not None:
+            raise EngineFailed(f"The engine stopped: {failure}.")
