@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from deployments.gate.settings import GateSettings
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deployments.audit.settings import AuditSettings
 from deployments.difficulty.settings import DifficultySettings
 from deployments.engine.options import EngineSettings
+from deployments.gate.settings import GateSettings
 from deployments.ingress.settings import IngressSettings
 from deployments.ports import Tier
 from deployments.tenancy.settings import TenancySettings

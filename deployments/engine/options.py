@@ -239,7 +239,7 @@ def deployment_options(settings: EngineSettings, vocabulary_dir: str | None, dev
         "max_ongoing_requests": settings.max_queued + 16,
         "max_queued_requests": settings.max_queued,
         "graceful_shutdown_timeout_s": settings.drain_s,
-        "health_check_period_s": 5.0,
+        "health_check_period_s": 2.0,  # three failures in a row replace the replica
         "health_check_timeout_s": 30.0,
         "ray_actor_options": ray_actor_options(settings, vocabulary_dir, device),
     }

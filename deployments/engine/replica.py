@@ -105,7 +105,8 @@ class EngineReplica:
                 yield item
 
     async def info(self) -> EngineInfo:
-        """State of this replica."""
+        """State of this replica; `EngineFailed` when its engine is dead, so that readiness does not lie meanwhile."""
+        self._check_alive()
         load = self._core.load()
         return EngineInfo(
             model=ModelId(self._settings.model),

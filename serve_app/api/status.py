@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from deployments.errors import GatehouseError, UnknownModel
 from deployments.ingress.surface import ServedModel, Surface
-from deployments.ports import ModelId, Principal, Scope
+from deployments.ports import Engine, ModelId, Principal, Scope
 from serve_app.api.auth import Authorizer, presented_key
 from serve_app.api.metrics import Counters
 
@@ -62,10 +62,18 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
     @router.get("/v1/admin/engines")
     async def engines(request: Request) -> JSONResponse:
         await authorize(request, Scope.ADMIN)
-        infos = await asyncio.gather(*(engine.info() for engine in surface.engines.values()))
-        return JSONResponse({"object": "list", "data": [asdict(info) for info in infos]})
+        infos = await asyncio.gather(*(_told(model, engine) for model, engine in surface.engines.items()))
+        return JSONResponse({"object": "list", "data": infos})
 
     return router
+
+
+async def _told(model: ModelId, engine: Engine) -> dict[str, object]:
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            return {**asdict(await engine.info()), "state": "ready"}
+    except (GatehouseError, TimeoutError):
+        return {"model": model, "state": "down"}
 
 
 async def _answers(probe: Awaitable[object]) -> bool:

@@ -199,7 +199,7 @@ def test_every_opening_takes_the_next_epoch(tmp_path: Path) -> None:
     ],
 )
 def test_errors_cross_processes_as_they_are(error: Exception) -> None:
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+    again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 

@@ -148,7 +148,7 @@ async def test_a_route_is_explained_to_its_tenant_only():
     assert "risk_r3_or_more" in found.signals
     assert ("risk_needs_reasoning", True) in found.rules
     assert "bias" in dict(found.contributions)
-    assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301 - our own bytes
+    assert pickle.loads(pickle.dumps(found)) == found
     for tenant, route_id in ((TenantId("other"), decision.route_id), (TenantId("acme"), RouteId("route_0"))):
         with pytest.raises(NotFound):
             await router.explain(tenant, route_id)
