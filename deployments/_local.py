@@ -72,22 +72,27 @@ def _value(status: object) -> str:
 
 def stop() -> None:
     """Stop replicas in order, then every Ray process that `start` began."""
-    with _quiet_stderr():
+    with _quiet():
         with contextlib.suppress(Exception):  # a cluster that is half up must still be taken down
             serve.shutdown()
         cast(Any, ray.shutdown)()  # pyright: ignore[reportUnknownMemberType]
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Generator[None, None, None]:
-    """Ray's threads report the controller's intended end as a failed task, straight to the descriptor."""
+def _quiet() -> Generator[None, None, None]:
+    """Ray's threads report the controller's intended end as a failed task, straight to the descriptors."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(2)
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
+    for descriptor in kept:
+        os.dup2(null, descriptor)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, saved in kept.items():
+            os.dup2(saved, descriptor)
+            os.close(saved)
         os.close(null)
-        os.close(kept)

@@ -164,7 +164,7 @@ def _reason(messages: Sequence[str], failure: Sequence[BaseException]) -> str:
     texts = [*messages, *(str(error) for error in failure)]
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     named = [line for line in lines if _ERROR_LINE.match(line)]
-    return f"could not start: {(named or lines or ['unknown reason'])[-1]}"
+    return f"could not start: {(named or lines or ['unknown reason'])[-1]} (logs: /tmp/ray/session_latest/logs)"
 
 
 def _development_key(file: ServeFile, url: str) -> str | None:

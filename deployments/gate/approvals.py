@@ -1,0 +1,322 @@
+"""The approval desk: requests for approval, their plans and votes, and the one call that each may release.
+
+The order of every move: decide (pure, `states.py`), write the row without committing, record it in the audit log,
+commit. Whoever loses a race records nothing, a record that fails rolls the move back, and no move is visible before
+its record is on disk.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from deployments.clock import Clock
+from deployments.errors import ApprovalConflict, AuditUnavailable, GateUnavailable
+from deployments.gate import states
+from deployments.gate.binding import plan_digest, subject_digest
+from deployments.gate.display import escaped
+from deployments.gate.settings import GateSettings
+from deployments.gate.store import ApprovalStore, Stored
+from deployments.ports import (
+    Approval,
+    ApprovalId,
+    ApprovalState,
+    Audit,
+    AuditEvent,
+    Digests,
+    JsonValue,
+    Permit,
+    Principal,
+    Proposal,
+    Risk,
+    RollbackPlan,
+    TenantId,
+)
+
+_log = logging.getLogger("gatehouse.gate")
+_ATTEMPTS = 8
+SYSTEM = "gatehouse"
+
+_ENDED = {
+    ApprovalState.EXPIRED: "approval.expired",
+    ApprovalState.STALE: "approval.stale",
+    ApprovalState.CANCELLED: "approval.cancelled",
+    ApprovalState.REJECTED: "approval.rejected",
+}
+
+
+class ApprovalDesk:
+    """Implements `ports.Approvals` over a store and the audit log.
+
+    `policy_digest` is the live policy's; a request that was made under another one becomes STALE when it is met.
+    """
+
+    def __init__(
+        self, store: ApprovalStore, audit: Audit, clock: Clock, settings: GateSettings, policy_digest: str | None = None
+    ) -> None:
+        self._store = store
+        self._audit = audit
+        self._clock = clock
+        self._settings = settings
+        self._policy_digest = policy_digest
+        # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
+        self._turn = asyncio.Lock()
+
+    async def propose(self, proposal: Proposal) -> Permit | Approval:
+        """Consume the approval that this call has, or open (or find) the request that waits for one."""
+        states.votes_required(proposal.risk)
+        subject = _subject(proposal)
+        for _ in range(_ATTEMPTS):
+            async with self._turn:
+                found = await self._current(subject, proposal)
+                if found is None:
+                    opened = await self._open(proposal, subject)
+                    if opened is not None:
+                        return opened
+                elif not states.may_consume(found.approval):
+                    return found.approval
+                else:
+                    permit = await self._consume(found, proposal)
+                    if permit is not None:
+                        return permit
+        raise GateUnavailable("The approval store is too busy.")
+
+    async def list_approvals(self, tenant: TenantId | None, state: ApprovalState | None) -> Sequence[Approval]:
+        """Requests, newest first; those whose time is over are recorded as such on the way."""
+        now_ms = self._clock.now_ms()
+        await self._sweep(now_ms)
+        found = [states.as_of(stored.approval, now_ms) for stored in await self._store.listed(tenant)]
+        return [approval for approval in found if state is None or approval.state is state]
+
+    async def get(self, tenant: TenantId | None, approval_id: ApprovalId) -> Approval:
+        """One request by its id or by the id of its call, or `NotFound`."""
+        stored = await self._store.get(approval_id)
+        if stored is None or (tenant is not None and stored.approval.proposal.tenant != tenant):
+            raise states.not_found()
+        return states.as_of(stored.approval, self._clock.now_ms())
+
+    async def plan(self, principal: Principal, approval_id: ApprovalId, change_id: str, plan: RollbackPlan) -> Approval:
+        """Record change id and rollback plan. An R1 call needs no more."""
+        async with self._turn:
+            stored = await self._live(principal, approval_id)
+            after = states.planned(stored.approval, principal, change_id, plan)
+            if after == stored.approval:
+                return after
+            events = [self._event(after, "approval.planned", principal.key_id, _plan_fields(after))]
+            if after.state is ApprovalState.APPROVED:
+                events.append(self._event(after, "approval.granted", principal.key_id, _grant_fields(after)))
+            return await self._move(stored, after, events)
+
+    async def vote(
+        self, principal: Principal, approval_id: ApprovalId, digests: Digests, approve: bool, reason: str
+    ) -> Approval:
+        """One human's vote. The last one that is needed grants the call, one reject ends it."""
+        async with self._turn:
+            stored = await self._live(principal, approval_id)
+            after = states.voted(stored.approval, principal, digests, approve, reason, self._clock.now_ms())
+            given = after.votes[-1]
+            fields: dict[str, JsonValue] = {
+                "voter": given.person,
+                "voter_key": given.key_id,
+                "approve": approve,
+                "reason_commit": _commit(approval_id, reason),
+                "votes": states.granted(after.votes),
+                "votes_required": after.votes_required,
+            }
+            events = [self._event(after, "approval.voted", principal.key_id, fields)]
+            if after.state is ApprovalState.APPROVED:
+                events.append(self._event(after, "approval.granted", principal.key_id, _grant_fields(after)))
+            elif after.state is ApprovalState.REJECTED:
+                events.append(self._event(after, "approval.rejected", principal.key_id, {}))
+            return await self._move(stored, after, events)
+
+    async def cancel(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
+        """Withdraw a request."""
+        async with self._turn:
+            stored = await self._live(principal, approval_id)
+            after = states.cancelled(stored.approval, principal)
+            fields: dict[str, JsonValue] = {"reason_commit": _commit(approval_id, reason)}
+            return await self._move(stored, after, [self._event(after, "approval.cancelled", principal.key_id, fields)])
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        return await self._store.ready()
+
+    # --- moves -------------------------------------------------------------------------------------------------------
+
+    async def _current(self, subject: str, proposal: Proposal) -> Stored | None:
+        """The open request for this call, if it may still serve it; one that may not is ended."""
+        stored = await self._store.open_for(subject)
+        if stored is None:
+            return None
+        now = states.as_of(stored.approval, self._clock.now_ms())
+        if now.state is ApprovalState.EXPIRED:
+            await self._end(stored, ApprovalState.EXPIRED)
+            return None
+        other_policy = now.proposal.fingerprint != proposal.fingerprint
+        if other_policy or now.proposal.risk.rank < proposal.risk.rank:
+            await self._end(stored, ApprovalState.STALE)
+            return None
+        return stored
+
+    async def _open(self, proposal: Proposal, subject: str) -> Approval | None:
+        now_ms = self._clock.now_ms()
+        approval = Approval(
+            approval_id=ApprovalId(f"apr_{secrets.token_hex(10)}"),
+            state=ApprovalState.NEEDS_PLAN,
+            proposal=proposal,
+            votes_required=states.votes_required(proposal.risk),
+            votes=(),
+            change_id=None,
+            plan=None,
+            created_ms=now_ms,
+            expires_ms=now_ms + self._settings.approval_ttl_s * 1000,
+        )
+        fields: dict[str, JsonValue] = {
+            "risk": proposal.risk.value,
+            "votes_required": approval.votes_required,
+            "requester_key": proposal.requester_key,
+            "requester_person": proposal.requester_person,
+            "display_digest": proposal.display_digest,
+            "policy_digest": proposal.policy_digest,
+            "tool": escaped(proposal.tool)[:256],
+            "model": escaped(proposal.model)[:256],
+            "expires_ms": approval.expires_ms,
+            "plan_required": True,
+        }
+        event = self._event(approval, "approval.requested", proposal.requester_key, fields)
+        async with self._store.adding(approval, subject) as added:
+            if added:
+                await self._record([event])
+        return approval if added else None
+
+    async def _consume(self, stored: Stored, proposal: Proposal) -> Permit | None:
+        approval = stored.approval
+        if approval.plan is None or approval.change_id is None:
+            raise ApprovalConflict("The request has no plan.")
+        voters = tuple(vote.person for vote in approval.votes if vote.approve)
+        rollback_digest = plan_digest(approval.plan.steps, approval.plan.verify)
+        after = replace(approval, state=ApprovalState.CONSUMED)
+        fields: dict[str, JsonValue] = {
+            "change_id": approval.change_id,
+            "rollback_digest": rollback_digest,
+            "voters": list(voters),
+            "risk": approval.proposal.risk.value,
+            "policy_digest": proposal.policy_digest,
+        }
+        async with self._store.moving(stored, after) as moved:
+            if moved:
+                await self._record([self._event(after, "permit.consumed", proposal.requester_key, fields)])
+        if not moved:
+            return None
+        return Permit(
+            approval_id=approval.approval_id,
+            action_digest=approval.proposal.action_digest,
+            change_id=approval.change_id,
+            rollback_digest=rollback_digest,
+            voters=voters,
+        )
+
+    async def _live(self, principal: Principal, approval_id: ApprovalId) -> Stored:
+        """A request that is about to be moved by somebody; expired or stale ones are ended first."""
+        stored = await self._store.get(approval_id)
+        if stored is None:
+            raise states.not_found()
+        states.may_see(principal, stored.approval)
+        if stored.approval.state not in states.OPEN:
+            return stored
+        if states.as_of(stored.approval, self._clock.now_ms()).state is ApprovalState.EXPIRED:
+            await self._end(stored, ApprovalState.EXPIRED)
+            raise ApprovalConflict("The request has expired.")
+        if self._policy_digest is not None and stored.approval.proposal.policy_digest != self._policy_digest:
+            await self._end(stored, ApprovalState.STALE)
+            raise ApprovalConflict("The policy has changed since the call was proposed: it must be proposed again.")
+        return stored
+
+    async def _end(self, stored: Stored, state: ApprovalState) -> None:
+        """Move to a state in which nothing can be released."""
+        after = replace(stored.approval, state=state)
+        async with self._store.moving(stored, after) as moved:
+            if moved:
+                await self._record([self._event(after, _ENDED[state], SYSTEM, {})])
+
+    async def _move(self, stored: Stored, after: Approval, events: Sequence[AuditEvent]) -> Approval:
+        if after.state is not stored.approval.state and after.state not in states.NEXT[stored.approval.state]:
+            raise ApprovalConflict(
+                f"A request that is {stored.approval.state.value} cannot become {after.state.value}."
+            )
+        async with self._store.moving(stored, after) as moved:
+            if moved:
+                await self._record(events)
+        if not moved:
+            raise ApprovalConflict("The request has just been changed by somebody else: look at it again.")
+        return after
+
+    async def _sweep(self, now_ms: int) -> None:
+        """Record what has expired. Reading goes on without the log: `as_of` shows the truth either way."""
+        async with self._turn:
+            try:
+                for stored in await self._store.due(now_ms):
+                    await self._end(stored, ApprovalState.EXPIRED)
+            except AuditUnavailable:
+                _log.warning("expired requests are not recorded yet: the audit log does not answer")
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    async def _record(self, events: Sequence[AuditEvent]) -> None:
+        try:
+            async with asyncio.timeout(self._settings.audit_timeout_s):
+                await self._audit.append(events)
+        except TimeoutError:
+            raise AuditUnavailable("The audit log did not acknowledge in time; nothing was changed.") from None
+
+    def _event(self, approval: Approval, name: str, principal: str, data: Mapping[str, JsonValue]) -> AuditEvent:
+        proposal = approval.proposal
+        return AuditEvent(
+            event_id=f"{approval.approval_id}.{name}.{secrets.token_hex(6)}",
+            name=name,
+            at_ms=self._clock.now_ms(),
+            tenant=proposal.tenant,
+            principal=principal,
+            request_id=proposal.request_id,
+            session=proposal.session,
+            data={
+                "approval_id": approval.approval_id,
+                "action_digest": proposal.action_digest,
+                "gate_call_id": proposal.gate_call_id,
+                "fingerprint": proposal.fingerprint,
+                "state": approval.state.value,
+                **data,
+            },
+        )
+
+
+def _subject(proposal: Proposal) -> str:
+    return subject_digest(proposal.tenant, proposal.requester_key, proposal.session, proposal.tool, proposal.arguments)
+
+
+def _plan_fields(approval: Approval) -> dict[str, JsonValue]:
+    if approval.plan is None:
+        return {}
+    return {
+        "change_id": approval.change_id,
+        "rollback_digest": plan_digest(approval.plan.steps, approval.plan.verify),
+    }
+
+
+def _grant_fields(approval: Approval) -> dict[str, JsonValue]:
+    return {
+        **_plan_fields(approval),
+        "votes": states.granted(approval.votes),
+        "votes_required": approval.votes_required,
+        "voters": [vote.person for vote in approval.votes if vote.approve],
+        "risk": approval.proposal.risk.value,
+        "plan_required": approval.proposal.risk.rank >= Risk.R1.rank,
+    }
+
+
+def _commit(approval_id: str, text: str) -> str:
+    """SHA-256 of a human's words, salted with the request's random id: the words themselves stay in the store."""
+    return hashlib.sha256(approval_id.encode() + b"\x00" + text.encode("utf-8", "surrogatepass")).hexdigest()

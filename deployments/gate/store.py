@@ -1,0 +1,268 @@
+"""The table of approvals, and the statements on it. Times are milliseconds; every move is one guarded UPDATE.
+
+A row is the whole approval as JSON beside the columns that are searched. `version` grows with every change: an UPDATE
+that expects an older one moves nothing, which makes every transition happen at most once, however many replicas try.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    String,
+    Table,
+    Text,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from deployments.errors import GateUnavailable
+from deployments.gate.states import OPEN
+from deployments.ports import (
+    Approval,
+    ApprovalId,
+    ApprovalState,
+    JsonValue,
+    KeyId,
+    ModelId,
+    Proposal,
+    RequestId,
+    Risk,
+    RollbackPlan,
+    SessionId,
+    TenantId,
+    Vote,
+)
+
+MAX_LISTED = 500
+
+_metadata = MetaData()
+_open_states = sorted(state.value for state in OPEN)
+
+_approvals = Table(
+    "approvals",
+    _metadata,
+    Column("approval_id", String(64), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("gate_call_id", String(64), nullable=False, unique=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("approvals_listed", "tenant", "state", "created_ms"),
+    Index("approvals_due", "state", "expires_ms"),
+)
+# At most one open request per call of a session, whoever opens it first.
+Index(
+    "approvals_one_open",
+    _approvals.c.subject,
+    unique=True,
+    sqlite_where=_approvals.c.state.in_(_open_states),
+    postgresql_where=_approvals.c.state.in_(_open_states),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An approval as read, with the version that a change must name."""
+
+    approval: Approval
+    version: int
+
+
+class ApprovalStore:
+    """Approvals in a database. Any failure of it is `GateUnavailable`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def open(self) -> None:
+        """Create the table if it is missing."""
+        async with self._writing() as connection:
+            await connection.run_sync(_metadata.create_all)
+
+    async def ready(self) -> bool:
+        """True when the database answers."""
+        try:
+            async with self._engine.connect() as connection:
+                await connection.execute(select(_approvals.c.approval_id).limit(1))
+        except (SQLAlchemyError, OSError):
+            return False
+        return True
+
+    async def get(self, id_or_call: str) -> Stored | None:
+        """One approval by its own id, or by the id of the call it is about."""
+        query = select(_approvals).where(
+            (_approvals.c.approval_id == id_or_call) | (_approvals.c.gate_call_id == id_or_call)
+        )
+        rows = await self._rows(query.limit(1))
+        return rows[0] if rows else None
+
+    async def open_for(self, subject: str) -> Stored | None:
+        """The open approval of a call of a session, if there is one."""
+        query = select(_approvals).where(_approvals.c.subject == subject, _approvals.c.state.in_(_open_states))
+        rows = await self._rows(query)
+        return rows[0] if rows else None
+
+    async def listed(self, tenant: TenantId | None) -> Sequence[Stored]:
+        """Approvals of a tenant, or of all, newest first; at most 500."""
+        query = select(_approvals).order_by(_approvals.c.created_ms.desc(), _approvals.c.approval_id)
+        if tenant is not None:
+            query = query.where(_approvals.c.tenant == tenant)
+        return await self._rows(query.limit(MAX_LISTED))
+
+    async def due(self, now_ms: int) -> Sequence[Stored]:
+        """Open approvals whose time is over; at most 500."""
+        query = select(_approvals).where(_approvals.c.state.in_(_open_states), _approvals.c.expires_ms <= now_ms)
+        return await self._rows(query.limit(MAX_LISTED))
+
+    @asynccontextmanager
+    async def adding(self, approval: Approval, subject: str) -> AsyncGenerator[bool, None]:
+        """Insert, and commit when the block ends without an error; False when an open one is there already.
+
+        What the block awaits, the audit record, precedes the moment in which anybody can see the row.
+        """
+        async with self._writing() as connection:
+            values = {
+                "approval_id": approval.approval_id,
+                "version": 1,
+                "tenant": approval.proposal.tenant,
+                "gate_call_id": approval.proposal.gate_call_id,
+                "fingerprint": approval.proposal.fingerprint,
+                "subject": subject,
+                "created_ms": approval.created_ms,
+                **_changing(approval),
+            }
+            try:
+                await connection.execute(insert(_approvals).values(**values))
+            except IntegrityError:
+                await connection.rollback()
+                yield False
+                return
+            yield True
+
+    @asynccontextmanager
+    async def moving(self, stored: Stored, after: Approval) -> AsyncGenerator[bool, None]:
+        """Change an approval, and commit when the block ends without an error; False when somebody was faster."""
+        async with self._writing() as connection:
+            moved = await connection.execute(
+                update(_approvals)
+                .where(
+                    _approvals.c.approval_id == stored.approval.approval_id,
+                    _approvals.c.version == stored.version,
+                    _approvals.c.state == stored.approval.state.value,
+                )
+                .values(version=stored.version + 1, **_changing(after))
+            )
+            yield moved.rowcount == 1
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._engine.dispose()
+
+    async def _rows(self, query: "Select[tuple[object, ...]]") -> list[Stored]:
+        try:
+            async with self._engine.connect() as connection:
+                return [_stored(row) for row in await connection.execute(query)]
+        except (SQLAlchemyError, OSError) as error:
+            raise GateUnavailable("The approval store does not answer.") from error
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncGenerator[AsyncConnection, None]:
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError) as error:
+            raise GateUnavailable("The approval store does not answer.") from error
+
+
+def _changing(approval: Approval) -> dict[str, object]:
+    return {
+        "state": approval.state.value,
+        "expires_ms": approval.expires_ms,
+        "body": json.dumps(asdict(approval), ensure_ascii=True, separators=(",", ":")),
+    }
+
+
+def _stored(row: "Row[tuple[object, ...]]") -> Stored:
+    body = cast("dict[str, JsonValue]", json.loads(row.body))
+    return Stored(_approval(body), row.version)
+
+
+def _approval(body: dict[str, JsonValue]) -> Approval:
+    plan = cast("dict[str, JsonValue] | None", body["plan"])
+    votes = cast("list[dict[str, JsonValue]]", body["votes"])
+    return Approval(
+        approval_id=ApprovalId(_text(body, "approval_id")),
+        state=ApprovalState(_text(body, "state")),
+        proposal=_proposal(cast("dict[str, JsonValue]", body["proposal"])),
+        votes_required=_number(body, "votes_required"),
+        votes=tuple(
+            Vote(
+                person=_text(vote, "person"),
+                key_id=KeyId(_text(vote, "key_id")),
+                approve=vote["approve"] is True,
+                reason=_text(vote, "reason"),
+                at_ms=_number(vote, "at_ms"),
+            )
+            for vote in votes
+        ),
+        change_id=_optional(body, "change_id"),
+        plan=None if plan is None else RollbackPlan(tuple(cast("list[str]", plan["steps"])), _text(plan, "verify")),
+        created_ms=_number(body, "created_ms"),
+        expires_ms=_number(body, "expires_ms"),
+    )
+
+
+def _proposal(body: dict[str, JsonValue]) -> Proposal:
+    return Proposal(
+        gate_call_id=_text(body, "gate_call_id"),
+        action_digest=_text(body, "action_digest"),
+        fingerprint=_text(body, "fingerprint"),
+        request_id=RequestId(_text(body, "request_id")),
+        session=SessionId(_text(body, "session")),
+        tenant=TenantId(_text(body, "tenant")),
+        requester_key=KeyId(_text(body, "requester_key")),
+        requester_person=_optional(body, "requester_person"),
+        tool=_text(body, "tool"),
+        arguments=_text(body, "arguments"),
+        display=_text(body, "display"),
+        display_digest=_text(body, "display_digest"),
+        risk=Risk(_text(body, "risk")),
+        reasons=tuple(cast("list[str]", body["reasons"])),
+        policy_digest=_text(body, "policy_digest"),
+        model=ModelId(_text(body, "model")),
+    )
+
+
+def _text(body: dict[str, JsonValue], key: str) -> str:
+    value = body[key]
+    if not isinstance(value, str):
+        raise GateUnavailable("The approval store holds a row that cannot be read.")
+    return value
+
+
+def _optional(body: dict[str, JsonValue], key: str) -> str | None:
+    return None if body[key] is None else _text(body, key)
+
+
+def _number(body: dict[str, JsonValue], key: str) -> int:
+    value = body[key]
+    if not isinstance(value, int):
+        raise GateUnavailable("The approval store holds a row that cannot be read.")
+    return value

@@ -1,0 +1,383 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request, Response
+from typer.testing import CliRunner
+
+from deployments.errors import GatehouseError
+from deployments.gate.bundle import bundle_path
+from deployments.gate.classify import Classifier
+from deployments.gate.display import render
+from deployments.gate.policy import read_policy
+from deployments.gate.shell.reader import ShellReader
+from deployments.ports import (
+    Approval,
+    ApprovalId,
+    ApprovalState,
+    KeyId,
+    ModelId,
+    Proposal,
+    RequestId,
+    Risk,
+    Scope,
+    SessionId,
+    TenantId,
+)
+from serve_app.api.approvals import create_approvals_router
+from serve_app.api.auth import Authorizer
+from serve_app.api.errors import error_response
+from serve_app.cli import approvals as cli
+from tests.fakes_gate import InMemoryApprovals
+from tests.fakes_ledger import InMemoryLedger
+
+CLI = CliRunner()
+PLAN = {"change_id": "CHG-1", "steps": ["recreate it"], "verify": "it is there"}
+ARGUMENTS = '{"command":"kubectl delete namespace staging"}'
+
+
+def proposal(tenant: str = "acme", risk: Risk = Risk.R2, number: int = 1) -> Proposal:
+    display = render(
+        tool="shell", arguments=ARGUMENTS, commands=("kubectl delete namespace staging",), risk=risk,
+        reasons=("k8s.delete: deletes objects of the cluster",), tenant=tenant, requester="ann", session="s1",
+        policy_digest="a" * 64, action_digest="b" * 64,
+    )  # fmt: skip
+    return Proposal(
+        gate_call_id=f"{number:032x}",
+        action_digest="b" * 64,
+        fingerprint=f"{number:064x}",
+        request_id=RequestId("req_1"),
+        session=SessionId("s1"),
+        tenant=TenantId(tenant),
+        requester_key=KeyId("key_of_ann"),
+        requester_person="ann",
+        tool="shell",
+        arguments=ARGUMENTS,
+        display=display.text,
+        display_digest=display.digest,
+        risk=risk,
+        reasons=("k8s.delete: deletes objects of the cluster",),
+        policy_digest="a" * 64,
+        model=ModelId("demo-20b"),
+    )
+
+
+@pytest.fixture
+def approvals() -> InMemoryApprovals:
+    return InMemoryApprovals()
+
+
+@pytest.fixture
+def ledger() -> InMemoryLedger:
+    ledger = InMemoryLedger()
+    ledger.add_key("agent", Scope.INFERENCE)
+    ledger.add_key("bob", Scope.APPROVE, person="bob")
+    ledger.add_key("carol", Scope.APPROVE, person="carol")
+    ledger.add_key("nobody", Scope.APPROVE)
+    ledger.add_key("root", Scope.ADMIN, Scope.APPROVE, tenant="operators", person="root")
+    ledger.add_key("eve", Scope.APPROVE, Scope.INFERENCE, tenant="other", person="eve")
+    ledger.add_key("auditor", Scope.AUDIT_READ)
+    return ledger
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(read_policy(bundle_path("default")), ShellReader(20.0))
+
+
+@pytest.fixture
+def app(ledger: InMemoryLedger, approvals: InMemoryApprovals, classifier: Classifier) -> FastAPI:
+    app = FastAPI()
+    app.include_router(create_approvals_router(Authorizer(ledger), approvals, classifier))
+
+    async def on_error(_: Request, error: Exception) -> Response:
+        return error_response(error)
+
+    app.add_exception_handler(GatehouseError, on_error)
+    return app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gatehouse") as client:
+        yield client
+
+
+@pytest.fixture
+async def held(approvals: InMemoryApprovals) -> Approval:
+    found = await approvals.propose(proposal())
+    assert isinstance(found, Approval)
+    return found
+
+
+def as_(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def ballot(decision: str = "approve", **changes: str) -> dict[str, str]:
+    shown = proposal()
+    return {
+        "decision": decision,
+        "reason": "looks right",
+        "action_digest": shown.action_digest,
+        "display_digest": shown.display_digest,
+        **changes,
+    }
+
+
+async def test_from_held_to_approved(client: httpx.AsyncClient, held: Approval) -> None:
+    path = f"/v1/approvals/{held.approval_id}"
+    (listed,) = (await client.get("/v1/approvals", headers=as_("bob"))).json()["data"]
+    assert (listed["id"], listed["state"]) == (held.approval_id, "NEEDS_PLAN")
+    assert listed["missing"] == "A change id and a rollback plan are needed."
+    assert "kubectl delete namespace staging" in listed["display"]
+    planned = await client.post(f"{path}/plan", headers=as_("agent"), json=PLAN)
+    assert planned.json()["state"] == "PENDING"
+    assert planned.json()["missing"] == "0 of 1 votes: a person other than the requester must approve."
+    voted = await client.post(f"{path}/votes", headers=as_("bob"), json=ballot())
+    assert (voted.status_code, voted.json()["state"]) == (200, "APPROVED")
+    assert voted.json()["votes"][0]["person"] == "bob"
+
+
+async def test_r3_says_that_a_second_person_is_missing(client: httpx.AsyncClient, approvals: InMemoryApprovals) -> None:
+    found = await approvals.propose(proposal(risk=Risk.R3))
+    assert isinstance(found, Approval)
+    path = f"/v1/approvals/{found.approval_id}"
+    await client.post(f"{path}/plan", headers=as_("bob"), json=PLAN)
+    digests = {"display_digest": found.proposal.display_digest}
+    first = (await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(**digests))).json()
+    assert (first["state"], first["missing"]) == ("PENDING", "1 of 2 votes: a second person must approve.")
+    again = await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(**digests))
+    assert again.json()["error"]["code"] == "approval_conflict"
+    second = await client.post(f"{path}/votes", headers=as_("carol"), json=ballot(**digests))
+    assert second.json()["state"] == "APPROVED"
+
+
+async def test_a_plan_goes_to_the_call_as_well(client: httpx.AsyncClient, held: Approval) -> None:
+    path = f"/v1/gate/calls/{held.proposal.gate_call_id}"
+    reply = await client.post(f"{path}/plan", headers=as_("agent"), json=PLAN)
+    assert (reply.json()["id"], reply.json()["state"]) == (held.approval_id, "PENDING")
+
+
+async def test_the_call_shows_once_it_is_approved(client: httpx.AsyncClient, held: Approval) -> None:
+    path = f"/v1/gate/calls/{held.proposal.gate_call_id}"
+    before = (await client.get(path, headers=as_("agent"))).json()
+    assert (before["state"], before["arguments"]) == ("NEEDS_PLAN", None)
+    await client.post(f"{path}/plan", headers=as_("agent"), json=PLAN)
+    await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_("bob"), json=ballot())
+    after = (await client.get(path, headers=as_("agent"))).json()
+    assert (after["state"], after["arguments"]) == ("APPROVED", ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("key", "status"),
+    [("agent", 403), ("auditor", 403), ("nobody", 403), ("eve", 404), ("stranger", 401)],
+)
+async def test_who_may_not_vote(client: httpx.AsyncClient, held: Approval, key: str, status: int) -> None:
+    await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
+    reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_(key), json=ballot())
+    assert reply.status_code == status
+    state = (await client.get(f"/v1/approvals/{held.approval_id}", headers=as_("bob"))).json()["state"]
+    assert state == "PENDING"
+
+
+async def test_the_requester_does_not_vote(client: httpx.AsyncClient, ledger: InMemoryLedger, held: Approval) -> None:
+    ledger.add_key("ann-2", Scope.APPROVE, person="Ann")
+    await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
+    reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_("ann-2"), json=ballot())
+    assert reply.json()["error"]["code"] == "approval_conflict"
+
+
+@pytest.mark.parametrize("field", ["action_digest", "display_digest"])
+async def test_a_vote_echoes_what_was_shown(client: httpx.AsyncClient, held: Approval, field: str) -> None:
+    await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
+    body = ballot(**{field: "0" * 64})
+    reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_("bob"), json=body)
+    assert reply.json()["error"]["code"] == "approval_conflict"
+
+
+async def test_each_tenant_has_its_own_queue(
+    client: httpx.AsyncClient, approvals: InMemoryApprovals, held: Approval
+) -> None:
+    foreign = await approvals.propose(proposal("other", number=2))
+    assert isinstance(foreign, Approval)
+
+    async def queue(key: str) -> set[str]:
+        return {each["id"] for each in (await client.get("/v1/approvals", headers=as_(key))).json()["data"]}
+
+    assert await queue("bob") == {held.approval_id}
+    assert await queue("eve") == {foreign.approval_id}
+    assert await queue("root") == {held.approval_id, foreign.approval_id}
+    for method, suffix, body in (
+        ("GET", "", None), ("POST", "/plan", PLAN), ("POST", "/cancel", {}), ("POST", "/votes", ballot()),
+    ):  # fmt: skip
+        path = f"/v1/approvals/{foreign.approval_id}{suffix}"
+        assert (await client.request(method, path, headers=as_("bob"), json=body)).status_code == 404
+
+
+async def test_the_queue_is_filtered_by_state(client: httpx.AsyncClient, held: Approval) -> None:
+    empty = await client.get("/v1/approvals?state=PENDING", headers=as_("bob"))
+    assert empty.json()["data"] == []
+    found = await client.get("/v1/approvals?state=NEEDS_PLAN", headers=as_("bob"))
+    assert [each["id"] for each in found.json()["data"]] == [held.approval_id]
+
+
+async def test_a_key_without_a_scope_sees_nothing(client: httpx.AsyncClient, held: Approval) -> None:
+    for path in ("/v1/approvals", f"/v1/approvals/{held.approval_id}", f"/v1/gate/calls/{held.approval_id}"):
+        assert (await client.get(path, headers=as_("auditor"))).status_code == 403
+        assert (await client.get(path)).status_code == 401
+
+
+async def test_a_request_can_be_cancelled(client: httpx.AsyncClient, held: Approval) -> None:
+    path = f"/v1/approvals/{held.approval_id}/cancel"
+    reply = await client.post(path, headers=as_("agent"), json={"reason": "no longer needed"})
+    assert reply.json()["state"] == "CANCELLED"
+    assert (await client.post(path, headers=as_("agent"), json={})).json()["error"]["code"] == "approval_conflict"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "body"),
+    [
+        ("plan", {}),
+        ("plan", {**PLAN, "change_id": ""}),
+        ("plan", {**PLAN, "steps": []}),
+        ("plan", {**PLAN, "steps": "one"}),
+        ("plan", {**PLAN, "surprise": 1}),
+        ("votes", ballot("maybe")),
+        ("votes", ballot(action_digest="short")),
+        ("votes", {**ballot(), "person": "somebody else"}),
+        ("votes", {**ballot(), "reason": 1}),
+        ("cancel", {"why": "x"}),
+    ],
+)
+async def test_a_body_that_is_not_exactly_right_is_refused(
+    client: httpx.AsyncClient, held: Approval, suffix: str, body: dict[str, Any]
+) -> None:
+    reply = await client.post(f"/v1/approvals/{held.approval_id}/{suffix}", headers=as_("bob"), json=body)
+    assert reply.status_code == 400
+    assert "somebody else" not in reply.text
+
+
+async def test_the_dry_run_explains_and_changes_nothing(
+    client: httpx.AsyncClient, approvals: InMemoryApprovals
+) -> None:
+    body = {"tool": "shell", "arguments": {"command": "bash -c 'kubectl delete ns prod'"}}
+    found = (await client.post("/v1/gate/classify", headers=as_("agent"), json=body)).json()
+    assert (found["risk"], found["outcome"], found["rules"][0]) == ("R3", "hold", "k8s.delete")
+    assert "kubectl delete ns prod" in found["commands"]
+    assert approvals.found == {}
+    raw = {"tool": "shell", "arguments": '{"command":"ls","command":"rm x"}', "profile": "observe"}
+    assert (await client.post("/v1/gate/classify", headers=as_("agent"), json=raw)).json()["outcome"] == "hold"
+    for bad in ({"tool": "shell"}, {"tool": "shell", "arguments": 1}, {**body, "profile": "none"}):
+        assert (await client.post("/v1/gate/classify", headers=as_("agent"), json=bad)).status_code == 400
+
+
+async def test_a_store_that_is_down_is_said_so(
+    client: httpx.AsyncClient, approvals: InMemoryApprovals, held: Approval
+) -> None:
+    approvals.down = True
+    reply = await client.get(f"/v1/approvals/{held.approval_id}", headers=as_("bob"))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "gate_unavailable")
+
+
+# --- the command line over the same routes ---------------------------------------------------------------------------
+
+
+class LocalClient:
+    """The command line's client with the app in place of a server."""
+
+    key = "bob"
+    app: FastAPI
+
+    def __init__(self) -> None:
+        self.url = "http://gatehouse"
+
+    def request(self, method: str, path: str, body: dict[str, object] | None = None, **params: str) -> Any:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url=self.url) as client:
+                return await client.request(method, path, json=body, params=params or None, headers=as_(self.key))
+
+        reply = asyncio.run(ask())
+        if reply.status_code >= 400:
+            cli.fail(reply.json()["error"]["message"])
+        return reply.json()
+
+
+@pytest.fixture
+def command(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> type[LocalClient]:
+    LocalClient.app, LocalClient.key = app, "bob"
+    monkeypatch.setattr(cli, "ApiClient", LocalClient)
+    return LocalClient
+
+
+@pytest.fixture
+def waiting(approvals: InMemoryApprovals) -> str:
+    now_ms = approvals.clock.now_ms()
+    approval = Approval(
+        approval_id=ApprovalId("apr_1"),
+        state=ApprovalState.NEEDS_PLAN,
+        proposal=proposal(risk=Risk.R3),
+        votes_required=2,
+        votes=(),
+        change_id=None,
+        plan=None,
+        created_ms=now_ms,
+        expires_ms=now_ms + 60_000,
+    )
+    approvals.found[approval.approval_id] = approval
+    return approval.approval_id
+
+
+FLAGS = ["--change-id", "CHG-7", "--rollback", "first", "--rollback", "second", "--verify", "look"]
+
+
+def test_the_command_shows_plans_votes_and_says_what_is_missing(command: type[LocalClient], waiting: str) -> None:
+    first = CLI.invoke(cli.app, ["approve", waiting, *FLAGS])
+    assert first.exit_code == 0, first.output
+    assert "would run:  kubectl delete namespace staging" in first.output
+    assert first.output.endswith(f"{waiting}: PENDING\n1 of 2 votes: a second person must approve.\n")
+    command.key = "carol"
+    second = CLI.invoke(cli.app, ["approve", waiting, "--reason", "agreed"])
+    assert f"{waiting}: APPROVED" in second.output
+    assert "rollback 2: second" in second.output
+
+
+def test_without_a_terminal_the_command_names_the_flags_it_needs(command: type[LocalClient], waiting: str) -> None:
+    found = CLI.invoke(cli.app, ["approve", waiting, "--change-id", "CHG-7"])
+    assert found.exit_code == 1
+    assert "add --rollback, --verify" in found.output
+
+
+def test_the_command_does_not_edit_a_plan(command: type[LocalClient], waiting: str) -> None:
+    planned = CLI.invoke(cli.app, ["plan", waiting, "--change-id", "CHG-7", "--step", "first", "--verify", "look"])
+    assert f"{waiting}: PENDING" in planned.output
+    found = CLI.invoke(cli.app, ["approve", waiting, "--change-id", "CHG-8"])
+    assert found.exit_code == 1
+    assert "not edited" in found.output
+
+
+def test_the_command_does_not_vote_on_a_display_that_was_changed(
+    command: type[LocalClient], waiting: str, approvals: InMemoryApprovals
+) -> None:
+    known = approvals.found[waiting]
+    approvals.found[waiting] = replace(known, proposal=replace(known.proposal, display="harmless\n"))
+    found = CLI.invoke(cli.app, ["approve", waiting, *FLAGS])
+    assert found.exit_code == 1
+    assert "does not match its digest" in found.output
+
+
+def test_the_command_lists_rejects_and_cancels(command: type[LocalClient], waiting: str) -> None:
+    assert waiting in CLI.invoke(cli.app, ["list"]).output
+    rows = CLI.invoke(cli.app, ["list", "--json"]).output.splitlines()
+    assert json.loads(rows[0])["id"] == waiting
+    assert "no requests" in CLI.invoke(cli.app, ["list", "--state", "PENDING"]).output
+    assert json.loads(CLI.invoke(cli.app, ["show", waiting, "--json"]).output)["risk"] == "R3"
+    assert f"{waiting}: REJECTED" in CLI.invoke(cli.app, ["reject", waiting, "--reason", "no"]).output
+    late = CLI.invoke(cli.app, ["cancel", waiting])
+    assert late.exit_code == 1
+    assert "REJECTED" in late.output

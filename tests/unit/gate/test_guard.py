@@ -1,0 +1,359 @@
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from deployments.clock import FixedClock
+from deployments.gate.classify import Classification, Classifier
+from deployments.gate.guard import EARLIER, NO_RECORD, NO_STORE, Guard
+from deployments.gate.policy import Bundle
+from deployments.ports import (
+    AuditEvent,
+    AuditHead,
+    Denied,
+    Digests,
+    GateContext,
+    GateProfile,
+    Held,
+    JsonValue,
+    KeyId,
+    ModelId,
+    Principal,
+    Receipt,
+    Released,
+    RequestId,
+    Risk,
+    RollbackPlan,
+    RouteId,
+    Scope,
+    SessionId,
+    TenantId,
+    ToolCall,
+    Withheld,
+)
+from tests.fakes_audit import InMemoryAudit
+from tests.fakes_gate import InMemoryApprovals
+
+AGENT = Principal(TenantId("acme"), KeyId("key_agent"), "ann", frozenset({Scope.INFERENCE}))
+BOB = Principal(TenantId("acme"), KeyId("key_bob"), "bob", frozenset({Scope.APPROVE}))
+CAROL = Principal(TenantId("acme"), KeyId("key_carol"), "carol", frozenset({Scope.APPROVE}))
+PLAN = RollbackPlan(("recreate it",), "it is there")
+READ = '{"command":"kubectl get pods"}'
+DELETE = '{"command":"kubectl delete namespace staging"}'
+
+
+def context(profile: GateProfile = GateProfile.OPS, tools: frozenset[str] = frozenset({"shell"})) -> GateContext:
+    return GateContext(
+        RequestId("req_1"),
+        replace(AGENT, gate_profile=profile),
+        SessionId("s1"),
+        ModelId("demo-20b"),
+        RouteId("rt_1"),
+        tools,
+    )
+
+
+def call(arguments: str = READ, name: str = "shell", index: int = 0, recovered: bool = False) -> ToolCall:
+    return ToolCall(f"call_{index}", 0, index, name, arguments, recovered)
+
+
+@pytest.fixture
+def audit() -> InMemoryAudit:
+    return InMemoryAudit()
+
+
+@pytest.fixture
+def approvals() -> InMemoryApprovals:
+    return InMemoryApprovals()
+
+
+@pytest.fixture
+def guard(classifier: Classifier, approvals: InMemoryApprovals, audit: InMemoryAudit) -> Guard:
+    return Guard(classifier, approvals, audit, FixedClock(), classify_timeout_s=20.0)
+
+
+async def test_a_read_flows_with_canonical_arguments_and_its_record(guard: Guard, audit: InMemoryAudit) -> None:
+    (verdict,) = await guard.judge(context(), [call('{ "command" : "kubectl get pods" }')])
+    assert isinstance(verdict, Released)
+    assert (verdict.arguments, verdict.risk) == (READ, Risk.R0)
+    assert audit.names() == ["tool_call.proposed", "tool_call.classified", "tool_call.released"]
+    assert verdict.receipt.index == 2
+    assert audit.events[0].principal == "key_agent"
+
+
+async def test_no_record_holds_an_argument_in_clear(guard: Guard, audit: InMemoryAudit) -> None:
+    await guard.judge(context(), [call('{"command":"curl http://hunter2.example/"}')])
+    await guard.judge(context(), [call('{"command":"hunter2 --flag"}')])
+    assert audit.events
+    assert "hunter2" not in repr(audit.events)
+
+
+async def test_a_dangerous_call_is_held_for_a_plan_and_a_vote(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    (verdict,) = await guard.judge(context(), [call(DELETE)])
+    assert isinstance(verdict, Held)
+    assert (verdict.risk, verdict.plan_required) == (Risk.R2, True)
+    assert audit.names() == ["tool_call.proposed", "tool_call.classified", "tool_call.held"]
+    proposal = approvals.proposals[0]
+    assert "would run:  kubectl delete namespace staging" in proposal.display
+    assert proposal.requester_person == "ann"
+
+
+async def approve(approvals: InMemoryApprovals, *voters: Principal) -> None:
+    approval = next(iter(approvals.found.values()))
+    await approvals.plan(BOB, approval.approval_id, "CHG-1", PLAN)
+    seen = Digests(approval.proposal.action_digest, approval.proposal.display_digest)
+    for voter in voters:
+        await approvals.vote(voter, approval.approval_id, seen, True, "")
+
+
+async def test_an_approved_call_flows_once_when_it_is_emitted_again(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    await guard.judge(context(), [call(DELETE)])
+    await approve(approvals, BOB)
+    (verdict,) = await guard.judge(context(), [call(DELETE)])
+    assert isinstance(verdict, Released)
+    record = audit.named("tool_call.released")[0].data
+    assert (record["approval_id"], record["change_id"]) == ("apr_1", "CHG-1")
+    (again,) = await guard.judge(context(), [call(DELETE)])
+    assert isinstance(again, Held)
+    assert again.approval_id != "apr_1"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"arguments": '{"command":"kubectl delete namespace  staging"}'},
+        {"arguments": '{"command":"kubectl delete namespace dev"}'},
+    ],
+)
+async def test_an_approval_covers_no_other_call(
+    guard: Guard, approvals: InMemoryApprovals, changed: dict[str, str]
+) -> None:
+    await guard.judge(context(), [call(DELETE)])
+    await approve(approvals, BOB)
+    (verdict,) = await guard.judge(context(), [replace(call(DELETE), **changed)])
+    assert isinstance(verdict, Held)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"session": SessionId("s2")},
+        {"principal": replace(AGENT, key_id=KeyId("key_other"))},
+        {"principal": replace(AGENT, tenant=TenantId("other"))},
+    ],
+)
+async def test_an_approval_covers_no_other_session_key_or_tenant(
+    guard: Guard, approvals: InMemoryApprovals, change: dict[str, object]
+) -> None:
+    await guard.judge(context(), [call(DELETE)])
+    await approve(approvals, BOB)
+    (verdict,) = await guard.judge(replace(context(), **change), [call(DELETE)])
+    assert isinstance(verdict, Held)
+
+
+async def test_two_people_are_needed_for_r3(guard: Guard, approvals: InMemoryApprovals) -> None:
+    delete = call('{"command":"kubectl delete namespace prod"}')
+    (first,) = await guard.judge(context(), [delete])
+    assert isinstance(first, Held)
+    assert first.risk is Risk.R3
+    await approve(approvals, BOB)
+    (second,) = await guard.judge(context(), [delete])
+    assert isinstance(second, Held)
+    assert second.plan_required is False
+    seen = Digests(approvals.proposals[0].action_digest, approvals.proposals[0].display_digest)
+    await approvals.vote(CAROL, first.approval_id, seen, True, "")
+    (third,) = await guard.judge(context(), [delete])
+    assert isinstance(third, Released)
+
+
+async def test_a_tool_that_was_not_offered_is_refused(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    for profile in GateProfile:
+        (verdict,) = await guard.judge(context(profile), [call(READ, name="bash")])
+        assert isinstance(verdict, Denied)
+    assert set(audit.names()) == {"tool_call.proposed", "tool_call.classified", "tool_call.denied"}
+    assert approvals.proposals == []
+
+
+async def test_an_offered_tool_that_the_policy_does_not_know_is_held(guard: Guard) -> None:
+    (verdict,) = await guard.judge(context(tools=frozenset({"teleport"})), [call("{}", name="teleport")])
+    assert isinstance(verdict, Held)
+    assert verdict.risk is Risk.R2
+
+
+async def test_a_forbidden_call_is_denied_under_every_profile(guard: Guard, approvals: InMemoryApprovals) -> None:
+    metadata = call('{"command":"curl http://169.254.169.254/latest"}')
+    for profile in GateProfile:
+        (verdict,) = await guard.judge(context(profile), [metadata])
+        assert isinstance(verdict, Denied)
+        assert verdict.risk is Risk.FORBIDDEN
+    assert approvals.proposals == []
+
+
+async def test_after_the_first_held_call_none_is_released(guard: Guard, audit: InMemoryAudit) -> None:
+    calls = [call(READ, index=0), call(DELETE, index=1), call(READ, index=2), call(DELETE, index=3)]
+    verdicts = await guard.judge(context(), calls)
+    assert [type(verdict) for verdict in verdicts] == [Released, Held, Withheld, Withheld]
+    assert [verdict.call.index for verdict in verdicts] == [0, 1, 2, 3]
+    assert isinstance(verdicts[2], Withheld)
+    assert verdicts[2].reason == EARLIER
+    assert audit.names()[-4:] == [
+        "tool_call.released", "tool_call.held", "tool_call.withheld", "tool_call.withheld",
+    ]  # fmt: skip
+
+
+async def test_only_the_first_held_call_opens_a_request(guard: Guard, approvals: InMemoryApprovals) -> None:
+    await guard.judge(context(), [call(DELETE, index=0), call('{"command":"rm x"}', index=1)])
+    assert len(approvals.proposals) == 1
+
+
+@pytest.mark.parametrize("arguments", ["{", '{"command":"ls","command":"rm x"}', '{"command":"ls\\u0000"}', "[]", ""])
+async def test_arguments_without_a_canonical_form_are_withheld(
+    guard: Guard, audit: InMemoryAudit, arguments: str
+) -> None:
+    for profile in GateProfile:
+        (verdict,) = await guard.judge(context(profile), [call(arguments)])
+        assert isinstance(verdict, Withheld)
+    assert audit.names()[-1] == "tool_call.withheld"
+
+
+async def test_a_recovered_call_is_never_below_r2(guard: Guard) -> None:
+    (verdict,) = await guard.judge(context(), [call(READ, recovered=True)])
+    assert isinstance(verdict, Held)
+    assert verdict.risk is Risk.R2
+
+
+async def test_observe_releases_and_records_the_class(guard: Guard, audit: InMemoryAudit) -> None:
+    (verdict,) = await guard.judge(context(GateProfile.OBSERVE), [call(DELETE)])
+    assert isinstance(verdict, Released)
+    assert verdict.risk is Risk.R2
+    assert audit.named("tool_call.classified")[0].data["risk"] == "R2"
+
+
+async def test_coding_releases_workspace_work_under_its_standing_plan(guard: Guard, audit: InMemoryAudit) -> None:
+    (verdict,) = await guard.judge(context(GateProfile.CODING), [call('{"command":"pytest -q"}')])
+    assert isinstance(verdict, Released)
+    record = audit.named("tool_call.released")[0].data
+    assert record["standing_plan"] == record["change_id"] == "standing-workspace-1"
+    assert record["rollback_digest"]
+
+
+async def test_without_the_log_no_call_of_any_class_leaves(guard: Guard, audit: InMemoryAudit) -> None:
+    audit.down = True
+    verdicts = await guard.judge(context(), [call(READ), call(DELETE)])
+    assert verdicts == [Withheld(call(READ), NO_RECORD), Withheld(call(DELETE), NO_RECORD)]
+
+
+class ForgetfulAudit(InMemoryAudit):
+    """Acknowledges a number of appends, then nothing."""
+
+    def __init__(self, appends: int) -> None:
+        super().__init__()
+        self.left = appends
+
+    async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
+        if self.left == 0:
+            self.down = True
+        self.left -= 1
+        return await super().append(events)
+
+
+@pytest.mark.parametrize("appends", [0, 1])
+async def test_a_log_that_fails_half_way_releases_nothing(
+    classifier: Classifier, approvals: InMemoryApprovals, appends: int
+) -> None:
+    whole = Guard(classifier, approvals, InMemoryAudit(), FixedClock(), classify_timeout_s=20.0)
+    await whole.judge(context(), [call(DELETE)])
+    await approve(approvals, BOB)
+    failing = Guard(classifier, approvals, ForgetfulAudit(appends), FixedClock(), classify_timeout_s=20.0)
+    (verdict,) = await failing.judge(context(), [call(DELETE)])
+    assert verdict == Withheld(call(DELETE), NO_RECORD)
+
+
+class SilentAudit:
+    """Never answers."""
+
+    async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
+        await asyncio.Event().wait()
+        return ()
+
+    async def head(self) -> AuditHead:
+        return AuditHead(0, "")
+
+
+async def test_a_log_that_does_not_answer_releases_nothing(classifier: Classifier) -> None:
+    guard = Guard(classifier, InMemoryApprovals(), SilentAudit(), FixedClock(), 0.05, classify_timeout_s=20.0)
+    (verdict,) = await guard.judge(context(), [call(READ)])
+    assert verdict == Withheld(call(READ), NO_RECORD)
+
+
+async def test_without_the_store_only_reads_flow(guard: Guard, approvals: InMemoryApprovals) -> None:
+    approvals.down = True
+    verdicts = await guard.judge(context(), [call(READ), call(DELETE)])
+    assert isinstance(verdicts[0], Released)
+    assert verdicts[1] == Withheld(call(DELETE), NO_STORE)
+    (r1,) = await guard.judge(context(), [call('{"command":"terraform plan"}')])
+    assert r1 == Withheld(call('{"command":"terraform plan"}'), NO_STORE)
+
+
+class BrokenClassifier(Classifier):
+    """A classifier with a bug."""
+
+    def _findings(self, *args: object) -> list[object]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise ZeroDivisionError
+
+
+class StuckClassifier(Classifier):
+    """A classifier that takes longer than the guard waits: until it is told to go on."""
+
+    go_on = threading.Event()
+
+    def classify(
+        self,
+        tool: str,
+        arguments: str | Mapping[str, JsonValue],
+        profile: GateProfile = GateProfile.OPS,
+        floor: Risk = Risk.R0,
+    ) -> Classification:
+        self.go_on.wait(10)
+        return super().classify(tool, arguments, profile, floor)
+
+
+async def test_an_error_of_the_classifier_raises_the_class(bundle: Bundle) -> None:
+    broken = BrokenClassifier(bundle)
+    guard = Guard(broken, InMemoryApprovals(), InMemoryAudit(), FixedClock(), classify_timeout_s=20.0)
+    (verdict,) = await guard.judge(context(), [call(READ)])
+    assert isinstance(verdict, Held)
+    assert verdict.risk is Risk.R2
+
+
+async def test_a_classifier_that_takes_too_long_raises_the_class(bundle: Bundle) -> None:
+    stuck = StuckClassifier(bundle)
+    guard = Guard(stuck, InMemoryApprovals(), InMemoryAudit(), FixedClock(), classify_timeout_s=0.05)
+    try:
+        (verdict,) = await guard.judge(context(), [call(READ)])
+    finally:
+        stuck.go_on.set()
+    assert isinstance(verdict, Held)
+    assert (verdict.risk, verdict.reasons[0]) == (
+        Risk.R2, "classifier.error: the classifier did not answer in time",
+    )  # fmt: skip
+
+
+async def test_names_from_the_model_cannot_break_the_record(guard: Guard, audit: InMemoryAudit) -> None:
+    odd = "x" * 5000 + "\ud800\x00"
+    (verdict,) = await guard.judge(context(tools=frozenset({odd})), [replace(call("{}"), name=odd, call_id=odd)])
+    assert isinstance(verdict, Held | Withheld)
+    assert audit.names()[-1] in {"tool_call.held", "tool_call.withheld"}
+
+
+async def test_no_calls_no_records(guard: Guard, audit: InMemoryAudit) -> None:
+    assert list(await guard.judge(context(), [])) == []
+    assert audit.events == []
