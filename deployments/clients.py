@@ -14,7 +14,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from deployments.errors import (
-    AuditUnavailable,
+    AuditInDoubt,
     EngineFailed,
     EngineOverloaded,
     EngineTimeout,
@@ -237,9 +237,9 @@ class ApprovalsClient(_Client):
 
 
 class AuditClient(_Client):
-    """`ports.Audit` over a handle."""
+    """`ports.Audit` over a handle. The sink's own refusals are certain; silence leaves the record in doubt."""
 
-    down = AuditUnavailable
+    down = AuditInDoubt
     what = "The audit sink"
 
     async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:

@@ -15,6 +15,7 @@ GatehouseError                   code, public_message: safe for a client
 |- EngineFailed                  the engine died or answered nonsense
 |- EngineTimeout                 our deadline passed
 |- AuditUnavailable              no durable record, hence no tool call
+|   |- AuditInDoubt               no answer: the record may be on disk
 |   `- AuditRefused              the log will never take this event: do not offer it again
 |- GateUnavailable               no approval store, hence no call above R0
 `- ApprovalConflict              expired, used, changed, or voted on by the wrong person
@@ -152,6 +153,10 @@ class AuditRefused(AuditUnavailable):
     """
 
     code = "audit_refused"
+
+
+class AuditInDoubt(AuditUnavailable):
+    """No answer came: the record may or may not be on disk. Nobody may act as if it were, or as if it were not."""
 
 
 class GateUnavailable(GatehouseError):

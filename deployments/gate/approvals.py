@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from deployments.clock import Clock
-from deployments.errors import ApprovalConflict, AuditUnavailable, GateUnavailable
+from deployments.errors import ApprovalConflict, AuditInDoubt, AuditUnavailable, GateUnavailable
 from deployments.gate import states
 from deployments.gate.binding import plan_digest, subject_digest
 from deployments.gate.display import escaped
@@ -206,10 +206,9 @@ class ApprovalDesk:
             "risk": approval.proposal.risk.value,
             "policy_digest": proposal.policy_digest,
         }
-        async with self._store.moving(stored, after) as moved:
-            if moved:
-                await self._record([self._event(after, "permit.consumed", proposal.requester_key, fields)])
-        if not moved:
+        if not await self._apply(
+            stored, after, [self._event(after, "permit.consumed", proposal.requester_key, fields)]
+        ):
             return None
         return Permit(
             approval_id=approval.approval_id,
@@ -238,21 +237,36 @@ class ApprovalDesk:
     async def _end(self, stored: Stored, state: ApprovalState) -> None:
         """Move to a state in which nothing can be released."""
         after = replace(stored.approval, state=state)
-        async with self._store.moving(stored, after) as moved:
-            if moved:
-                await self._record([self._event(after, _ENDED[state], SYSTEM, {})])
+        await self._apply(stored, after, [self._event(after, _ENDED[state], SYSTEM, {})])
 
     async def _move(self, stored: Stored, after: Approval, events: Sequence[AuditEvent]) -> Approval:
         if after.state is not stored.approval.state and after.state not in states.NEXT[stored.approval.state]:
             raise ApprovalConflict(
                 f"A request that is {stored.approval.state.value} cannot become {after.state.value}."
             )
-        async with self._store.moving(stored, after) as moved:
-            if moved:
-                await self._record(events)
-        if not moved:
+        if not await self._apply(stored, after, events):
             raise ApprovalConflict("The request has just been changed by somebody else: look at it again.")
         return after
+
+    async def _apply(self, stored: Stored, after: Approval, events: Sequence[AuditEvent]) -> bool:
+        """Make a move whose records are durable first; False when somebody was faster.
+
+        Without an acknowledgement nothing changes, with one exception. When the log may hold the record of a final
+        state, the state stays final: a permit that may be recorded as consumed must not be consumed again, and the log
+        would contradict whatever happened next. The caller still gets the error, so nothing is released.
+        """
+        doubt: AuditInDoubt | None = None
+        async with self._store.moving(stored, after) as moved:
+            if moved:
+                try:
+                    await self._record(events)
+                except AuditInDoubt as error:
+                    if after.state in states.OPEN:
+                        raise
+                    doubt = error
+        if doubt is not None:
+            raise doubt
+        return moved
 
     async def _sweep(self, now_ms: int) -> None:
         """Record what has expired. Reading goes on without the log: `as_of` shows the truth either way."""
@@ -270,7 +284,7 @@ class ApprovalDesk:
             async with asyncio.timeout(self._settings.audit_timeout_s):
                 await self._audit.append(events)
         except TimeoutError:
-            raise AuditUnavailable("The audit log did not acknowledge in time; nothing was changed.") from None
+            raise AuditInDoubt("The audit log did not acknowledge in time; nothing is released.") from None
 
     def _event(self, approval: Approval, name: str, principal: str, data: Mapping[str, JsonValue]) -> AuditEvent:
         proposal = approval.proposal

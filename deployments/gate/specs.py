@@ -54,8 +54,8 @@ class NodeSpec(Strict):
     `flags` are accepted here, `inherited` here and in every subcommand. `args` are the roles of the positional words;
     a trailing `*` repeats the last one. `targets` are the kinds whose default target applies when no word names one.
     `any_words` says that no word whatsoever makes this command dangerous, so that words that are only known when it
-    runs are acceptable. `requires` lists flags one of which must be present. With one of `drops_first` the first role of
-    `args` is not there: `grep -e PATTERN FILE`.
+    runs are acceptable. `requires` lists flags one of which must be present. With one of `drops_first` the first role
+    of `args` is not there: `grep -e PATTERN FILE`.
     """
 
     flags: tuple[str, ...] = ()

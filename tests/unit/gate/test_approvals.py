@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deployments.clock import FixedClock
-from deployments.errors import ApprovalConflict, AuditUnavailable, Forbidden, GateUnavailable, NotFound
+from deployments.errors import ApprovalConflict, AuditInDoubt, AuditUnavailable, Forbidden, GateUnavailable, NotFound
 from deployments.gate import states
 from deployments.gate.approvals import ApprovalDesk
 from deployments.gate.binding import ActionBinding
@@ -392,6 +392,38 @@ async def test_without_a_record_nothing_moves(at: Desk) -> None:
     assert await at.state(approval) is ApprovalState.APPROVED
     at.audit.down = False
     assert isinstance(await at.desk.propose(proposal(2)), Permit)
+
+
+class LostAnswers(InMemoryAudit):
+    """Writes the record, and the acknowledgement is lost."""
+
+    lose = False
+
+    async def append(self, events):
+        receipts = await super().append(events)
+        if self.lose:
+            raise AuditInDoubt("no answer")
+        return receipts
+
+
+async def test_a_permit_that_may_be_recorded_as_consumed_is_spent(tmp_path: Path) -> None:
+    audit = LostAnswers()
+    store = ApprovalStore(open_store(sqlite_url(tmp_path / "gate.db")))
+    await store.open()
+    desk = ApprovalDesk(store, audit, FixedClock(), GateSettings(), POLICY)
+    opened = await desk.propose(proposal())
+    assert isinstance(opened, Approval)
+    await desk.plan(AGENT, opened.approval_id, "CHG-1", PLAN)
+    await desk.vote(BOB, opened.approval_id, seen(opened), True, "")
+    audit.lose = True
+    with pytest.raises(AuditInDoubt):  # nothing is released
+        await desk.propose(proposal(2))
+    audit.lose = False
+    again = await desk.propose(proposal(3))
+    assert isinstance(again, Approval), "the old permit must not be consumed twice"
+    assert again.approval_id != opened.approval_id
+    assert len(audit.named("permit.consumed")) == 1
+    await store.close()
 
 
 async def test_a_hundred_calls_at_once_consume_one_permit(at: Desk, tmp_path: Path) -> None:
