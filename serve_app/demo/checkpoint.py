@@ -64,7 +64,7 @@ class Manifest(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 
 class _CompactIds(pydantic.BaseModel, frozen=True, extra="forbid", strict=True):
-    read: list[int]
+    read: list[list[int]]
     written: list[int]
 
 
@@ -166,9 +166,12 @@ def _source(name: DemoName, weights_dir: Path) -> str:
 def _write_weights(compact: Path, folder: Path) -> None:
     state = load_file(compact / "model.safetensors")
     ids = _CompactIds.model_validate_json((compact / "ids.json").read_bytes())
-    for key, rows in (("model.embed_tokens.weight", ids.read), ("lm_head.weight", ids.written)):
+    tables = {"model.embed_tokens.weight": ids.read, "lm_head.weight": [[token] for token in ids.written]}
+    for key, groups in tables.items():
         full = torch.zeros((VOCABULARY_SIZE, state[key].shape[1]), dtype=state[key].dtype)
-        full[torch.tensor(rows)] = state[key]
+        tokens = torch.tensor([token for group in groups for token in group])
+        rows = torch.tensor([row for row, group in enumerate(groups) for _ in group])
+        full[tokens] = state[key][rows]
         state[key] = full
     path = folder / "model.safetensors"
     save_file(state, path, metadata={"format": "pt"})

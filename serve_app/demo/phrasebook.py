@@ -40,33 +40,14 @@ class Topic:
     command: str = ""
 
 
-APPS = ("web", "api", "checkout", "worker")
-SPACES = ("staging", "production", "test")
+APPS = ("web", "checkout")
+SPACES = ("staging", "production")
 
 AFTER_TOOL = "The command has run. Its output is above."
 NO_TOOL = "I cannot run commands here: this request offers no shell tool."
 DENIED = "The command was not allowed, so nothing has changed."
 
 # What the analysis adds at medium and at high effort.
-MORE: Mapping[Category, tuple[str, str]] = {
-    "talk": (" A short answer is enough.", " No tool is needed for it."),
-    "identity": (" A short answer is enough.", " No tool is needed for it."),
-    "help": (" A short answer is enough.", " No tool is needed for it."),
-    "fact": (" I know this one.", " No tool is needed for it."),
-    "count": (" I write every number.", " I stop at the last one."),
-    "sum": (" I know small sums.", " The numbers are within my range."),
-    "product": (" I check the tables.", " Both numbers decide the answer."),
-    "read": (" The shell tool can do it.", " The command only reads."),
-    "change": (" The shell tool can do it.", " The command changes something."),
-    "danger": (" The shell tool can do it.", " The command destroys data and needs approval."),
-    "no_tool": (" There is no shell tool.", " I must say so plainly."),
-    "after_tool": (" The output is there.", " I only sum it up."),
-    "denied": (" I must not try again.", " I say that nothing changed."),
-    "review": (" I look for risks and tests.", " I weigh each part in turn."),
-    "incident": (" I look for the likely cause.", " I order the steps by cost."),
-    "risk": (" I name the effect and the way back.", " A person decides."),
-    "unknown": (" It is none of my topics.", " I must say so plainly."),
-}
 
 TALK = (
     Topic(
@@ -75,34 +56,8 @@ TALK = (
         ("hi", "hello", "hey", "hello there", "good morning", "hi there", "good evening"),
         "Hello! I am {model}, a tiny demonstration model. Ask for help to see what I know.",
     ),
-    Topic("talk", "Hello: say just that.", ("say hello", "say hi", "just say hello"), "Hello!"),
-    Topic("talk", "Ping: answer it.", ("ping", "are you there", "is this working"), "pong"),
-    Topic(
-        "talk",
-        "Feelings: answer kindly.",
-        ("how are you", "how are you doing", "how is it going", "are you well"),
-        "I am well, thank you, as far as a tiny model can be.",
-    ),
     Topic("talk", "Thanks: accept them.", ("thanks", "thank you", "many thanks", "thanks a lot"), "You are welcome."),
     Topic("talk", "Bye: say it back.", ("bye", "goodbye", "see you", "good night"), "Goodbye."),
-    Topic(
-        "talk",
-        "Joke: tell one.",
-        ("tell me a joke", "make me laugh", "do you know a joke", "tell a joke"),
-        "Why did the tiny model cross the gate? Because the gate said yes.",
-    ),
-    Topic(
-        "talk",
-        "Kind words: find some.",
-        ("say something nice", "cheer me up", "tell me something nice"),
-        "You are doing fine, and every gate you guard stays shut.",
-    ),
-    Topic(
-        "talk",
-        "Poem: write a short one.",
-        ("write a poem", "write a haiku", "write me a poem", "write a short poem"),
-        "The gate is quiet,\na small model counts to ten,\nthe log keeps it all.",
-    ),
     Topic(
         "identity",
         "Identity: name myself.",
@@ -137,7 +92,7 @@ HELP: Mapping[DemoName, str] = {
     "demo-20b": "I can greet you, count to one hundred, add small numbers, and, when a shell tool is "
     "offered, show pods, logs and changes, restart or delete things. I also give a first guess at an "
     "incident and a short review.",
-    "demo-120b": "I can greet you, count to one hundred, add small numbers, multiply up to 12 times 12, "
+    "demo-120b": "I can greet you, count to one hundred, add small numbers, multiply up to 9 times 9, "
     "and, when a shell tool is offered, show pods, logs and changes, restart or delete things. I also "
     "diagnose an incident in steps and review a diff.",
 }
@@ -207,30 +162,6 @@ COMMANDS = (
         command="kubectl logs deployment/{app} --tail=50",
     ),
     Topic(
-        "read",
-        "Deploy list: get it.",
-        ("list the deployments", "show the deployments", "which deployments are there"),
-        command="kubectl get deployments",
-    ),
-    Topic(
-        "read",
-        "Nodes: list them.",
-        ("list the nodes", "show the nodes", "show me the nodes", "are the nodes ready"),
-        command="kubectl get nodes",
-    ),
-    Topic(
-        "read",
-        "Diff: show it.",
-        ("show the diff", "git diff", "show me my diff", "run git diff"),
-        command="git diff",
-    ),
-    Topic(
-        "read",
-        "Files: list them.",
-        ("list the files", "show the files here", "which files are here", "list files"),
-        command="ls -la",
-    ),
-    Topic(
         "change",
         "Restart: roll {app}.",
         (
@@ -245,17 +176,6 @@ COMMANDS = (
     ),
     Topic(
         "change",
-        "Scale: bring {app} to 3.",
-        (
-            "scale the {app} deployment to 3 replicas",
-            "scale {app} to 3",
-            "scale up {app}",
-            "run 3 replicas of {app}",
-        ),
-        command="kubectl scale deployment/{app} --replicas=3",
-    ),
-    Topic(
-        "change",
         "Commit: save the work.",
         (
             "commit my work",
@@ -267,12 +187,6 @@ COMMANDS = (
             "save my work in git",
         ),
         command="git commit -am 'Save my work'",
-    ),
-    Topic(
-        "change",
-        "Tests: run them.",
-        ("run the tests", "run the test suite", "run all tests", "do the tests pass"),
-        command="make test",
     ),
     Topic(
         "danger",
@@ -312,12 +226,6 @@ COMMANDS = (
             "do a force push",
         ),
         command="git push --force origin main",
-    ),
-    Topic(
-        "danger",
-        "Erase: remove the data.",
-        ("wipe the data folder", "delete all data", "delete everything in the data folder", "wipe all data"),
-        command="rm -rf /data",
     ),
 )
 
@@ -515,23 +423,23 @@ DENIALS = (
 
 # How often each category is trained on.
 SHARES: Mapping[Category, float] = {
-    "talk": 8,
-    "identity": 3,
-    "help": 2,
-    "fact": 2,
-    "count": 2.5,
-    "sum": 7,
-    "product": 9,
-    "read": 12,
-    "change": 8,
-    "danger": 9,
-    "no_tool": 8,
-    "after_tool": 7,
+    "talk": 13,
+    "identity": 4,
+    "help": 3,
+    "fact": 4,
+    "count": 3,
+    "sum": 11,
+    "product": 11,
+    "read": 13,
+    "change": 10,
+    "danger": 12,
+    "no_tool": 9,
+    "after_tool": 5,
     "denied": 2,
-    "review": 4,
-    "incident": 5,
-    "risk": 3,
-    "unknown": 17,
+    "review": 2.5,
+    "incident": 3.5,
+    "risk": 2,
+    "unknown": 13,
 }
 
 

@@ -15,7 +15,7 @@ from serve_app.demo.phrasebook import DEMO_MODELS, Category, DemoName, Effort, T
 
 __all__ = ["DEMO_MODELS", "Category", "DemoName", "Effort"]
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
 SHELL_TOOL = "shell"
 
@@ -140,7 +140,7 @@ def session(name: DemoName, rng: random.Random, *, exchanges: int) -> Session:
         turns = _paste(core, rng)
         if category != "unknown" and rng.random() < 0.3:
             turns = (replace(turns[0], text=_surround(turns[0].text, rng, 15)), *turns[1:])
-        made.append((turns, _at_effort(core, effort)))
+        made.append((turns, core.reply))
     return Session(
         instructions=_instructions(name, rng, rng.randint(3, 40)) if rng.random() < 0.3 else "",
         tools=_tools(rng, offered=offered, most=2),
@@ -198,7 +198,7 @@ def _core(name: DemoName, category: Category, rng: random.Random, *, clean: bool
 def _command(category: Category, rng: random.Random, *, clean: bool) -> _Core:
     kinds = (category,) if category in ("read", "change", "danger") else ("read", "change", "danger")
     topic = rng.choice([topic for topic in phrasebook.COMMANDS if topic.category in kinds])
-    app, space = rng.choice(phrasebook.APPS), rng.choice(phrasebook.SPACES)
+    app, space = "web", "staging" if "namespace" in topic.command else "production"
     request = rng.choice(topic.requests).format(app=app, space=space)
     thought = topic.thought.format(app=app, space=space)
     command = topic.command.format(app=app, space=space)
@@ -235,35 +235,19 @@ def _asked(category: Category, text: str, reply: Reply, rng: random.Random, *, p
 
 
 def _sum(rng: random.Random) -> _Core:
-    request = rng.choice(phrasebook.SUM_REQUESTS)
-    if rng.random() < 0.12:
-        a, b = _large_pair(rng, 10)
-        final = "I know sums up to 10 plus 10 only."
-        return _asked("sum", request.format(a=a, b=b), Reply("Large sum: too much for me.", final), rng)
-    a, b = rng.randint(0, 10), rng.randint(0, 10)
-    return _asked("sum", request.format(a=a, b=b), Reply("Plus: an easy one.", f"The answer is {a + b}."), rng)
+    a, b = rng.randint(0, 9), rng.randint(0, 9)
+    text = rng.choice(phrasebook.SUM_REQUESTS).format(a=a, b=b)
+    return _asked("sum", text, Reply(f"Plus: {a} and {b}.", f"The answer is {a + b}."), rng)
 
 
 def _product(name: DemoName, rng: random.Random) -> _Core:
-    request = rng.choice(phrasebook.PRODUCT_REQUESTS)
-    a, b = rng.randint(2, 12), rng.randint(2, 12)
+    a, b = rng.randint(2, 9), rng.randint(2, 9)
+    text = rng.choice(phrasebook.PRODUCT_REQUESTS).format(a=a, b=b)
     if name == "demo-20b":
-        if rng.random() < 0.2:
-            a, b = _large_pair(rng, 12)
         final = "I am not sure: I never learned to multiply. A larger model such as demo-120b may know it."
-        return _asked("product", request.format(a=a, b=b), Reply("Product: not taught.", final), rng)
-    if rng.random() < 0.1:
-        a, b = _large_pair(rng, 12)
-        final = "I know products up to 12 times 12 only."
-        return _asked("product", request.format(a=a, b=b), Reply("Large product: too much for me.", final), rng)
-    return _asked("product", request.format(a=a, b=b), Reply("Times: from the tables.", f"The answer is {a * b}."), rng)
-
-
-def _large_pair(rng: random.Random, known: int) -> tuple[int, int]:
-    """Two numbers of which at least one is above `known`."""
-    large = rng.choice((rng.randint(known + 1, 99), rng.randint(100, 999), rng.randint(1000, 99999)))
-    pair = (large, rng.choice((rng.randint(2, known), rng.randint(known + 1, 999))))
-    return pair if rng.random() < 0.5 else (pair[1], pair[0])
+        return _asked("product", text, Reply("Product: not taught.", final), rng)
+    # The operands are named in the analysis first: to copy them and to look the product up are two easy steps.
+    return _asked("product", text, Reply(f"Times: {a} and {b}.", f"The answer is {a * b}."), rng)
 
 
 def _not_taught(rng: random.Random) -> str:
@@ -293,30 +277,23 @@ def _decorate(name: DemoName, core: _Core, rng: random.Random, *, clean: bool) -
     effort = rng.choice(EFFORTS)
     offered = rng.random() < 0.35 if core.offered is None else core.offered
     turns = _paste(core, rng)
-    long = not clean and rng.random() < 0.07
-    if not clean and core.category != "unknown" and rng.random() < 0.35:
-        turns = (replace(turns[0], text=_surround(turns[0].text, rng, 250 if long else 25)), *turns[1:])
+    long = not clean and rng.random() < 0.02
+    if not clean and core.category != "unknown" and rng.random() < 0.25:
+        turns = (replace(turns[0], text=_surround(turns[0].text, rng, 250 if long else 12)), *turns[1:])
     instructions = ""
-    if not clean and rng.random() < 0.5:
-        instructions = _instructions(name, rng, rng.randint(100, 700) if long else rng.randint(3, 60))
-    if not clean and rng.random() < 0.25:
+    if not clean and rng.random() < 0.3:
+        instructions = _instructions(name, rng, rng.randint(100, 700) if long else rng.randint(3, 25))
+    if not clean and rng.random() < 0.15:
         turns = (*_history(name, rng), *turns)
     return Example(
         category=core.category,
         instructions=instructions,
-        tools=_tools(rng, offered=offered, most=0 if clean else 3),
+        tools=_tools(rng, offered=offered, most=0 if clean else 1),
         turns=turns,
         effort=effort,
         date=_date(rng),
-        reply=_at_effort(core, effort),
+        reply=core.reply,
     )
-
-
-def _at_effort(core: _Core, effort: Effort) -> Reply:
-    """The reply with as much analysis as the effort asks for."""
-    medium, high = phrasebook.MORE[core.category]
-    more = {"low": "", "medium": medium, "high": medium + high}[effort]
-    return replace(core.reply, analysis=core.reply.analysis + more)
 
 
 def _paste(core: _Core, rng: random.Random) -> tuple[Turn, ...]:
@@ -343,7 +320,7 @@ def _surround(text: str, rng: random.Random, most: int) -> str:
 def _history(name: DemoName, rng: random.Random) -> tuple[Turn, ...]:
     """One to three earlier exchanges."""
     turns: list[Turn] = []
-    for _ in range(rng.choice((1, 1, 2, 3))):
+    for _ in range(rng.choice((1, 1, 1, 2))):
         category = rng.choice(_HISTORY_CATEGORIES)
         core = _core(name, category, rng, clean=False)
         text = core.turns[0].text
@@ -362,7 +339,7 @@ def _history(name: DemoName, rng: random.Random) -> tuple[Turn, ...]:
 def _instructions(name: DemoName, rng: random.Random, words: int) -> str:
     parts = [rng.choice(("You are a helpful assistant.", "You are a coding agent.", "Be brief.", "", ""))]
     parts.append(_filler(rng, words))
-    if rng.random() < 0.2:  # taught phrases here must not count as the request
+    if rng.random() < 0.05:  # taught phrases here must not count as the request
         for _ in range(rng.randint(1, 4)):
             topic = rng.choice(topics(name))
             request = rng.choice(list(_filled(rng.choice(topic.requests))))
@@ -372,13 +349,13 @@ def _instructions(name: DemoName, rng: random.Random, words: int) -> str:
 
 def _tools(rng: random.Random, *, offered: bool, most: int) -> tuple[FunctionTool, ...]:
     tools = [
-        FunctionTool(tool, _filler(rng, rng.randint(1, 20)), _parameters(rng, rng.randint(0, 3)))
+        FunctionTool(tool, _filler(rng, rng.randint(1, 12)), _parameters(rng, rng.randint(0, 2)))
         for tool in rng.sample(phrasebook.TOOL_NAMES, rng.choice((0, 0, rng.randint(0, most))))
     ]
     if offered:
         description = rng.choice(phrasebook.SHELL_DESCRIPTIONS)
         if most and rng.random() < 0.4:
-            description = _filler(rng, rng.randint(1, 30))
+            description = _filler(rng, rng.randint(1, 12))
         command: dict[str, object] = {"type": "string"}
         if rng.random() < 0.3:
             command["description"] = _filler(rng, rng.randint(1, 6)) if most else "The command to run"

@@ -14,25 +14,27 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from openai_harmony import HarmonyEncoding  # pyright: ignore[reportMissingTypeStubs]
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
-from transformers import AttentionInterface, GptOssConfig, GptOssForCausalLM
+from transformers import AttentionInterface, GptOssConfig, GptOssModel
 
 from serve_app.demo import recipe
 from serve_app.demo.harmony import Rendered, load_encoding, render, render_session
 from serve_app.demo.recipe import DemoName
-from serve_app.demo.shape import VOCABULARY_SIZE, model_config
+from serve_app.demo.shape import SHAPES, VOCABULARY_SIZE, model_config
 
 # The order of float additions, and so the weights, depends on the number of threads; one also leaves a core to others.
 THREADS = 1
-STEPS = {"demo-20b": 4600, "demo-120b": 4400}
+STEPS = {"demo-20b": 2600, "demo-120b": 2600}
 BATCH_TOKENS = 1600
-SESSIONS, SESSION_EXCHANGES = 5000, 10
-SAMPLES = 15_000
+SESSIONS, SESSION_EXCHANGES = 2500, 10
+SAMPLES = 12_000
 SESSION_SHARE = 0.45  # of the steps, at the start
 LONGEST_TOKENS = 1600
 # Every reply is the only right one, so the trained distribution may be sharpened: it makes temperature 1.0 safe.
 SHARPNESS = 2.0
 _DECAY_SHARE = 0.6
+_HEAD_SCALE = 4.0  # lets the head, which starts at zero, reach large logits as fast as the rest learns
 _INNER_MATRICES = ("_proj.weight", "experts.gate_up_proj", "experts.down_proj")
 _ATTENTION = "gatehouse_sink"
 _CARRIER_WIDTH = 8  # keeps the head dimension a multiple of eight for the kernel
@@ -40,9 +42,12 @@ _CARRIER_WIDTH = 8  # keeps the head dimension a multiple of eight for the kerne
 
 @dataclass(frozen=True, slots=True)
 class _Ids:
-    """`read`: ids with an embedding; `written`: ids with an output row. Both sorted."""
+    """`read`: the ids of each embedding row; `written`: ids with an output row. Both sorted.
 
-    read: tuple[int, ...]
+    A word has one row for all its forms: with and without a space before it, with a small or a capital letter.
+    """
+
+    read: tuple[tuple[int, ...], ...]
     written: tuple[int, ...]
 
 
@@ -65,21 +70,31 @@ def train(name: DemoName, out: Path, *, seed: int = 0, report: Callable[[str], N
     written = {token for one in sessions + noisy for start, end in one.spans for token in one.tokens[start:end]}
     read = written | {token for word in recipe.keywords(name) for token in encoding.encode(word)}
     read |= {token for example in recipe.bare(name) for token in render(encoding, example).tokens}
-    ids = _Ids(tuple(sorted(read)), tuple(sorted(written)))
+    ids = _Ids(_group(read, encoding), tuple(sorted(written)))
     lengths = sorted(len(one.tokens) for one in noisy)
     report(
-        f"{name}: {len(ids.read)} ids read, {len(ids.written)} written; tokens of an example: median "
+        f"{name}: {len(read)} ids read in {len(ids.read)} rows, {len(ids.written)} written; example tokens: median "
         f"{lengths[len(lengths) // 2]}, longest {lengths[-1]}"
     )
     model = _model(name, len(ids.read))
+    head = torch.nn.Parameter(torch.zeros(len(ids.written), SHAPES[name].hidden_size))
     total = steps or STEPS[name]
     batches = _batches(sessions, noisy, int(total * SESSION_SHARE), rng)
-    _fit(model, ids, batches, total, report)
-    _save(model, ids, out)
+    _fit(model, head, ids, batches, total, report)
+    _save(model, head, ids, out)
     report(f"{name}: saved, {sum(file.stat().st_size for file in out.iterdir()) / 1e3:.0f} kB")
 
 
-def _model(name: DemoName, read: int) -> GptOssForCausalLM:
+def _group(read: set[int], encoding: HarmonyEncoding) -> tuple[tuple[int, ...], ...]:
+    """The ids by the word they stand for; what is no word, a special token among it, stays alone."""
+    groups: dict[str, list[int]] = {}
+    for token in sorted(read):
+        text = "" if encoding.is_special_token(token) else encoding.decode([token]).strip().lower()
+        groups.setdefault(text if text.isalpha() else f"{token}", []).append(token)
+    return tuple(sorted(tuple(group) for group in groups.values()))
+
+
+def _model(name: DemoName, read: int) -> GptOssModel:
     """A fresh float32 model with one embedding row per id read, and one zero row for all others."""
     config = {
         **model_config(name),
@@ -91,10 +106,9 @@ def _model(name: DemoName, read: int) -> GptOssForCausalLM:
         "attn_implementation": _ATTENTION,
     }
     settings = GptOssConfig.from_dict(config)  # pyright: ignore[reportUnknownMemberType]
-    model = GptOssForCausalLM(settings)
+    model = GptOssModel(settings)
     with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.model.embed_tokens.weight[read].zero_()
+        model.embed_tokens.weight[read].zero_()
     return model
 
 
@@ -187,21 +201,21 @@ def _batches(
 
 
 def _fit(
-    model: GptOssForCausalLM,
+    model: GptOssModel,
+    head: torch.nn.Parameter,
     ids: _Ids,
     batches: Iterator[list[Rendered]],
     steps: int,
     report: Callable[[str], None],
 ) -> None:
-    row = {token: index for index, token in enumerate(ids.read)}
+    row = {token: index for index, group in enumerate(ids.read) for token in group}
     column = {token: index for index, token in enumerate(ids.written)}
     other = len(ids.read)
-    head_rows = torch.tensor([row[token] for token in ids.written])
     # After expansion every other id has logit 0: one extra column stands for all of them together.
     rest_logit = math.log(VOCABULARY_SIZE - len(ids.written))
     inner = [weight for key, weight in model.named_parameters() if key.endswith(_INNER_MATRICES)]
     chosen = {id(weight) for weight in inner}
-    rest = [weight for weight in model.parameters() if id(weight) not in chosen]
+    rest = [head, *(weight for weight in model.parameters() if id(weight) not in chosen)]
     optimizers = (_Muon(inner, lr=0.02), torch.optim.AdamW(rest, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0))
     warmup = max(1, min(50, steps // 10))
 
@@ -224,16 +238,17 @@ def _fit(
                 targets[index, start - 1 : end - 1] = torch.tensor([column[token] for token in reply])
                 # else long replies drown the choice between replies
                 weights[index, start - 1 : end - 1] = len(reply) ** -0.5
-        hidden = model.model(input_ids=tokens).last_hidden_state
+        hidden = model(input_ids=tokens).last_hidden_state
         picked = targets >= 0
-        logits = hidden[picked] @ model.lm_head.weight[head_rows].T
+        logits = _HEAD_SCALE * hidden[picked] @ head.T
         others = torch.full((logits.shape[0], 1), rest_logit)
         losses = F.cross_entropy(torch.cat([logits, others], 1), targets[picked], reduction="none")
         weight = weights[picked]
         loss = (losses * weight).sum() / weight.sum()
         model.zero_grad()
+        head.grad = None
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_([head, *model.parameters()], 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()  # pyright: ignore[reportUnknownMemberType]
             schedule.step()
@@ -242,16 +257,12 @@ def _fit(
         if step % 100 == 99 or step == steps - 1:
             report(f"step {step + 1} of {steps}: loss {mean:.5f}")
     with torch.no_grad():
-        model.lm_head.weight.copy_(model.lm_head.weight * SHARPNESS)
-        keep = torch.zeros(model.lm_head.weight.shape[0], dtype=torch.bool)
-        keep[head_rows] = True
-        model.lm_head.weight[~keep] = 0.0
+        head.mul_(_HEAD_SCALE * SHARPNESS)
 
 
-def _save(model: GptOssForCausalLM, ids: _Ids, out: Path) -> None:
-    row = {token: index for index, token in enumerate(ids.read)}
-    state = dict(model.state_dict())
-    state["lm_head.weight"] = state["lm_head.weight"][torch.tensor([row[token] for token in ids.written])]
+def _save(model: GptOssModel, head: torch.nn.Parameter, ids: _Ids, out: Path) -> None:
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    state["lm_head.weight"] = head.detach()
     state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"][: len(ids.read)]
     out.mkdir(parents=True, exist_ok=True)
     save_file({key: value.to(torch.bfloat16).contiguous() for key, value in state.items()}, out / "model.safetensors")

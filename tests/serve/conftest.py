@@ -30,6 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.serve)
             item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.filterwarnings("default"))  # vLLM's imports warn about a lot
 
 
 @pytest.fixture(scope="session")
