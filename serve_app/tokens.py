@@ -8,9 +8,8 @@ from pathlib import Path
 import tiktoken
 
 from deployments.ports import ModelId
+from serve_app.demo.vocabulary import VOCABULARY_FILE, VOCABULARY_SHA256
 
-VOCABULARY_FILE = "o200k_base.tiktoken"
-VOCABULARY_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 # Split pattern of o200k_base (tiktoken_ext/openai_public.py, MIT). tiktoken would download the ranks that belong to
 # it; ours come from the file.
 O200K_PATTERN = "|".join(

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from deployments.errors import EngineFailed, InvalidRequest
 from deployments.ingress.dialects.notices import held_objects, notices
 from deployments.ingress.dialects.requests import DROPPED, ChatRequest, invalid
-from deployments.ingress.dialects.stream import OpenAiStream, dump, usage_of
+from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, usage_of
 from deployments.ingress.dialects.values import Asked, Emit, Judge, ReplyFilter, Step, wanted_model
-from deployments.ports import Dialect, Effort, JsonValue, ModelId, Receipt, Released, ToolCall, Usage, Verdict
+from deployments.ports import Dialect, Effort, JsonValue, ModelId, Released, ToolCall, Verdict
 
 PATH = "/v1/chat/completions"
 _EFFORT = {
@@ -203,44 +203,17 @@ class ChatStream(OpenAiStream):
             self._finish_choice(chunk, {**choice, "delta": {}, "finish_reason": reason}, {}, self._receipt)
 
 
-class ChatReply:
+class ChatReply(Observed):
     """Filter of a JSON reply (`chat.completion`). Implements `ReplyFilter`; nothing leaves before the body ended."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._buffer = bytearray()
         self._body: dict[str, Any] | None = None
         self._pending: deque[tuple[dict[str, Any], tuple[ToolCall, ...]]] = deque()
         self._judging: tuple[dict[str, Any], tuple[ToolCall, ...]] | None = None
         self._extra: dict[str, JsonValue] = {}
-        self._notes: list[str] = []
-        self._receipt: Receipt | None = None
         self._written = False
-        self._usage: Usage | None = None
-        self._saw_text = False
-
-    @property
-    def usage(self) -> Usage | None:
-        """The engine's own count."""
-        return self._usage
-
-    @property
-    def finish_reasons(self) -> tuple[str, ...]:
-        """Finish reasons as the client sees them."""
-        choices = cast(list[dict[str, Any]], (self._body or {}).get("choices", []))
-        return tuple(str(choice.get("finish_reason")) for choice in choices)
-
-    @property
-    def saw_text(self) -> bool:
-        """True when a choice holds text or reasoning."""
-        return self._saw_text
-
-    def repaired(self, notes: Sequence[str]) -> None:
-        """Calls of this reply are untrusted."""
-        self._notes += notes
-
-    def receipt(self, receipt: Receipt | None) -> None:
-        """The receipt of the routing record."""
-        self._receipt = receipt
 
     def feed(self, data: bytes) -> None:
         """Take engine bytes."""
@@ -265,6 +238,7 @@ class ChatReply:
             self._judging = self._pending.popleft()
             return Judge(self._judging[1])
         self._written = True
+        self._finish = [str(choice.get("finish_reason")) for choice in self._body["choices"]]
         if self._receipt is not None and "audit" not in self._extra:
             self._extra["audit"] = {"index": self._receipt.index, "leaf": self._receipt.leaf_hash.hex()}
         if self._extra:

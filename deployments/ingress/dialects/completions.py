@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from deployments.errors import EngineFailed, InvalidRequest
 from deployments.ingress.dialects.requests import DROPPED, CompletionRequest, invalid
-from deployments.ingress.dialects.stream import OpenAiStream, dump, usage_of
+from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, usage_of
 from deployments.ingress.dialects.values import Asked, Emit, ReplyFilter, Step, wanted_model
-from deployments.ports import Dialect, Effort, JsonValue, ModelId, Receipt, Usage, Verdict
+from deployments.ports import Dialect, Effort, JsonValue, ModelId, Verdict
 
 PATH = "/v1/completions"
 
@@ -109,38 +109,13 @@ class CompletionStream(OpenAiStream):
             self._finish_choice(chunk, choice, {}, self._receipt)
 
 
-class CompletionReply:
+class CompletionReply(Observed):
     """Filter of a JSON reply (`text_completion`). Implements `ReplyFilter`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._buffer = bytearray()
         self._out: deque[Step] = deque()
-        self._receipt: Receipt | None = None
-        self._usage: Usage | None = None
-        self._finish: tuple[str, ...] = ()
-        self._saw_text = False
-
-    @property
-    def usage(self) -> Usage | None:
-        """The engine's own count."""
-        return self._usage
-
-    @property
-    def finish_reasons(self) -> tuple[str, ...]:
-        """One per choice."""
-        return self._finish
-
-    @property
-    def saw_text(self) -> bool:
-        """True when a choice holds text."""
-        return self._saw_text
-
-    def repaired(self, notes: Sequence[str]) -> None:
-        """Nothing here can become a call."""
-
-    def receipt(self, receipt: Receipt | None) -> None:
-        """The receipt of the routing record."""
-        self._receipt = receipt
 
     def feed(self, data: bytes) -> None:
         """Take engine bytes."""
@@ -152,7 +127,7 @@ class CompletionReply:
             body = cast(dict[str, Any], json.loads(bytes(self._buffer)))
             choices = cast(list[dict[str, Any]], body["choices"])
             self._usage = usage_of(cast(dict[str, Any], body["usage"]))
-            self._finish = tuple(str(choice.get("finish_reason")) for choice in choices)
+            self._finish = [str(choice.get("finish_reason")) for choice in choices]
             self._saw_text = any(choice.get("text") for choice in choices)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineFailed("The model's answer could not be read.") from error

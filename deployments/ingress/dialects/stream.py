@@ -27,25 +27,19 @@ _MARKERS = (
 )
 
 
-class OpenAiStream(ABC):
-    """A streamed reply that ends in `data: [DONE]`. Subclasses say what a choice of their dialect means."""
+class Observed:
+    """What every reply tells of itself, streamed or whole."""
 
-    def __init__(self, include_usage: bool) -> None:
-        self._include_usage = include_usage
-        self._splitter = EventSplitter()
-        self._events: deque[bytes] = deque()
-        self._out: deque[Step] = deque()
-        self._waiting = False
+    def __init__(self) -> None:
         self._notes: list[str] = []
         self._receipt: Receipt | None = None
-        self._done = False
         self._usage: Usage | None = None
         self._finish: list[str] = []
-        self._saw_text = False
+        self._saw_text: bool = False
 
     @property
     def usage(self) -> Usage | None:
-        """The engine's own count, once its usage event has come."""
+        """The engine's own count, once it has come."""
         return self._usage
 
     @property
@@ -55,7 +49,7 @@ class OpenAiStream(ABC):
 
     @property
     def saw_text(self) -> bool:
-        """True when any event with text or reasoning went out."""
+        """True when text or reasoning went out."""
         return self._saw_text
 
     def repaired(self, notes: Sequence[str]) -> None:
@@ -65,6 +59,19 @@ class OpenAiStream(ABC):
     def receipt(self, receipt: Receipt | None) -> None:
         """The receipt of the routing record."""
         self._receipt = receipt
+
+
+class OpenAiStream(Observed, ABC):
+    """A streamed reply that ends in `data: [DONE]`. Subclasses say what a choice of their dialect means."""
+
+    def __init__(self, include_usage: bool) -> None:
+        super().__init__()
+        self._include_usage = include_usage
+        self._splitter = EventSplitter()
+        self._events: deque[bytes] = deque()
+        self._out: deque[Step] = deque()
+        self._waiting = False
+        self._done = False
 
     def feed(self, data: bytes) -> None:
         """Take engine bytes, cut anywhere."""
