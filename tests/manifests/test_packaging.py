@@ -1,6 +1,7 @@
 """The wheel, the locks, the front door and the image, read as files; nothing is installed or built."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -204,7 +205,11 @@ def test_the_python_version_is_one_everywhere() -> None:
 
 
 def make(*arguments: str) -> str:
-    done = subprocess.run(("make", "--dry-run", *arguments), cwd=ROOT, capture_output=True, text=True, check=True)
+    # The tests themselves run under make: its flags and level must not reach this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(
+        ("make", "--dry-run", *arguments), cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
