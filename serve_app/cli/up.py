@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -204,6 +205,8 @@ _CALLS = (
 def _welcome(file: ServeFile, url: str, key: str | None, elapsed_s: float) -> str:
     """What a person needs next: URL, key, and calls to paste."""
     demonstration = any(model.demonstration for model in file.app.models)
+    # As this process was called: `make run` starts a script that need not be on anybody's PATH.
+    command = sys.argv[0] if Path(sys.argv[0]).name == "gatehouse" else "gatehouse"
     lines = [
         "",
         f"[bold]Gatehouse is ready[/bold] after {elapsed_s:.0f} s at {url}/v1"
@@ -218,7 +221,7 @@ def _welcome(file: ServeFile, url: str, key: str | None, elapsed_s: float) -> st
     else:
         lines += [
             "A development key exists already. For another one:",
-            f"  export GATEHOUSE_DEV_KEY=$(gatehouse keys create --tenant {file.app.tenant} --name me)",
+            f"  export GATEHOUSE_DEV_KEY=$({command} keys create --tenant {file.app.tenant} --name me)",
         ]
     if demonstration:
         for number, (what, body) in enumerate(_CALLS, 1):
@@ -229,8 +232,8 @@ def _welcome(file: ServeFile, url: str, key: str | None, elapsed_s: float) -> st
                 f'-d \'{{"model":"auto","temperature":0,{body}}}\'',
             ]
         lines += [
-            "  gatehouse approvals list",
-            "  gatehouse approvals approve ID --change-id CHG-1 --rollback 'kubectl apply -f staging.yaml' "
+            f"  {command} approvals list",
+            f"  {command} approvals approve ID --change-id CHG-1 --rollback 'kubectl apply -f staging.yaml' "
             "--verify 'kubectl get namespace staging'",
             "  and send the call again: it is released, once.",
         ]
