@@ -20,6 +20,7 @@ from deployments.errors import (
     EngineTimeout,
     GatehouseError,
     GateUnavailable,
+    PartUnavailable,
 )
 from deployments.ports import (
     Approval,
@@ -56,16 +57,10 @@ T = TypeVar("T")
 _log = logging.getLogger("gatehouse.clients")
 
 
-class Unavailable(GatehouseError):
-    """A part of the graph does not answer."""
-
-    code = "server_is_overloaded"
-
-
 class _Client:
     """One deployment's handle, and what its silence is called."""
 
-    down: type[GatehouseError] = Unavailable
+    down: type[GatehouseError] = PartUnavailable
     what = "A part of Gatehouse"
 
     def __init__(self, handle: object, timeout_s: float) -> None:

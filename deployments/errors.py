@@ -14,6 +14,7 @@ GatehouseError                   code, public_message: safe for a client
 |- EngineOverloaded              queue full; `retry_after_s`
 |- EngineFailed                  the engine died or answered nonsense
 |- EngineTimeout                 our deadline passed
+|- PartUnavailable               a part of the graph does not answer
 |- AuditUnavailable              no durable record, hence no tool call
 |   |- AuditInDoubt               no answer: the record may be on disk
 |   `- AuditRefused              the log will never take this event: do not offer it again
@@ -138,6 +139,12 @@ class EngineTimeout(GatehouseError):
     """The engine did not finish before our deadline."""
 
     code = "timeout"
+
+
+class PartUnavailable(GatehouseError):
+    """A part of the graph does not answer; none of the more telling errors fits."""
+
+    code = "server_is_overloaded"
 
 
 class AuditUnavailable(GatehouseError):

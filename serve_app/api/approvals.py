@@ -5,12 +5,11 @@ tenant asked for. `admin` sees every tenant. What belongs to another tenant does
 """
 
 import asyncio
-import json
 from collections.abc import Mapping
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.errors import Forbidden, InvalidRequest
 from deployments.gate.binding import plan_digest
@@ -29,10 +28,9 @@ from deployments.ports import (
     Scope,
 )
 from serve_app.api.auth import Authorizer
-from serve_app.api.bodies import read_object
+from serve_app.api.bodies import parse_model, read_object
 
 _MAX_BODY_BYTES = 1024 * 1024
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Explains(Protocol):
@@ -190,7 +188,7 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
         approval_id: str, request: Request, principal: Annotated[Principal, Depends(member)]
     ) -> ApprovalReply:
         """Record change id and rollback plan; the id is the approval's or the call's."""
-        body = _parse(PlanBody, await read_object(request, _MAX_BODY_BYTES))
+        body = parse_model(PlanBody, await read_object(request, _MAX_BODY_BYTES))
         approval = await approvals.get(visible_tenant(principal), ApprovalId(approval_id))
         steps = RollbackPlan(body.steps, body.verify)
         return _reply(await approvals.plan(principal, approval.approval_id, body.change_id, steps))
@@ -200,7 +198,7 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
         approval_id: str, request: Request, principal: Annotated[Principal, Depends(voter)]
     ) -> ApprovalReply:
         """One human's vote."""
-        body = _parse(VoteBody, await read_object(request, _MAX_BODY_BYTES))
+        body = parse_model(VoteBody, await read_object(request, _MAX_BODY_BYTES))
         digests = Digests(body.action_digest, body.display_digest)
         approve = body.decision == "approve"
         return _reply(await approvals.vote(principal, ApprovalId(approval_id), digests, approve, body.reason))
@@ -210,7 +208,7 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
         approval_id: str, request: Request, principal: Annotated[Principal, Depends(member)]
     ) -> ApprovalReply:
         """Withdraw a request."""
-        body = _parse(CancelBody, await read_object(request, _MAX_BODY_BYTES))
+        body = parse_model(CancelBody, await read_object(request, _MAX_BODY_BYTES))
         return _reply(await approvals.cancel(principal, ApprovalId(approval_id), body.reason))
 
     @router.get("/gate/calls/{gate_call_id}")
@@ -231,7 +229,7 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
     async def classify(request: Request, principal: Annotated[Principal, Depends(member)]) -> ClassifyReply:
         """What the gate would do with a call; changes and records nothing."""
         raw = await read_object(request, _MAX_BODY_BYTES)
-        body = _parse(ClassifyBody, raw)
+        body = parse_model(ClassifyBody, raw)
         arguments = raw["arguments"]
         if not isinstance(arguments, str | dict):
             raise InvalidRequest("Invalid value for 'arguments'.", "arguments")
@@ -263,17 +261,6 @@ def missing(approval: Approval) -> str | None:
             return "Approved: the same session must emit the same call again; it is then released, once."
         case _:
             return None
-
-
-def _parse(model: type[_Model], body: Mapping[str, JsonValue]) -> _Model:
-    """The checked body, or `InvalidRequest` that names the field and never repeats its value."""
-    try:
-        # Through JSON, because strict pydantic takes a list for a tuple, and text for an enum, from JSON only.
-        return model.model_validate_json(json.dumps(body))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        param = ".".join(map(str, first["loc"])) or None
-        raise InvalidRequest(f"Invalid value for '{param or 'body'}': {first['msg']}.", param) from None
 
 
 def _reply(approval: Approval) -> ApprovalReply:

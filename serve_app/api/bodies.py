@@ -3,12 +3,15 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from deployments.errors import BodyTooLarge, InvalidRequest
 from deployments.ports import JsonValue
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 _IN_LOOP_BYTES = 256 * 1024
 _MAX_DEPTH = 64
@@ -85,3 +88,14 @@ def _too_deep(value: JsonValue) -> bool:
         if not level:
             return False
     return True
+
+
+def parse_model(model: type[_Model], body: Mapping[str, JsonValue]) -> _Model:
+    """The checked body, or `InvalidRequest` that names the field and never repeats its value."""
+    try:
+        # Through JSON, because strict pydantic takes a list for a tuple or set, and text for an enum, from JSON only.
+        return model.model_validate_json(json.dumps(body))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        param = ".".join(map(str, first["loc"])) or None
+        raise InvalidRequest(f"Invalid value for '{param or 'body'}': {first['msg']}.", param) from None

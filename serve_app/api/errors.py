@@ -27,6 +27,7 @@ from deployments.errors import (
     GateUnavailable,
     InvalidRequest,
     NotFound,
+    PartUnavailable,
     QuotaExceeded,
     Unauthenticated,
     UnknownModel,
@@ -57,21 +58,21 @@ TABLE: Mapping[type[GatehouseError], Row] = {
     EngineOverloaded: Row(503, "server_error", final=False),
     EngineFailed: Row(503, "server_error", final=False),
     EngineTimeout: Row(504, "server_error"),
+    PartUnavailable: Row(503, "server_error", final=False),
     AuditUnavailable: Row(503, "server_error", final=False),
     GateUnavailable: Row(503, "server_error", final=False),
     ApprovalConflict: Row(400, "invalid_request_error"),
 }
 _UNKNOWN = Row(500, "server_error")
-_PART_DOWN = Row(503, "server_error", final=False)
 _RETRY_AFTER_S = 2
 
 
 def row_of(error: BaseException) -> Row:
-    """The row of the nearest class in the table; a part that is down, or 500 for what is not ours at all."""
+    """The row of the nearest class in the table, or 500 for what is not ours."""
     for cls in type(error).__mro__:
         if cls in TABLE:
             return TABLE[cls]
-    return _PART_DOWN if isinstance(error, GatehouseError) and error.code == "server_is_overloaded" else _UNKNOWN
+    return _UNKNOWN
 
 
 def error_body(error: BaseException) -> bytes:

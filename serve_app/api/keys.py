@@ -1,16 +1,12 @@
 """`/v1/admin/keys`: create, list and revoke virtual keys. Scope `admin`."""
 
-import json
-from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from deployments.errors import InvalidRequest
 from deployments.ports import (
     GateProfile,
-    JsonValue,
     KeyId,
     KeyRecord,
     KeySpec,
@@ -21,7 +17,7 @@ from deployments.ports import (
     TenantId,
 )
 from serve_app.api.auth import Authorizer
-from serve_app.api.bodies import read_object
+from serve_app.api.bodies import parse_model, read_object
 
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_TTL_S = 10 * 366 * 86_400
@@ -100,7 +96,7 @@ def create_keys_router(authorizer: Authorizer, ledger: Ledger) -> APIRouter:
     @router.post("", status_code=201)
     async def create(request: Request, principal: Annotated[Principal, Depends(administrator)]) -> NewKeyReply:
         """Create a key; the reply is the only place its text is ever in."""
-        body = _parse(await read_object(request, _MAX_BODY_BYTES))
+        body = parse_model(NewKeyBody, await read_object(request, _MAX_BODY_BYTES))
         created = await ledger.create_key(body.to_spec(), actor=_actor(principal))
         return NewKeyReply(key=created.presented, **_reply(created.record).model_dump())
 
@@ -116,17 +112,6 @@ def create_keys_router(authorizer: Authorizer, ledger: Ledger) -> APIRouter:
         return _reply(await ledger.revoke_key(KeyId(key_id), actor=_actor(principal)))
 
     return router
-
-
-def _parse(body: Mapping[str, JsonValue]) -> NewKeyBody:
-    """The checked body, or `InvalidRequest` that names the field and never repeats its value."""
-    try:
-        # Through JSON, because strict pydantic takes a list for a set, and text for an enum, from JSON only.
-        return NewKeyBody.model_validate_json(json.dumps(body))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        param = ".".join(map(str, first["loc"])) or None
-        raise InvalidRequest(f"Invalid value for '{param or 'body'}': {first['msg']}.", param) from None
 
 
 def _actor(principal: Principal) -> str:
