@@ -19,8 +19,9 @@ from deployments.clock import Clock
 from deployments.engine.bridge import AsgiApp, AsgiBridge
 from deployments.engine.guardian import Guardian
 from deployments.engine.harmony import REPAIRS, Finished, RecoveringParser
-from deployments.engine.options import ENGINE_PATHS, EngineSettings, engine_kwargs, frontend_kwargs
+from deployments.engine.options import EngineSettings, engine_kwargs, frontend_kwargs
 from deployments.engine.replica import CoreLoad
+from deployments.engine.settings import ENGINE_PATHS
 from deployments.ports import EngineStart
 
 _WARM_UP_DEADLINE_S = 600.0  # the first sampled request compiles kernels: 6 s on two quiet cores, minutes on busy ones

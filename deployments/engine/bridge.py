@@ -19,7 +19,7 @@ from contextvars import copy_context
 from typing import Any, TypeAlias
 
 from deployments.engine.harmony import REPAIRS
-from deployments.engine.options import FlushSettings
+from deployments.engine.settings import FlushSettings
 from deployments.errors import EngineFailed, EngineTimeout
 from deployments.ports import EngineItem, EngineStart, Repaired
 

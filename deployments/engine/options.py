@@ -6,24 +6,11 @@ them against the dataclasses of the vLLM that is installed.
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator
+
+from deployments.engine.settings import ServedSettings, serve_options
 
 Device: TypeAlias = Literal["cpu", "cuda"]
-
-ENGINE_PATHS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/messages",
-        "/v1/responses",
-        "/tokenize",
-        "/detokenize",
-    }
-)
-"""What may be asked of an engine, by POST. vLLM's app holds more: LoRA loading, aborts, scaling, developer routes."""
-
-FORWARDED_HEADERS = frozenset({"accept", "content-type", "traceparent", "tracestate"})
-"""Headers that reach the engine, beside the request id. Keys of clients end at the gateway."""
 
 EXTRA_ENGINE_ARGS = frozenset(
     {
@@ -69,50 +56,17 @@ LoRA at run time, several nodes (kind `vllm-ray`).
 """
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class FlushSettings(_Settings):
-    """How long chunks of one stream are merged, by the number of requests on the replica.
-
-    A window merges only what arrives inside it, so it widens as the replica fills: with `few` requests or less it is
-    `few_ms`, up to `some` it is `some_ms`, above that `many_ms`. The first chunk after a pause never waits.
-    """
-
-    few: int = Field(default=8, ge=1)
-    some: int = Field(default=64, ge=1)
-    few_ms: float = Field(default=8.0, ge=0, le=1000)
-    some_ms: float = Field(default=25.0, ge=0, le=1000)
-    many_ms: float = Field(default=50.0, ge=0, le=1000)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "FlushSettings":
-        if self.some < self.few:
-            raise ValueError("`some` must not be smaller than `few`")
-        return self
-
-    def window_s(self, active: int) -> float:
-        """Length of the window in seconds when `active` requests are on the replica."""
-        if active <= self.few:
-            return self.few_ms / 1000
-        return (self.some_ms if active <= self.some else self.many_ms) / 1000
-
-
-class EngineSettings(_Settings):
+class EngineSettings(ServedSettings):
     """One model at one revision on vLLM, in the replica's own process.
 
-    `source` is a folder, or a repository name that the machine has in its cache (replicas work offline). `max_queued`
-    bounds the unfinished requests of a replica, running ones included; above it vLLM answers 503.
-    `max_queued_tokens` does the same for prompt tokens that wait for their prefill.
+    `source` is a folder, or a repository name that the machine has in its cache (replicas work offline). Above
+    `max_queued` unfinished requests vLLM answers 503; `max_queued_tokens` bounds the prompt tokens that wait for their
+    prefill in the same way.
     """
 
     kind: Literal["vllm"] = "vllm"
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/\-]{0,127}$")]
-    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,63}$")]
     source: Annotated[str, Field(min_length=1)]
 
-    max_model_len: int | None = Field(default=None, ge=64)
     max_num_seqs: int = Field(default=64, ge=1)
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     enforce_eager: bool = False
@@ -125,18 +79,10 @@ class EngineSettings(_Settings):
     system_date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
     engine_args: dict[str, JsonValue] = Field(default_factory=dict)
 
-    max_queued: int = Field(default=256, ge=1)
     max_queued_tokens: int | None = Field(default=None, ge=1)
-    request_deadline_s: float = Field(default=900.0, gt=0)
     stall_s: float = Field(default=120.0, gt=0)
-    abort_grace_s: float = Field(default=5.0, gt=0)
-    flush: FlushSettings = FlushSettings()
     warm_up: bool = True
-
-    replicas: int = Field(default=1, ge=1)
-    num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float | None = Field(default=None, ge=0)
-    drain_s: float = Field(default=300.0, gt=0)
 
     @field_validator("engine_args")
     @classmethod
@@ -229,17 +175,5 @@ def ray_actor_options(settings: EngineSettings, vocabulary_dir: str | None, devi
 
 
 def deployment_options(settings: EngineSettings, vocabulary_dir: str | None, device: Device) -> dict[str, object]:
-    """Serve's options for the deployment of one engine, except its name.
-
-    A replica accepts a little more than vLLM admits, so that it is vLLM that refuses, with its own reason. Beyond
-    that requests wait at the callers, as many again.
-    """
-    return {
-        "num_replicas": settings.replicas,
-        "max_ongoing_requests": settings.max_queued + 16,
-        "max_queued_requests": settings.max_queued,
-        "graceful_shutdown_timeout_s": settings.drain_s,
-        "health_check_period_s": 2.0,  # three failures in a row replace the replica
-        "health_check_timeout_s": 30.0,
-        "ray_actor_options": ray_actor_options(settings, vocabulary_dir, device),
-    }
+    """Serve's options for the deployment of one engine, except its name."""
+    return serve_options(settings) | {"ray_actor_options": ray_actor_options(settings, vocabulary_dir, device)}

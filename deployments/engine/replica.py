@@ -11,7 +11,8 @@ from typing import Protocol
 
 from deployments.clock import Clock
 from deployments.engine.bridge import AsgiBridge
-from deployments.engine.options import ENGINE_PATHS, FORWARDED_HEADERS, EngineSettings
+from deployments.engine.options import EngineSettings
+from deployments.engine.settings import ENGINE_PATHS, FORWARDED_HEADERS
 from deployments.errors import EngineFailed
 from deployments.ports import EngineCall, EngineInfo, EngineItem, ModelId
 

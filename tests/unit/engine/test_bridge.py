@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deployments.engine.bridge import AsgiBridge
 from deployments.engine.harmony import REPAIRS
-from deployments.engine.options import FlushSettings
+from deployments.engine.settings import FlushSettings
 from deployments.errors import EngineFailed, EngineTimeout
 from deployments.ports import EngineItem, EngineStart, Repaired
 

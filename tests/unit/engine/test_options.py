@@ -4,16 +4,15 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.engine.options import (
-    ENGINE_PATHS,
     EXTRA_ENGINE_ARGS,
     EngineSettings,
-    FlushSettings,
     deployment_options,
     engine_kwargs,
     frontend_kwargs,
     ray_actor_options,
     replica_env,
 )
+from deployments.engine.settings import ENGINE_PATHS, FlushSettings
 
 
 def engine(**fields: object) -> EngineSettings:

@@ -6,8 +6,9 @@ import pytest
 
 from deployments.clock import FixedClock
 from deployments.engine.bridge import AsgiBridge
-from deployments.engine.options import EngineSettings, FlushSettings
+from deployments.engine.options import EngineSettings
 from deployments.engine.replica import CoreLoad, EngineReplica, ProgressWatch
+from deployments.engine.settings import FlushSettings
 from deployments.errors import EngineFailed
 from deployments.ports import EngineCall, EngineItem, EngineStart, RequestId, SessionId
 

@@ -1,0 +1,105 @@
+"""What every engine deployment is told, whatever stands behind it. Pure: imports neither Ray nor vLLM."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from deployments.engine.scaling import ScalingSettings, autoscaling_config
+
+ENGINE_PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/messages",
+        "/v1/responses",
+        "/tokenize",
+        "/detokenize",
+    }
+)
+"""What may be asked of an engine, by POST. vLLM's app holds more: LoRA loading, aborts, scaling, developer routes."""
+
+FORWARDED_HEADERS = frozenset({"accept", "content-type", "traceparent", "tracestate"})
+"""Headers that reach the engine, beside the request id. Keys of clients end at the gateway."""
+
+AFFINITY_ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
+
+
+class Settings(BaseModel):
+    """Base of all settings here: frozen, strict, no unknown key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FlushSettings(Settings):
+    """How long chunks of one stream are merged, by the number of requests on the replica.
+
+    A window merges only what arrives inside it, so it widens as the replica fills: with `few` requests or less it is
+    `few_ms`, up to `some` it is `some_ms`, above that `many_ms`. The first chunk after a pause never waits.
+    """
+
+    few: int = Field(default=8, ge=1)
+    some: int = Field(default=64, ge=1)
+    few_ms: float = Field(default=8.0, ge=0, le=1000)
+    some_ms: float = Field(default=25.0, ge=0, le=1000)
+    many_ms: float = Field(default=50.0, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "FlushSettings":
+        if self.some < self.few:
+            raise ValueError("`some` must not be smaller than `few`")
+        return self
+
+    def window_s(self, active: int) -> float:
+        """Length of the window in seconds when `active` requests are on the replica."""
+        if active <= self.few:
+            return self.few_ms / 1000
+        return (self.some_ms if active <= self.some else self.many_ms) / 1000
+
+
+class ServedSettings(Settings):
+    """One model at one revision, however it is served.
+
+    `max_queued` bounds the unfinished requests of a replica, running ones included; above it the answer is 503 with
+    `retry-after`. `replicas` is a fixed number; `scaling` replaces it by a policy. `affinity` sends the turns of one
+    session to the same replica, whose prefix cache holds them.
+    """
+
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/\-]{0,127}$")]
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,63}$")]
+    max_model_len: int | None = Field(default=None, ge=64)
+    max_queued: int = Field(default=256, ge=1)
+    request_deadline_s: float = Field(default=900.0, gt=0)
+    abort_grace_s: float = Field(default=5.0, gt=0)
+    flush: FlushSettings = FlushSettings()
+
+    replicas: int = Field(default=1, ge=1)
+    scaling: ScalingSettings | None = None
+    affinity: bool = True
+    num_cpus: float = Field(default=1.0, ge=0)
+    drain_s: float = Field(default=300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_way_to_scale(self) -> "ServedSettings":
+        if self.scaling is not None and "replicas" in self.model_fields_set:
+            raise ValueError("set either `replicas` or `scaling`, not both")
+        return self
+
+
+def serve_options(settings: ServedSettings) -> dict[str, object]:
+    """Serve's options of an engine deployment, except its name and its actor's resources.
+
+    A replica accepts a little more than the engine admits, so that it is the engine that refuses, with its own reason.
+    Beyond that requests wait at the callers, as many again; what comes on top is refused with `retry-after`.
+    """
+    options: dict[str, object] = {
+        "max_ongoing_requests": settings.max_queued + 16,
+        "max_queued_requests": settings.max_queued,
+        "graceful_shutdown_timeout_s": settings.drain_s,
+        "health_check_period_s": 2.0,  # three failures in a row replace the replica
+        "health_check_timeout_s": 30.0,
+    }
+    if settings.affinity:
+        options["request_router_config"] = {"request_router_class": AFFINITY_ROUTER}
+    if settings.scaling is None:
+        return options | {"num_replicas": settings.replicas}
+    return options | {"num_replicas": "auto", "autoscaling_config": autoscaling_config(settings.scaling)}
