@@ -89,6 +89,8 @@ class Grant:
     tenant: TenantId
     key_id: KeyId
     reserved_tokens: int
+    request_id: RequestId
+    model: ModelId
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import time
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any, assert_never, cast
 
 import rfc8785
 
@@ -19,8 +19,10 @@ from deployments.audit.deployment import AuditSink
 from deployments.clock import Clock
 from deployments.difficulty.deployment import DifficultyRouter
 from deployments.difficulty.reading import read_chat, read_completion
-from deployments.engine.deployment import VLLMEngine
-from deployments.engine.options import deployment_options
+from deployments.engine.deployment import SyntheticEngine, VLLMEngine
+from deployments.engine.options import Device, EngineSettings, deployment_options
+from deployments.engine.settings import plain_actor, serve_options
+from deployments.engine.synthetic import SyntheticSettings
 from deployments.gate.bundle import load_bundle
 from deployments.gate.classify import Classifier
 from deployments.gate.deployment import PolicyGate
@@ -32,7 +34,7 @@ from deployments.store import sqlite_url
 from deployments.tenancy.deployment import Ledger
 from serve_app.api.factory import create_api
 from serve_app.api.metrics import Counters
-from serve_app.config import AppConfig, ReplicaConfig, operating_person, read_yaml
+from serve_app.config import AnyEngineSettings, AppConfig, ReplicaConfig, operating_person, read_yaml
 from serve_app.prepare import prepare, vocabulary_dir
 from serve_app.tokens import token_counters
 
@@ -55,16 +57,25 @@ def build(config: AppConfig) -> Application:
     router = bind(DifficultyRouter, config.difficulty, read_yaml(config.routing_policy), tiers,
                   name="DifficultyRouter", **small(config.difficulty_replicas))  # fmt: skip
     engines = {
-        model.engine.model: bind(
-            VLLMEngine,
-            model.engine.model_copy(update={"source": sources[model.engine.model]}),
-            name=f"Engine:{model.engine.model}:{model.engine.revision}",
-            **cast(dict[str, Any], deployment_options(model.engine, vocabulary, config.device)),
-        )
+        model.engine.model: engine(model.engine, sources.get(model.engine.model, ""), vocabulary, config.device)
         for model in config.models
     }
     return bind(Ingress, parts(config), engines, router, gate, audit, ledger, ingress=True, name="Ingress",
                 **small(config.ingress_replicas))  # fmt: skip
+
+
+def engine(settings: AnyEngineSettings, source: str, vocabulary: str, device: Device) -> Application:
+    """The deployment of one model; `source` is where its checkpoint lies on the replica's machine."""
+    match settings:
+        case EngineSettings():
+            settings = settings.model_copy(update={"source": source})
+            cls, options = VLLMEngine, deployment_options(settings, vocabulary, device)
+        case SyntheticSettings():
+            cls, options = SyntheticEngine, serve_options(settings) | plain_actor(settings)
+        case _:
+            assert_never(settings)
+    name = f"Engine:{settings.model}:{settings.revision}"
+    return bind(cls, settings, name=name, **cast(dict[str, Any], options))
 
 
 def parts(config: AppConfig) -> Parts:
@@ -74,7 +85,7 @@ def parts(config: AppConfig) -> Parts:
         make_api=partial(create_api, behind_serve=True),
         make_classifier=partial(load_classifier, config.gate.bundle),
         make_gate=partial(make_gate, config.ingress.audit_timeout_s),
-        make_counters=partial(token_counters, [model.engine.model for model in config.models],
+        make_counters=partial(token_counters, [model.engine.model for model in config.models if model.source],
                               str(vocabulary_dir(config))),
         make_meter=Counters,
         readers={Dialect.CHAT: read_chat, Dialect.COMPLETIONS: read_completion},
@@ -82,7 +93,7 @@ def parts(config: AppConfig) -> Parts:
             ServedModel(
                 model=ModelId(model.engine.model),
                 tier=model.tier.value,
-                kind=model.engine.kind,
+                kind=model.engine.kind_name,
                 revision=model.engine.revision,
                 max_model_len=model.engine.max_model_len or 131_072,
                 demonstration=model.demonstration,

@@ -9,14 +9,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from deployments.audit.settings import AuditSettings
 from deployments.difficulty.settings import DifficultySettings
 from deployments.engine.options import EngineSettings
+from deployments.engine.synthetic import SyntheticSettings
 from deployments.gate.settings import GateSettings
 from deployments.ingress.settings import IngressSettings
 from deployments.ports import Tier
@@ -36,16 +37,40 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _kind(engine: Any) -> str:
+    """What stands behind a model; `vllm` when the configuration does not say."""
+    given = cast(dict[str, Any], engine).get("kind", "vllm") if isinstance(engine, dict) else engine.kind
+    return str(given)
+
+
+KINDS = ("vllm", "synthetic")
+
+AnyEngineSettings: TypeAlias = Annotated[
+    Annotated[EngineSettings, Tag("vllm")] | Annotated[SyntheticSettings, Tag("synthetic")],
+    Discriminator(_kind),
+]
+
+
 class ServedModelConfig(_Model):
     """One model behind the router. `source: demo:<name>` stands for an embedded demonstration checkpoint."""
 
     tier: Tier
-    engine: EngineSettings
+    engine: AnyEngineSettings
+
+    @property
+    def source(self) -> str | None:
+        """Where the checkpoint lies; None when there is none on this side."""
+        return self.engine.source if isinstance(self.engine, EngineSettings) else None
+
+    @property
+    def embedded(self) -> bool:
+        """True for a checkpoint that Gatehouse brings along and expands at the first start."""
+        return (self.source or "").startswith(DEMO_SOURCE)
 
     @property
     def demonstration(self) -> bool:
-        """True for an embedded checkpoint, which is labelled as such wherever it shows."""
-        return self.engine.source.startswith(DEMO_SOURCE)
+        """True for what is no real model: an embedded checkpoint or a token clock. Labelled wherever it shows."""
+        return self.embedded or isinstance(self.engine, SyntheticSettings)
 
 
 class ReplicaConfig(_Model):
@@ -94,12 +119,10 @@ class AppConfig(_Model):
             raise ValueError("one model must serve the tier 20b")
         if self.audit_replicas.replicas > 1:
             raise ValueError("audit_replicas: the log has exactly one writer")
-        if self.store_url is None or self.store_url.startswith("sqlite"):
-            for name in ("gate_replicas", "ledger_replicas"):
-                if getattr(self, name).replicas > 1:
-                    raise ValueError(
-                        f"{name}: one process owns a SQLite file; more replicas need a PostgreSQL store_url"
-                    )
+        if self.ledger_replicas.replicas > 1:
+            raise ValueError("ledger_replicas: one process counts the open grants of a key")
+        if (self.store_url is None or self.store_url.startswith("sqlite")) and self.gate_replicas.replicas > 1:
+            raise ValueError("gate_replicas: one process owns a SQLite file; more replicas need a PostgreSQL store_url")
         return self
 
     @property
@@ -152,7 +175,8 @@ def parse_config(args: object, where: str) -> AppConfig:
 def explain(error: ValidationError) -> str:
     """The first problem of a validation error in one sentence, with its key and without the value."""
     first = error.errors(include_url=False, include_input=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(part for at, part in enumerate(path) if not (at and path[at - 1] == "engine" and part in KINDS))
     if first["type"] == "extra_forbidden":
         return f"unknown key '{key}'."
     if first["type"] == "missing":
@@ -213,6 +237,25 @@ def set_process_defaults() -> None:
         "HF_HUB_OFFLINE": "1",
     }
     for name, value in defaults.items():
+        os.environ.setdefault(name, value)  # noqa: TID251
+
+
+def serve_directly(port: int) -> None:
+    """Make the one ingress replica listen on `port` itself; before Ray is imported, and only for a local graph.
+
+    Serve's own proxy is a process of Python between client and ingress, which costs a first token more than everything
+    Gatehouse does for it (docs/benchmarks.md). The second group lets replicas run requests on their main loop and
+    talk gRPC to each other. A port that a replica has left is free for the one that takes its place.
+    """
+    direct = {
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),  # exclusive
+        "RAY_SERVE_PORT_QUARANTINE_S": "0",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    }
+    for name, value in direct.items():
         os.environ.setdefault(name, value)  # noqa: TID251
 
 

@@ -30,7 +30,6 @@ def prepare(config: AppConfig, report: Report = _silent) -> Mapping[str, str]:
 
     Raises `ConfigError` with one sentence when something is missing that cannot be made here.
     """
-    wanted = [model for model in config.models if model.demonstration]
     try:
         vocabulary = ensure_vocabulary(vocabulary_dir(config), lambda line: report(line, 0.0), environment())
     except VocabularyUnavailable as error:
@@ -38,8 +37,10 @@ def prepare(config: AppConfig, report: Report = _silent) -> Mapping[str, str]:
     report("vocabulary", 1.0)
     sources: dict[str, str] = {}
     for model in config.models:
-        source = model.engine.source
-        if model not in wanted:
+        source = model.source
+        if source is None:
+            continue
+        if not model.embedded:
             folder = Path(source)
             if folder.is_absolute() and not (folder / "config.json").is_file():
                 raise ConfigError(f"model {model.engine.model}: there is no checkpoint in {source}.")

@@ -72,7 +72,7 @@ class InMemoryLedger:
     async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
         if self.full:
             raise QuotaExceeded("Too many requests at once for this key. Please try again in 1s.", 1)
-        grant = Grant(f"grant_{next(self._numbers)}", principal.tenant, principal.key_id, tokens)
+        grant = Grant(f"grant_{next(self._numbers)}", principal.tenant, principal.key_id, tokens, request_id, model)
         self.grants[grant.grant_id] = grant
         return grant
 

@@ -1,4 +1,4 @@
-"""The Serve class of one engine, kind `vllm`."""
+"""The Serve classes of engines, one per kind."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -9,7 +9,34 @@ from deployments.clock import Clock, SystemClock
 from deployments.engine.adapter import VLLM
 from deployments.engine.options import EngineSettings
 from deployments.engine.replica import EngineReplica
+from deployments.engine.synthetic import SyntheticSettings, TokenClock
 from deployments.ports import EngineCall, EngineInfo, EngineItem
+
+
+class SyntheticEngine:
+    """`ports.Engine` on a token clock: no model, for load tests of everything around one."""
+
+    def __init__(self, settings: SyntheticSettings, clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
+        self._replica = EngineReplica(TokenClock(settings, clock), settings, clock, started_s=0.0)
+
+    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+        """The reply: `EngineStart` first, then bytes."""
+        async with aclosing(self._replica.call(call)) as items:
+            async for item in items:
+                yield item
+
+    async def info(self) -> EngineInfo:
+        """State of this replica."""
+        return await self._replica.info()
+
+    async def check_health(self) -> None:
+        """Raise when Serve should replace this replica."""
+        await self._replica.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Numbers for an autoscaling policy, by name."""
+        return self._replica.record_autoscaling_stats()
 
 
 class VLLMEngine:

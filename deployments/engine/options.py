@@ -80,7 +80,6 @@ class EngineSettings(ServedSettings):
     engine_args: dict[str, JsonValue] = Field(default_factory=dict)
 
     max_queued_tokens: int | None = Field(default=None, ge=1)
-    stall_s: float = Field(default=120.0, gt=0)
     warm_up: bool = True
     num_gpus: float | None = Field(default=None, ge=0)
 

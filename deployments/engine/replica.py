@@ -11,8 +11,7 @@ from typing import Protocol
 
 from deployments.clock import Clock
 from deployments.engine.bridge import AsgiBridge
-from deployments.engine.options import EngineSettings
-from deployments.engine.settings import ENGINE_PATHS, FORWARDED_HEADERS
+from deployments.engine.settings import ENGINE_PATHS, FORWARDED_HEADERS, ServedSettings
 from deployments.errors import EngineFailed
 from deployments.ports import EngineCall, EngineInfo, EngineItem, ModelId
 
@@ -81,7 +80,7 @@ class ProgressWatch:
 class EngineReplica:
     """`ports.Engine` over a running core."""
 
-    def __init__(self, core: Core, settings: EngineSettings, clock: Clock, started_s: float) -> None:
+    def __init__(self, core: Core, settings: ServedSettings, clock: Clock, started_s: float) -> None:
         self._core = core
         self._settings = settings
         self._clock = clock
@@ -112,7 +111,7 @@ class EngineReplica:
         return EngineInfo(
             model=ModelId(self._settings.model),
             revision=self._settings.revision,
-            kind=self._settings.kind,
+            kind=self._settings.kind_name,
             pid=os.getpid(),
             core_pids=self._core.pids(),
             running=load.unfinished,

@@ -60,8 +60,10 @@ class ServedSettings(Settings):
     """One model at one revision, however it is served.
 
     `max_queued` bounds the unfinished requests of a replica, running ones included; above it the answer is 503 with
-    `retry-after`. `replicas` is a fixed number; `scaling` replaces it by a policy. `affinity` sends the turns of one
-    session to the same replica, whose prefix cache holds them.
+    `retry-after`. `replicas` is a fixed number (1); `scaling` puts a policy in its place. `affinity` sends the turns of
+    one session to the same replica, whose prefix cache holds them. `stall_s` without a step, with requests to work on,
+    makes a replica unhealthy. `cold_start_s` is how long a request waits for the first replica of a tier that was
+    scaled to zero.
     """
 
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/\-]{0,127}$")]
@@ -70,17 +72,24 @@ class ServedSettings(Settings):
     max_queued: int = Field(default=256, ge=1)
     request_deadline_s: float = Field(default=900.0, gt=0)
     abort_grace_s: float = Field(default=5.0, gt=0)
+    stall_s: float = Field(default=120.0, gt=0)
     flush: FlushSettings = FlushSettings()
 
-    replicas: int = Field(default=1, ge=1)
+    replicas: int | None = Field(default=None, ge=1)
     scaling: ScalingSettings | None = None
     affinity: bool = True
+    cold_start_s: float = Field(default=300.0, gt=0)
     num_cpus: float = Field(default=1.0, ge=0)
     drain_s: float = Field(default=300.0, gt=0)
 
+    @property
+    def kind_name(self) -> str:
+        """What stands behind it, as the configuration spells it; every subclass has a literal `kind`."""
+        return str(self.model_dump(include={"kind"})["kind"])
+
     @model_validator(mode="after")
     def _one_way_to_scale(self) -> "ServedSettings":
-        if self.scaling is not None and "replicas" in self.model_fields_set:
+        if self.scaling is not None and self.replicas is not None:
             raise ValueError("set either `replicas` or `scaling`, not both")
         return self
 
@@ -101,5 +110,10 @@ def serve_options(settings: ServedSettings) -> dict[str, object]:
     if settings.affinity:
         options["request_router_config"] = {"request_router_class": AFFINITY_ROUTER}
     if settings.scaling is None:
-        return options | {"num_replicas": settings.replicas}
+        return options | {"num_replicas": settings.replicas or 1}
     return options | {"num_replicas": "auto", "autoscaling_config": autoscaling_config(settings.scaling)}
+
+
+def plain_actor(settings: ServedSettings) -> dict[str, object]:
+    """The actor of an engine that needs no GPU and no environment of its own."""
+    return {"ray_actor_options": {"num_cpus": settings.num_cpus}}

@@ -146,10 +146,15 @@ class Journey:
         principal = await self.authenticate(ask.key, Scope.INFERENCE)
         asked = self._codecs[ask.dialect].read(ask.body)
         session = session_of(principal, ask.headers, ask.body)
-        grant = await self._admit(principal, ask, asked)
+        routing = self._own(self._route(principal, session, ask, asked))  # while the ledger admits
+        try:
+            grant = await self._admit(principal, ask, asked)
+        except BaseException:
+            await _drop(routing)
+            raise
         turn: _Turn | None = None
         try:
-            decision = await self._route(principal, session, ask, asked)
+            decision = await routing
             reply = self._codecs[ask.dialect].filter(asked)
             turn = _Turn(ask, principal, session, asked, decision, grant, reply, started_s)
             async with aclosing(self._generate(turn)) as released:
@@ -161,6 +166,7 @@ class Journey:
                 turn.error = error
             raise
         finally:
+            routing.cancel()
             closing = self._finish(turn) if turn is not None else _quiet("settle", self._ledger.settle(grant, Usage()))
             await asyncio.shield(self._own(closing))
 
@@ -425,6 +431,12 @@ def _outcome(turn: _Turn) -> AttemptOutcome | None:
     if not turn.reply.saw_text and turn.tool_calls == 0:
         return AttemptOutcome.EMPTY
     return AttemptOutcome.OK
+
+
+async def _drop(task: asyncio.Task[Any]) -> None:
+    """Cancel a task whose result nobody wants any more."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _quiet(what: str, work: Coroutine[Any, Any, None]) -> None:

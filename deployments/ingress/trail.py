@@ -8,6 +8,7 @@ the gate sees to that itself.
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 
 from deployments.clock import Clock
 from deployments.errors import AuditRefused, GatehouseError
@@ -28,6 +29,8 @@ class Recorder:
         self._backlog: deque[AuditEvent] = deque()
         self._down_until_s = 0.0
         self._flusher: asyncio.Task[None] | None = None
+        self._waiting: deque[tuple[AuditEvent, asyncio.Future[Receipt | None]]] = deque()
+        self._appending: asyncio.Task[None] | None = None
         self.dropped = 0
 
     @property
@@ -36,22 +39,41 @@ class Recorder:
         return len(self._backlog)
 
     async def record(self, event: AuditEvent) -> Receipt | None:
-        """The receipt, or None when the sink is down: the event is then kept for later."""
+        """The receipt, or None when the sink is down: the event is then kept for later.
+
+        Events that come while an append is under way leave together with the next one, in the order they came.
+        """
         if self._clock.monotonic_s() < self._down_until_s:
             self._keep(event)
             return None
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                (receipt,) = await self._audit.append([event])
-        except AuditRefused as error:
-            self._refused(event, error)
-            return None
-        except (GatehouseError, TimeoutError) as error:
-            _log.error("audit sink does not acknowledge; keeping events: %s", type(error).__name__)
-            self._down_until_s = self._clock.monotonic_s() + 1.0
-            self._keep(event)
-            return None
-        return receipt
+        waiting: asyncio.Future[Receipt | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, waiting))
+        if self._appending is None or self._appending.done():
+            self._appending = asyncio.create_task(self._append())
+        return await waiting
+
+    async def _append(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    receipts: Sequence[Receipt | None] = await self._audit.append([event for event, _ in batch])
+            except AuditRefused as error:
+                receipts = [None] * len(batch)
+                if len(batch) == 1:
+                    self._refused(batch[0][0], error)
+                else:  # one of them is refused: the backlog finds out which, and loses none of the others
+                    for event, _ in batch:
+                        self._keep(event)
+            except (GatehouseError, TimeoutError) as error:
+                _log.error("audit sink does not acknowledge; keeping events: %s", type(error).__name__)
+                receipts = [None] * len(batch)
+                self._down_until_s = self._clock.monotonic_s() + 1.0
+                for event, _ in batch:
+                    self._keep(event)
+            for (_, waiting), receipt in zip(batch, receipts, strict=True):
+                if not waiting.done():
+                    waiting.set_result(receipt)
 
     def _refused(self, event: AuditEvent, error: AuditRefused) -> None:
         """The log will never take this event: a bug of ours, and no reason to try again for ever."""

@@ -95,6 +95,7 @@ class Ledger:
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+        await self._keys.drain()
         await self._store.close()
 
     async def _ledger(self) -> KeyLedger:

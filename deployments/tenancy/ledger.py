@@ -23,6 +23,7 @@ from deployments.ports import (
     TenantId,
     Usage,
 )
+from deployments.tenancy.grants import GrantWriter, OpenGrants
 from deployments.tenancy.keys import PREFIX_CHARS, SECRET_CHARS, digest, generate, matches, parse, pepper_check
 from deployments.tenancy.pepper import BadPepper
 from deployments.tenancy.settings import TenancySettings
@@ -43,10 +44,13 @@ class KeyLedger:
         self._clock = clock
         self._audit = audit
         self._settings = settings
+        self._open = OpenGrants(settings.grant_ttl_s * 1000)
+        self._writer = GrantWriter(store)
 
     async def open(self) -> None:
         """Create missing tables; `BadPepper` when the stored keys were made under another pepper."""
         await self._store.create_tables()
+        self._open.load(await self._store.open_grants(self._clock.now_ms() - self._settings.grant_ttl_s * 1000))
         check = pepper_check(self._pepper)
         if await self._store.remember("pepper_check", check) != check:
             raise BadPepper("file", "the stored keys were made with another one; restore it from your backup")
@@ -83,21 +87,27 @@ class KeyLedger:
             tenant=principal.tenant,
             key_id=principal.key_id,
             reserved_tokens=tokens,
+            request_id=RequestId(request_id[:128]),  # both come from the client; the columns end there
+            model=ModelId(model[:256]),
         )
         limit = self._settings.max_concurrent_requests
-        open_since_ms = now_ms - self._settings.grant_ttl_s * 1000
-        if not await self._store.add_grant(grant, request_id, model, now_ms, open_since_ms, limit):
+        if not self._open.add(grant, now_ms, limit):
             raise QuotaExceeded(
                 f"Concurrency limit of {limit} requests reached for key {principal.key_id}. "
                 f"Please try again in {_RETRY_AFTER_S}s.",
                 _RETRY_AFTER_S,
             )
+        self._writer.grant(grant, now_ms)
         return grant
 
     async def settle(self, grant: Grant, usage: Usage) -> None:
-        """Replace the reservation by what was used; the first settlement counts. `NotFound` for an unknown grant."""
-        if not await self._store.settle(grant.grant_id, usage, self._clock.now_ms()):
-            raise NotFound(f"No grant '{grant.grant_id}'.")
+        """Replace the reservation by what was used; on disk when it returns, and the first settlement counts."""
+        self._open.remove(grant)
+        await self._writer.settle(grant, usage, self._clock.now_ms())
+
+    async def drain(self) -> None:
+        """Return when everything that was handed in is on disk."""
+        await self._writer.drain()
 
     async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
         """Create a key. Its text is in the answer and nowhere else; the record precedes the key."""

@@ -3,6 +3,7 @@
 Every method is one transaction and is durable when it returns.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Row,
     String,
     Table,
+    bindparam,
     func,
     insert,
     literal,
@@ -31,7 +33,6 @@ from deployments.ports import (
     KeyId,
     KeyRecord,
     ModelId,
-    RequestId,
     Scope,
     TenantId,
     Usage,
@@ -184,65 +185,64 @@ class TenancyStore:
         async with self._engine.begin() as connection:
             await connection.execute(statement.values(revoked_ms=now_ms))
 
-    async def add_grant(
-        self, grant: Grant, request_id: RequestId, model: ModelId, now_ms: int, open_since_ms: int, limit: int
-    ) -> bool:
-        """Store a grant unless the key has `limit` open ones that began after `open_since_ms`; True when stored.
-
-        One statement, so that SQLite counts and inserts under one lock. On PostgreSQL two replicas may both see the
-        last free place.
-        """
-        already = (
-            select(func.count())
-            .select_from(_grants)
-            .where(
-                _grants.c.key_id == grant.key_id,
-                _grants.c.settled_ms.is_(None),
-                _grants.c.created_ms > open_since_ms,
-            )
-            .scalar_subquery()
+    async def open_grants(self, since_ms: int) -> list[tuple[KeyId, str, int]]:
+        """Key, id and time of the grants that began after `since_ms` and are not settled."""
+        query = select(_grants.c.key_id, _grants.c.grant_id, _grants.c.created_ms).where(
+            _grants.c.settled_ms.is_(None), _grants.c.created_ms > since_ms
         )
-        row = {
-            "grant_id": literal(grant.grant_id),
-            "tenant": literal(grant.tenant),
-            "key_id": literal(grant.key_id),
-            "request_id": literal(request_id),
-            "model": literal(model),
-            "reserved_tokens": literal(grant.reserved_tokens, BigInteger),
-            "created_ms": literal(now_ms, BigInteger),
-        }
-        statement = insert(_grants).from_select([*row], select(*row.values()).where(already < limit))
-        async with self._engine.begin() as connection:
-            return (await connection.execute(statement)).rowcount == 1
+        async with self._engine.connect() as connection:
+            return [(KeyId(row.key_id), row.grant_id, row.created_ms) for row in await connection.execute(query)]
 
-    async def settle(self, grant_id: str, usage: Usage, now_ms: int) -> bool:
-        """Close a grant and store its usage, once. False when there is no such grant."""
+    async def write(self, grants: Sequence[tuple[Grant, int]], settlements: Sequence[tuple[Grant, Usage, int]]) -> None:
+        """Store grants with their times, then close others and store their usage; of two settlements the first counts.
+
+        A settlement needs no row of its grant: it brings all that usage has to say.
+        """
+        opened = [
+            {
+                "grant_id": grant.grant_id,
+                "tenant": grant.tenant,
+                "key_id": grant.key_id,
+                "request_id": grant.request_id,
+                "model": grant.model,
+                "reserved_tokens": grant.reserved_tokens,
+                "created_ms": at_ms,
+            }
+            for grant, at_ms in grants
+        ]
+        first: dict[str, tuple[Grant, Usage, int]] = {}
+        for settlement in settlements:
+            first.setdefault(settlement[0].grant_id, settlement)
         async with self._engine.begin() as connection:
-            closed = await connection.execute(
-                update(_grants)
-                .where(_grants.c.grant_id == grant_id, _grants.c.settled_ms.is_(None))
-                .values(settled_ms=now_ms)
-            )
-            row = (await connection.execute(select(_grants).where(_grants.c.grant_id == grant_id))).one_or_none()
-            if row is None:
-                return False
-            if closed.rowcount == 1:
+            if opened:
+                await connection.execute(insert(_grants), opened)
+            if not first:
+                return
+            known = select(_usage.c.grant_id).where(_usage.c.grant_id.in_(first))
+            settled = {row.grant_id for row in await connection.execute(known)}
+            rows = [
+                {
+                    "grant_id": grant.grant_id,
+                    "tenant": grant.tenant,
+                    "key_id": grant.key_id,
+                    "request_id": grant.request_id,
+                    "model": grant.model,
+                    "input_tokens": usage.input_tokens,
+                    "cached_tokens": usage.cached_tokens,
+                    "output_tokens": usage.output_tokens,
+                    "reasoning_tokens": usage.reasoning_tokens,
+                    "estimated": usage.estimated,
+                    "settled_ms": at_ms,
+                }
+                for grant, usage, at_ms in first.values()
+                if grant.grant_id not in settled
+            ]
+            if rows:
+                await connection.execute(insert(_usage), rows)
                 await connection.execute(
-                    insert(_usage).values(
-                        grant_id=grant_id,
-                        tenant=row.tenant,
-                        key_id=row.key_id,
-                        request_id=row.request_id,
-                        model=row.model,
-                        input_tokens=usage.input_tokens,
-                        cached_tokens=usage.cached_tokens,
-                        output_tokens=usage.output_tokens,
-                        reasoning_tokens=usage.reasoning_tokens,
-                        estimated=usage.estimated,
-                        settled_ms=now_ms,
-                    )
+                    update(_grants).where(_grants.c.grant_id == bindparam("closed")).values(settled_ms=bindparam("at")),
+                    [{"closed": row["grant_id"], "at": row["settled_ms"]} for row in rows],
                 )
-            return True
 
     async def usage(self, tenant: TenantId | None) -> list[UsageTotal]:
         """Totals per key and model, of a tenant or of all, ordered by tenant, key and model."""

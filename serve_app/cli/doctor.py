@@ -134,7 +134,9 @@ def vocabulary_state(cache: Path, environ: Mapping[str, str], sha256: str = VOCA
 def model_states(config: AppConfig, weights: Path = _DEMO_WEIGHTS) -> Mapping[str, ModelState]:
     """Where the weights of each configured model stand; demonstrations are judged by their stamp, not byte by byte."""
     return {
-        model.engine.model: _model_state(model.engine.source, models_dir(config), weights) for model in config.models
+        model.engine.model: _model_state(model.source, models_dir(config), weights)
+        for model in config.models
+        if model.source is not None
     }
 
 
@@ -148,6 +150,13 @@ def _model_state(source: str, expanded: Path, weights: Path) -> ModelState:
     if folder.is_absolute():
         return ModelState.READY if (folder / "config.json").is_file() else ModelState.MISSING
     return ModelState.REMOTE
+
+
+def free_port(host: str) -> int:
+    """A port on which nothing listens now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def _gatehouse_answers(port: int) -> bool:

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from serve_app.cli.client import fail
 from serve_app.cli.diagnosis import PortState
-from serve_app.cli.doctor import available_memory_bytes, port_state
-from serve_app.config import ConfigError, ServeFile, find, load_serve_file, set_process_defaults
+from serve_app.cli.doctor import available_memory_bytes, free_port, port_state
+from serve_app.config import ConfigError, ServeFile, find, load_serve_file, serve_directly, set_process_defaults
 from serve_app.prepare import prepare
 
 app = typer.Typer()
@@ -55,7 +55,10 @@ def up(
     _check_port(file.host, port)
     _prepare(file)
     if not stop.is_set():
-        _serve(file, port, startup_timeout, stop)
+        direct = file.app.ingress_replicas.replicas == 1
+        if direct:
+            serve_directly(port)
+        _serve(file, port, free_port(file.host) if direct else port, startup_timeout, stop)
 
 
 def _step(what: str, detail: str) -> None:
@@ -100,7 +103,7 @@ def _prepare(file: ServeFile) -> None:
     _step("weights", ", ".join(sources))
 
 
-def _serve(file: ServeFile, port: int, timeout_s: float, stop: threading.Event) -> None:
+def _serve(file: ServeFile, port: int, proxy_port: int, timeout_s: float, stop: threading.Event) -> None:
     # Ray is imported only now: everything above answers in a second, and its environment is set.
     from deployments import _local as local
     from serve_app.app import build
@@ -115,7 +118,7 @@ def _serve(file: ServeFile, port: int, timeout_s: float, stop: threading.Event) 
             failure.append(error)  # the main thread says what it means and ends the process
 
     try:
-        local.start(file.host, port, os.cpu_count() or 1)
+        local.start(file.host, proxy_port, os.cpu_count() or 1)
         _step("ray", "local, logs in /tmp/ray/session_latest/logs/serve")
         worker = threading.Thread(target=deploy, daemon=True)
         worker.start()
@@ -204,7 +207,7 @@ _CALLS = (
 
 def _welcome(file: ServeFile, url: str, key: str | None, elapsed_s: float) -> str:
     """What a person needs next: URL, key, and calls to paste."""
-    demonstration = any(model.demonstration for model in file.app.models)
+    demonstration = any(model.embedded for model in file.app.models)
     # As this process was called: `make run` starts a script that need not be on anybody's PATH.
     command = sys.argv[0] if Path(sys.argv[0]).name == "gatehouse" else "gatehouse"
     lines = [

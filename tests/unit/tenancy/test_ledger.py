@@ -2,8 +2,10 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from deployments.clock import FixedClock
 from deployments.errors import AuditUnavailable, InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
@@ -254,11 +256,65 @@ async def test_usage_adds_up_per_key_and_model(world: World) -> None:
     assert list(await world.ledger.usage(TenantId("other"))) == []
 
 
-async def test_a_grant_of_nobody_is_not_found(world: World) -> None:
+async def test_usage_survives_a_crash_that_forgot_the_grant(world: World) -> None:
     principal = await world.ledger.authenticate((await world.key()).presented)
     grant = await world.ledger.admit(principal, RequestId("r"), MODEL, 1)
-    with pytest.raises(NotFound):
-        await world.ledger.settle(dataclasses.replace(grant, grant_id="grant_other"), Usage())
+    await world.ledger.drain()
+    forgotten = dataclasses.replace(grant, grant_id="grant_whose_row_was_never_written")
+    await world.ledger.settle(forgotten, Usage(output_tokens=7))
+    [total] = await world.ledger.usage(ACME)
+    assert (total.requests, total.output_tokens, total.model) == (1, 7, MODEL)
+
+
+async def test_open_grants_outlive_the_process(world: World) -> None:
+    principal = await world.ledger.authenticate((await world.key()).presented)
+    grants = [await world.ledger.admit(principal, RequestId(f"r{number}"), MODEL, 1) for number in range(2)]
+    await world.ledger.drain()
+    again = World(world.directory)
+    await again.ledger.open()
+    with pytest.raises(QuotaExceeded):
+        await again.ledger.admit(principal, RequestId("r2"), MODEL, 1)
+    await again.ledger.settle(grants[0], Usage())
+    await again.ledger.admit(principal, RequestId("r3"), MODEL, 1)
+    await again.ledger.drain()
+    await again.store.close()
+
+
+async def test_a_settlement_that_cannot_be_written_is_no_success(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    principal = await world.ledger.authenticate((await world.key()).presented)
+    grant = await world.ledger.admit(principal, RequestId("r"), MODEL, 1)
+    await world.ledger.drain()
+    write = world.store.write
+
+    async def broken(*rows: object) -> None:
+        raise OperationalError("insert", {}, Exception("disk full"))
+
+    monkeypatch.setattr(world.store, "write", broken)
+    with pytest.raises(OperationalError):
+        await world.ledger.settle(grant, Usage(output_tokens=1))
+    monkeypatch.setattr(world.store, "write", write)
+    await world.ledger.settle(grant, Usage(output_tokens=2))
+    [total] = await world.ledger.usage(ACME)
+    assert total.output_tokens == 2
+
+
+async def test_many_at_once_share_transactions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    principals = [await world.ledger.authenticate((await world.key()).presented) for _ in range(40)]
+    write, calls = world.store.write, list[int]()
+
+    async def counted(grants: Any, settlements: Any) -> None:
+        calls.append(len(grants) + len(settlements))
+        await write(grants, settlements)
+
+    monkeypatch.setattr(world.store, "write", counted)
+    grants = await asyncio.gather(
+        *(world.ledger.admit(each, RequestId(f"r{n}"), MODEL, 1) for n, each in enumerate(principals))
+    )
+    await asyncio.gather(*(world.ledger.settle(grant, Usage(output_tokens=1)) for grant in grants))
+    await world.ledger.drain()
+    assert sum(calls) == 80
+    assert len(calls) < 10
+    assert sum(total.requests for total in await world.ledger.usage(ACME)) == 40
 
 
 # --- pepper, bootstrap, store ------------------------------------------------------------------------------------

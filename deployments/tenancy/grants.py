@@ -1,0 +1,116 @@
+"""Open grants in memory, and their rows written together: nothing on the path of a first token waits for a disk.
+
+A grant counts from the moment it is given. Its row follows with the next commit, so a crash forgets the grants of its
+last few milliseconds; what they used is not lost, because a settlement carries the whole grant and is acknowledged
+only after its commit.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from deployments.ports import Grant, KeyId, Usage
+from deployments.tenancy.store import TenancyStore
+
+_log = logging.getLogger("gatehouse.tenancy")
+_BATCH = 512
+_QUEUE = 100_000
+_RETRY_S = 1.0
+
+
+class OpenGrants:
+    """Unsettled grants per key. One process counts them, so the ledger has one replica."""
+
+    def __init__(self, ttl_ms: int) -> None:
+        self._ttl_ms = ttl_ms
+        self._open: dict[KeyId, dict[str, int]] = {}
+
+    def load(self, grants: Sequence[tuple[KeyId, str, int]]) -> None:
+        """Take over what an earlier process left open: key, grant id and time of each."""
+        for key_id, grant_id, created_ms in grants:
+            self._open.setdefault(key_id, {})[grant_id] = created_ms
+
+    def add(self, grant: Grant, now_ms: int, limit: int) -> bool:
+        """Count a grant, unless its key has `limit` open ones already. Old ones that nobody settled stop counting."""
+        mine = self._open.setdefault(grant.key_id, {})
+        if len(mine) >= limit:
+            for stale in [each for each, at_ms in mine.items() if at_ms <= now_ms - self._ttl_ms]:
+                del mine[stale]
+        if len(mine) >= limit:
+            return False
+        mine[grant.grant_id] = now_ms
+        return True
+
+    def remove(self, grant: Grant) -> None:
+        """Stop counting a grant; unknown ones are none."""
+        mine = self._open.get(grant.key_id)
+        if mine is not None:
+            mine.pop(grant.grant_id, None)
+            if not mine:
+                del self._open[grant.key_id]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a grant used, and who waits for the commit."""
+
+    grant: Grant
+    usage: Usage
+    at_ms: int
+    committed: "asyncio.Future[None]" = field(compare=False)
+
+
+class GrantWriter:
+    """Writes grants and settlements in the order they came, many to a transaction. Create it on a running loop."""
+
+    def __init__(self, store: TenancyStore) -> None:
+        self._store = store
+        self._grants: deque[tuple[Grant, int]] = deque()
+        self._settlements: deque[Settlement] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def grant(self, grant: Grant, now_ms: int) -> None:
+        """Write the row of a grant soon."""
+        if len(self._grants) < _QUEUE:  # without its row a grant is only missing from the books of open ones
+            self._grants.append((grant, now_ms))
+        self._wake()
+
+    async def settle(self, grant: Grant, usage: Usage, now_ms: int) -> None:
+        """Return when the usage is on disk; raises the store's error when it could not be written."""
+        settlement = Settlement(grant, usage, now_ms, asyncio.get_running_loop().create_future())
+        self._settlements.append(settlement)
+        self._wake()
+        await settlement.committed
+
+    async def drain(self) -> None:
+        """Return when everything that was handed in has been written, or failed."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait({self._task})
+
+    def _wake(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._grants or self._settlements:
+            grants = [self._grants[i] for i in range(min(_BATCH, len(self._grants)))]
+            settlements = [self._settlements.popleft() for _ in range(min(_BATCH, len(self._settlements)))]
+            try:
+                await self._store.write(grants, [(each.grant, each.usage, each.at_ms) for each in settlements])
+            except SQLAlchemyError as error:
+                _log.error("the ledger's store failed: %s", type(error).__name__)
+                for each in settlements:
+                    if not each.committed.done():
+                        each.committed.set_exception(error)
+                if not settlements:
+                    await asyncio.sleep(_RETRY_S)
+                continue
+            for _ in grants:
+                self._grants.popleft()
+            for each in settlements:
+                if not each.committed.done():
+                    each.committed.set_result(None)
