@@ -6,9 +6,10 @@ keeps the original in `cause`, and its `str()` is a remote traceback that must n
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
+from ray import serve
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
@@ -55,6 +56,7 @@ from deployments.ports import (
 
 T = TypeVar("T")
 _log = logging.getLogger("gatehouse.clients")
+_STARTING_S = 30  # what a client is told to wait for a model that loads
 
 
 class _Client:
@@ -97,26 +99,80 @@ def _short(error: BaseException) -> str:
     return type(cause if isinstance(cause, BaseException) else error).__name__
 
 
+class ColdWatch:
+    """Which engines have no replica now, asked of Serve every few seconds; only for those that may scale to zero.
+
+    A handle cannot tell: once it has seen a replica it answers "populated" for good.
+    """
+
+    def __init__(self, period_s: float = 2.0) -> None:
+        self._period_s = period_s
+        self._watched: set[tuple[str, str]] = set()
+        self._cold: frozenset[tuple[str, str]] = frozenset()
+        self._task: asyncio.Task[None] | None = None
+
+    def watch(self, handle: object) -> Callable[[], bool]:
+        """The answer to "is this deployment cold?", for whoever holds its handle."""
+        deployment = cast(DeploymentHandle[Any], handle)
+        name = (deployment.app_name, deployment.deployment_name)
+        self._watched.add(name)
+        return lambda: name in self._cold
+
+    def start(self) -> None:
+        """Begin to ask, if anything is watched. On a running loop."""
+        if self._watched and self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                status = await asyncio.to_thread(serve.status)
+                applications = cast(Mapping[str, Any], status.applications)
+                self._cold = frozenset(name for name in self._watched if not _running(applications, *name))
+            except (RayError, RayServeException) as error:  # what was known last is the best guess
+                _log.error("Serve did not say which replicas run: %s", _short(error))
+            await asyncio.sleep(self._period_s)
+
+
+def _running(applications: Mapping[str, Any], application: str, deployment: str) -> int:
+    parts = cast(Mapping[str, Any], getattr(applications.get(application), "deployments", {}))
+    states = cast(Mapping[str, int], getattr(parts.get(deployment), "replica_states", {}))
+    return sum(count for state, count in states.items() if str(getattr(state, "value", state)) == "RUNNING")
+
+
+def _never() -> bool:
+    return False
+
+
 class EngineClient(_Client):
-    """`ports.Engine` over a streaming handle. `timeout_s` covers a whole reply."""
+    """`ports.Engine` over a streaming handle. `timeout_s` covers a whole reply, `cold_start_s` a first replica."""
 
     down = EngineFailed
     what = "The model"
 
-    def __init__(self, handle: object, timeout_s: float) -> None:
+    def __init__(
+        self, handle: object, timeout_s: float, cold_start_s: float = 300.0, cold: Callable[[], bool] = _never
+    ) -> None:
         super().__init__(handle, timeout_s)
         self._stream = self._handle.options(stream=True)
+        self._cold_start_s = cold_start_s
+        self._cold = cold
+
+    def cold(self) -> bool:
+        """True when the model has no replica now, as last seen."""
+        return self._cold()
 
     async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
         """The reply; closing the generator cancels the generation on the replica."""
         ends_s = asyncio.get_running_loop().time() + self._timeout_s
         handle = self._stream.options(session_id=call.session)
         items = cast(DeploymentResponseGenerator[EngineItem], handle.call.remote(call))
+        starting = self._cold()
         try:
             while True:
                 try:
                     async with asyncio.timeout_at(ends_s):
-                        item = await anext(items)
+                        item = await (self._first(items) if starting else anext(items))
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
@@ -129,13 +185,35 @@ class EngineClient(_Client):
                     raise EngineFailed("The model stopped while it was answering. Please try again.") from None
                 except (RayError, RayServeException) as error:
                     self._raise(error)
+                starting = False
                 yield item
         finally:
             items.cancel()
 
+    async def _first(self, items: DeploymentResponseGenerator[EngineItem]) -> EngineItem:
+        """The first item of a call that began without a replica; `EngineOverloaded` when none came in time."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        first = asyncio.create_task(_next(items))
+        try:
+            while not first.done():
+                await asyncio.wait({first}, timeout=1.0)
+                if not first.done() and self._cold() and loop.time() - began_s > self._cold_start_s:
+                    raise EngineOverloaded(
+                        f"The model was scaled to zero and is still starting. Please try again in {_STARTING_S}s.",
+                        _STARTING_S,
+                    )
+            return first.result()
+        finally:
+            first.cancel()
+
     async def info(self) -> EngineInfo:
         """State of one replica."""
         return cast(EngineInfo, await self._ask("info"))
+
+
+async def _next(items: DeploymentResponseGenerator[EngineItem]) -> EngineItem:
+    return await anext(items)
 
 
 class LedgerClient(_Client):

@@ -312,6 +312,10 @@ class Engine(Protocol):
         """State of one replica."""
         ...
 
+    def cold(self) -> bool:
+        """True when the model was scaled to zero: a call now waits for its first replica."""
+        ...
+
 
 # --- gate --------------------------------------------------------------------------------------------------------
 

@@ -98,6 +98,8 @@ def parts(config: AppConfig) -> Parts:
                 max_model_len=model.engine.max_model_len or 131_072,
                 demonstration=model.demonstration,
                 created=created,
+                may_be_cold=model.engine.scaling is not None and model.engine.scaling.min_replicas == 0,
+                cold_start_s=model.engine.cold_start_s,
             )
             for model in config.models
         ),

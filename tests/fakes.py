@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from deployments.clock import FixedClock
 from deployments.ingress.dialects.codecs import CODECS
-from deployments.ingress.journey import Journey
+from deployments.ingress.journey import Journey, TierModel
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.surface import ServedModel, Surface
 from deployments.ingress.trail import Recorder
@@ -61,6 +61,10 @@ class ScriptedEngine:
         self.calls: list[EngineCall] = []
         self.open = 0
         self.aborted = 0
+        self.is_cold = False
+
+    def cold(self) -> bool:
+        return self.is_cold
 
     async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
         self.calls.append(call)
@@ -187,6 +191,7 @@ class World:
             meter=counters,
             settings=self.settings,
             clock=self.clock,
+            tiers=(TierModel(Tier.BASE, BASE, "r1"), TierModel(Tier.STRONG, STRONG, "r1")),
         )
         models = tuple(
             ServedModel(model, tier, "vllm", "r1", self.limit, True, 1_767_225_600)

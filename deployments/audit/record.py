@@ -107,6 +107,7 @@ FIELDS: Mapping[str, str] = {
     "expires_ms": "count",
     "fingerprint": "sha256",  # of the binding without its random call id
     "finish_reasons": "texts",
+    "attempts": "count",  # generations it took; 2 when a malformed reply was thrown away
     "gate_call_id": "text",
     "gate_profile": "text",  # of a key
     "head_hash": "sha256",
@@ -192,7 +193,7 @@ EVENTS: Mapping[str, EventSchema] = {
     ),
     "generation.finished": _event(
         "route_id model outcome",
-        "cached_tokens dialect duration_ms effort error_code estimated finish_reasons input_tokens output_tokens "
+        "attempts cached_tokens dialect duration_ms effort error_code estimated finish_reasons input_tokens output_tokens "
         "reason reasoning_tokens repairs revision status stream tier tool_calls ttft_ms",
     ),
     "tool_call.proposed": _event("gate_call_id tool", _CALL),

@@ -10,7 +10,7 @@ vLLM is imported inside functions: the pure half of this package must work where
 import argparse
 import gc
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,6 +24,7 @@ from deployments.engine.replica import CoreLoad
 from deployments.engine.settings import ENGINE_PATHS
 from deployments.ports import EngineStart
 
+HARMONY_STOPS = frozenset({200002, 200012})  # <|return|>, <|call|>
 _WARM_UP_DEADLINE_S = 600.0  # the first sampled request compiles kernels: 6 s on two quiet cores, minutes on busy ones
 _SHUTDOWN_S = 10.0
 _OK = 200
@@ -69,6 +70,7 @@ class VLLM:
         config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
         harmony = config.model_config.hf_config.model_type == "gpt_oss"
         if harmony:
+            require_harmony_stops(config.model_config.try_get_generation_config(), settings.source)
             _install_harmony()
         pulse = _Pulse()
         engine = AsyncLLM.from_vllm_config(
@@ -170,6 +172,21 @@ async def _app(engine: Any, engine_args: Any, settings: EngineSettings) -> tuple
     if missing:
         raise EngineStartFailed(f"This vLLM does not serve {', '.join(sorted(missing))} for {settings.model}.")
     return cast(AsgiApp, app), server
+
+
+def require_harmony_stops(generation: Mapping[str, Any], source: str) -> None:
+    """`EngineStartFailed` unless generation ends at `<|return|>` and `<|call|>`.
+
+    vLLM 0.29 adds no stop tokens of harmony by itself: without 200012 a tool call runs on into the next message.
+    """
+    given = generation.get("eos_token_id")
+    stops = set(cast(list[int], given) if isinstance(given, list) else [given])
+    missing = HARMONY_STOPS - stops
+    if missing:
+        raise EngineStartFailed(
+            f"generation_config.json in {source} must name the harmony stop tokens 200002 and 200012 in eos_token_id "
+            f"({', '.join(map(str, sorted(missing)))} missing): without them tool calls do not end."
+        )
 
 
 def _refuse_unsafe(args: argparse.Namespace) -> None:

@@ -7,14 +7,14 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from deployments.clients import ApprovalsClient, AuditClient, DifficultyClient, EngineClient, LedgerClient
+from deployments.clients import ApprovalsClient, AuditClient, ColdWatch, DifficultyClient, EngineClient, LedgerClient
 from deployments.clock import SystemClock
 from deployments.ingress.dialects.codecs import CODECS
-from deployments.ingress.journey import Journey
+from deployments.ingress.journey import Journey, TierModel
 from deployments.ingress.surface import AsgiApp, Parts, Surface
 from deployments.ingress.trail import Recorder
 from deployments.ingress.window import Window
-from deployments.ports import SYSTEM_TENANT, AuditEvent, ModelId
+from deployments.ports import SYSTEM_TENANT, AuditEvent, Tier
 
 
 class Ingress:
@@ -36,7 +36,16 @@ class Ingress:
         desk = ApprovalsClient(approvals, settings.call_timeout_s)
         keys = LedgerClient(ledger, settings.call_timeout_s)
         router = DifficultyClient(difficulty, settings.call_timeout_s)
-        replicas = {ModelId(name): EngineClient(handle, parts.engine_timeout_s) for name, handle in engines.items()}
+        self._cold = ColdWatch()
+        replicas = {
+            served.model: EngineClient(
+                engines[served.model],
+                parts.engine_timeout_s,
+                served.cold_start_s,
+                *([self._cold.watch(engines[served.model])] if served.may_be_cold else []),
+            )
+            for served in parts.models
+        }
         meter = parts.make_meter()
         recorder = Recorder(sink, clock, settings.audit_timeout_s)
         journey = Journey(
@@ -51,6 +60,7 @@ class Ingress:
             meter=meter,
             settings=settings,
             clock=clock,
+            tiers=[TierModel(Tier(served.tier), served.model, served.revision) for served in parts.models],
         )
         self._surface = Surface(
             journey,
@@ -71,6 +81,7 @@ class Ingress:
 
     async def __serve_build_asgi_app__(self) -> AsgiApp:
         """The app of this replica; Serve calls this once, after the constructor."""
+        self._cold.start()
         await self._surface.recorder.record(self._config_loaded())
         return self._parts.make_api(self._surface)
 

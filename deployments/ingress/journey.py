@@ -8,9 +8,9 @@ dialect looks like is in `dialects/`; statuses and error bodies are in `serve_ap
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar, assert_never
 
 from deployments.clock import Clock
@@ -57,6 +57,7 @@ from deployments.ports import (
     RouteRequest,
     Scope,
     SessionId,
+    Tier,
     Usage,
 )
 
@@ -85,6 +86,15 @@ class Head:
     stream: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TierModel:
+    """The model of a tier, and its revision."""
+
+    tier: Tier
+    model: ModelId
+    revision: str
+
+
 @dataclass(slots=True)
 class _Turn:
     """What is known of one request by the time it ends; only `answer` and `_finish` write here."""
@@ -102,7 +112,14 @@ class _Turn:
     tool_calls: int = 0
     engine_reached: bool = False
     completed: bool = False
+    attempts: int = 1
+    repairs: set[str] = field(default_factory=set[str])
+    spent: Usage = Usage()
     error: BaseException | None = None
+
+
+class _Malformed(Exception):
+    """The reply holds a tool call that had to be repaired, and nothing of it has left yet."""
 
 
 class Journey:
@@ -121,7 +138,12 @@ class Journey:
         meter: Meter,
         settings: IngressSettings,
         clock: Clock,
+        tiers: Sequence[TierModel] = (),
     ) -> None:
+        """`tiers` names the model of every tier, for falling back from a cold one."""
+        self._larger = {
+            each.tier: tuple(other for other in tiers if other.tier.rank > each.tier.rank) for each in tiers
+        }
         self._principals = Principals(ledger, clock, settings.principal_ttl_s)
         self._ledger = ledger
         self._difficulty = difficulty
@@ -198,26 +220,61 @@ class Journey:
         )
         if decision.model not in self._engines or not principal.may_use(decision.model):
             raise UnknownModel(asked.requested_model)
+        decision = self._warm(decision, asked, principal)
         await self._windows[decision.model].check(asked)
         self._meter.routed(decision)
+        return decision
+
+    def _warm(self, decision: RouteDecision, asked: Asked, principal: Principal) -> RouteDecision:
+        """The decision, moved to a larger tier while its own has no replica, where the settings allow that."""
+        if not self._settings.cold_fallback or asked.model is not None or not self._engines[decision.model].cold():
+            return decision
+        for target in self._larger.get(decision.tier, ()):
+            if principal.may_use(target.model) and not self._engines[target.model].cold():
+                reason = "cold_tier_fallback"
+                return replace(
+                    decision,
+                    model=target.model,
+                    tier=target.tier,
+                    revision=target.revision,
+                    reason=reason,
+                    reasons=(reason, *decision.reasons),
+                )
         return decision
 
     async def _generate(self, turn: _Turn) -> AsyncGenerator[Head | bytes, None]:
         """The engine's reply, gated. The routing record is written while the engine works."""
         turn.recording = self._own(self._recorder.record(self._decided(turn)))
-        async with aclosing(await self._open(turn)) as items:
-            receipt = await asyncio.shield(turn.recording)
-            turn.reply.receipt(receipt)
-            opening = await self._first_bytes(turn, items)
-            yield Head(_headers(turn, receipt), turn.asked.stream)
-            for data in opening:
-                yield data
-            async for item in items:
-                async for data in self._release(turn, item):
+        headed = False
+        while True:
+            try:
+                async with aclosing(await self._open(turn)) as items:
+                    receipt = await asyncio.shield(turn.recording)
+                    turn.reply.receipt(receipt)
+                    opening = await self._first_bytes(turn, items)
+                    if not headed:
+                        headed = True
+                        yield Head(_headers(turn, receipt), turn.asked.stream)
+                    for data in opening:
+                        yield data
+                    async for item in items:
+                        async for data in self._release(turn, item):
+                            yield data
+                turn.reply.close()
+                async for data in self._steps(turn):
                     yield data
-        turn.reply.close()
-        async for data in self._steps(turn):
-            yield data
+            except _Malformed:
+                self._begin_again(turn)
+            else:
+                return
+
+    def _begin_again(self, turn: _Turn) -> None:
+        """A second attempt in place of one that nobody has seen a byte of; the first one is paid for, too."""
+        spent = turn.reply.usage
+        if spent is not None:
+            turn.spent = spent
+        turn.attempts += 1
+        turn.reply = self._codecs[turn.ask.dialect].filter(turn.asked)
 
     async def _open(self, turn: _Turn) -> Opening:
         """The chosen engine's reply, its status known to be good."""
@@ -236,7 +293,8 @@ class Journey:
             path=asked.engine_path,
             headers={"content-type": "application/json"},
             body=self._codecs[turn.ask.dialect].engine_body(asked, decision.model, decision.effort),
-            request_id=RequestId(decision.route_id),  # unique, which a client's own request id need not be
+            # Unique, which a client's own request id need not be.
+            request_id=RequestId(decision.route_id + ("" if turn.attempts == 1 else f"-{turn.attempts}")),
             session=turn.session,
         )
         turn.engine_reached = True
@@ -262,6 +320,7 @@ class Journey:
                 async for data in self._steps(turn):
                     yield data
             case Repaired():
+                turn.repairs.update(item.notes)
                 self._meter.repaired(item.notes)
                 turn.reply.repaired(item.notes)
             case EngineStart():
@@ -277,6 +336,8 @@ class Journey:
                         turn.first_byte_s = self._clock.monotonic_s()
                     yield step.data
                 case Judge():
+                    if _worth_another_attempt(turn, step):
+                        raise _Malformed
                     turn.tool_calls += len(step.calls)
                     verdicts = await self._gate.judge(_context(turn), step.calls)
                     self._meter.judged(turn.ask.dialect, verdicts)
@@ -286,7 +347,7 @@ class Journey:
 
     async def _finish(self, turn: _Turn) -> None:
         """Settle and record, also after a hang-up or a dead engine."""
-        usage = turn.reply.usage or _charge(turn)
+        usage = _sum(turn.spent, turn.reply.usage or _charge(turn))
         await _quiet("settle", self._ledger.settle(turn.grant, usage))
         if turn.recording is not None:
             await turn.recording  # the order of the log is the order of events
@@ -352,6 +413,8 @@ class Journey:
                 "duration_ms": round(duration_s * 1000),
                 "ttft_ms": None if ttft_s is None else round(ttft_s * 1000),
                 "tool_calls": turn.tool_calls,
+                "attempts": turn.attempts,
+                "repairs": [*sorted(turn.repairs)],
                 "error_code": error.code if isinstance(error, GatehouseError) else None,
             },
         )
@@ -405,6 +468,29 @@ def _context(turn: _Turn) -> GateContext:
         model=turn.decision.model,
         route_id=turn.decision.route_id,
         offered_tools=turn.asked.offered_tools,
+    )
+
+
+def _worth_another_attempt(turn: _Turn, step: Judge) -> bool:
+    """A repaired call may be a wrong guess: once, before any byte has left, ask the model again instead.
+
+    At temperature 0 it would say the same. What is repaired again goes to the gate, which trusts it with nothing.
+    """
+    return (
+        any(call.recovered for call in step.calls)
+        and turn.attempts == 1
+        and turn.first_byte_s is None
+        and turn.asked.body.get("temperature") != 0
+    )
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return Usage(
+        input_tokens=one.input_tokens + other.input_tokens,
+        cached_tokens=one.cached_tokens + other.cached_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+        reasoning_tokens=one.reasoning_tokens + other.reasoning_tokens,
+        estimated=one.estimated or other.estimated,
     )
 
 

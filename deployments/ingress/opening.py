@@ -8,6 +8,7 @@ from deployments.ingress.dialects.upstream import upstream_error
 from deployments.ports import EngineItem, EngineStart
 
 _ERROR_BYTES = 64 * 1024
+_BAD = 400
 
 
 class Opening:
@@ -18,20 +19,23 @@ class Opening:
         self._next: asyncio.Task[EngineItem | None] | None = None
 
     async def start(self, patience_s: float | None) -> None:
-        """Wait for the status, then up to `patience_s` for the first byte.
+        """Wait for the status, then the first byte, up to `patience_s` for each; None waits for the status alone.
 
-        Raises what an error status means for the client, and whatever the engine raises until then: this is why the
-        first byte is waited for. None waits for the status alone.
+        Raises what an error status means for the client, and whatever the engine raises until then: this is why they
+        are waited for. A reply that has not begun by then (a tier that starts its first replica) goes on being
+        waited for by whoever iterates, and an error status is raised there.
         """
+        begun = asyncio.create_task(self._begin())
         try:
-            first = await anext(self._items)
-        except StopAsyncIteration:
-            raise EngineFailed("The model did not answer.") from None
-        if not isinstance(first, EngineStart):
-            raise EngineFailed("The model's answer has no start.")
-        if first.status >= 400:
-            raise upstream_error(first.status, await self._body())
-        self._next = asyncio.create_task(self._pull())
+            done, _ = await asyncio.wait({begun}, timeout=patience_s)
+        except BaseException:
+            begun.cancel()
+            await asyncio.gather(begun, return_exceptions=True)
+            raise
+        self._next = asyncio.create_task(self._pull(begun))
+        if not done:
+            return
+        begun.result()
         if patience_s is not None:
             done, _ = await asyncio.wait({self._next}, timeout=patience_s)
             if done and (error := self._next.exception()) is not None:
@@ -62,7 +66,19 @@ class Opening:
             self._next = None
         await self._items.aclose()
 
-    async def _pull(self) -> EngineItem | None:
+    async def _begin(self) -> None:
+        try:
+            first = await anext(self._items)
+        except StopAsyncIteration:
+            raise EngineFailed("The model did not answer.") from None
+        if not isinstance(first, EngineStart):
+            raise EngineFailed("The model's answer has no start.")
+        if first.status >= _BAD:
+            raise upstream_error(first.status, await self._body())
+
+    async def _pull(self, begun: asyncio.Task[None] | None = None) -> EngineItem | None:
+        if begun is not None:
+            await begun
         return await anext(self._items, None)
 
     async def _body(self) -> bytes:

@@ -13,6 +13,10 @@ class IngressSettings(BaseModel):
         default=10.0, gt=0, description="How long a stream's 200 waits for the first byte, so that early failures "
         "keep their status code.",
     )  # fmt: skip
+    cold_fallback: bool = Field(
+        default=False, description="Let the other tier answer a routed request while its own is scaled to zero, when "
+        "that one is larger. Off: the request waits for the first replica. A request is never moved to a smaller tier.",
+    )  # fmt: skip
     keepalive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a comment.")
     call_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of a call to ledger, router or gate.")
     audit_timeout_s: float = Field(default=2.0, gt=0, description="Deadline of an audit acknowledgement.")

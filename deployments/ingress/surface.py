@@ -15,7 +15,10 @@ AsgiApp = Callable[..., Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What clients are told of a model. `created` is in seconds since the epoch."""
+    """What clients are told of a model, and how the ingress reaches it. `created` is in seconds since the epoch.
+
+    `may_be_cold`: its policy scales to zero; a first replica is then waited for up to `cold_start_s`.
+    """
 
     model: ModelId
     tier: str
@@ -24,6 +27,8 @@ class ServedModel:
     max_model_len: int
     demonstration: bool
     created: int
+    may_be_cold: bool = False
+    cold_start_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

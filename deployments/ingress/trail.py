@@ -71,6 +71,11 @@ class Recorder:
                 self._down_until_s = self._clock.monotonic_s() + 1.0
                 for event, _ in batch:
                     self._keep(event)
+            except Exception as error:  # a bug: whoever waits must learn of it, not wait for ever
+                for _, waiting in batch:
+                    if not waiting.done():
+                        waiting.set_exception(error)
+                continue
             for (_, waiting), receipt in zip(batch, receipts, strict=True):
                 if not waiting.done():
                     waiting.set_result(receipt)

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 
 import httpx
 import openai
@@ -7,7 +8,7 @@ import pytest
 
 from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout
 from deployments.ingress.settings import IngressSettings
-from deployments.ports import AttemptOutcome, EngineStart, ModelId, Repaired, Tier, Usage
+from deployments.ports import AttemptOutcome, EngineCall, EngineItem, EngineStart, ModelId, Repaired, Tier, Usage
 from serve_app.api.factory import create_api
 from tests.fakes import (
     BASE,
@@ -118,6 +119,88 @@ async def test_repairs_make_calls_untrusted() -> None:
     world = World(ScriptedEngine(script))
     await post(world, {**HELLO, "stream": True})
     assert world.gate.judged[0].recovered
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "shell", "arguments": '{"command":"ls"}'}}
+GUESSED = [JSON_START, Repaired(("channel guessed",)), *json_reply(None, [CALL], "tool_calls")[1:]]
+
+
+async def test_a_repaired_call_that_nobody_has_seen_is_asked_for_once_more() -> None:
+    world = World(ScriptedEngine(GUESSED, json_reply(None, [CALL], "tool_calls")))
+    reply = await post(world, HELLO)
+    assert len(world.engine.calls) == 2
+    assert len({call.request_id for call in world.engine.calls}) == 2
+    assert [call.recovered for call in world.gate.judged] == [False]
+    assert reply.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "shell"
+    assert list(world.ledger.settled.values()) == [Usage(22, 0, 10, 0)]  # both attempts are paid for
+    finished = next(event for event in world.audit.events if event.name == "generation.finished")
+    assert (finished.data["attempts"], finished.data["repairs"]) == (2, ["channel guessed"])
+
+
+async def test_a_call_that_is_repaired_twice_goes_to_the_gate_as_untrusted() -> None:
+    world = World(ScriptedEngine(GUESSED))
+    await post(world, HELLO)
+    assert len(world.engine.calls) == 2
+    assert [call.recovered for call in world.gate.judged] == [True]
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0}, {"stream": True}])
+async def test_no_second_attempt_that_would_say_the_same_or_follow_bytes(changes: dict[str, object]) -> None:
+    stream = [SSE_START, sse(chunk(role="assistant", content="")), Repaired(("guess",)),
+              sse(call_chunk(0, "shell", "{}"), chunk(finish="tool_calls"), USAGE, "[DONE]")]  # fmt: skip
+    world = World(ScriptedEngine(stream if changes.get("stream") else GUESSED))
+    await post(world, {**HELLO, **changes})
+    assert len(world.engine.calls) == 1
+    assert [call.recovered for call in world.gate.judged] == [True]
+
+
+async def test_a_cold_tier_is_waited_for_with_keepalives() -> None:
+    settings = IngressSettings(first_byte_s=0.01, keepalive_s=0.01)
+
+    class Cold(ScriptedEngine):
+        async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+            await asyncio.sleep(0.1)  # ten keepalives long
+            async for item in super().call(call):
+                yield item
+
+    world = World(Cold(stream_reply(sse(chunk(content="warm"), chunk(finish="stop")))), settings=settings)
+    reply = await post(world, {**HELLO, "stream": True})
+    assert reply.status_code == 200
+    assert reply.content.startswith(b": keep-alive")
+    assert b"warm" in reply.content
+    assert reply.content.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_stream_that_began_before_its_engine_ends_in_an_error_event() -> None:
+    class Full(ScriptedEngine):
+        async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+            await asyncio.sleep(0.05)
+            async for item in super().call(call):
+                yield item
+
+    world = World(Full([EngineOverloaded("busy", 2)]), settings=IngressSettings(first_byte_s=0.01, keepalive_s=0.01))
+    reply = await post(world, {**HELLO, "stream": True})
+    assert reply.status_code == 200
+    assert b"server_is_overloaded" in reply.content
+    assert b"[DONE]" not in reply.content
+
+
+@pytest.mark.parametrize(("fallback", "model"), [(False, "demo-20b"), (True, "demo-120b")])
+async def test_a_cold_tier_is_left_for_a_larger_one_where_that_is_allowed(fallback: bool, model: str) -> None:
+    world = World(ScriptedEngine(json_reply("base")), settings=IngressSettings(cold_fallback=fallback))
+    world.engine.is_cold = True
+    reply = await post(world, HELLO)
+    assert reply.headers["x-gatehouse-model"] == model
+    assert (reply.headers["x-gatehouse-route-reason"] == "cold_tier_fallback") is fallback
+
+
+async def test_nothing_falls_back_to_a_smaller_tier_or_against_an_explicit_wish() -> None:
+    world = World(ScriptedEngine(json_reply("base")), settings=IngressSettings(cold_fallback=True))
+    world.engine.is_cold = world.strong.is_cold = True
+    world.difficulty.tier = Tier.STRONG
+    assert (await post(world, HELLO)).headers["x-gatehouse-model"] == "demo-120b"
+    wished = await post(world, {**HELLO, "model": "demo-20b"})
+    assert wished.headers["x-gatehouse-model"] == "demo-20b"
 
 
 @pytest.mark.parametrize(
