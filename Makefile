@@ -5,7 +5,7 @@ CONFIG ?= configs/serve.local.yaml
 CHECKS := lint types imports unit api manifests serve
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test $(CHECKS) gpu fmt lock clean dev-env run-env
+.PHONY: help setup run test $(CHECKS) gpu upstream cluster fmt lock clean dev-env run-env
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ manifests: dev-env ## packaging, locks, manifests, image
 serve: dev-env ## the whole graph with real engines on CPU
 	@exec scripts/check.sh $@
 gpu: dev-env ## what needs a CUDA device
+	@exec scripts/check.sh $@
+
+upstream: dev-env ## kind openai against a real llama.cpp server (compiles it the first time)
+	@scripts/llamacpp.sh && scripts/check.sh $@
+cluster: dev-env ## autoscaling on a fake cluster of several nodes (minutes, needs unshare)
 	@exec scripts/check.sh $@
 
 fmt: dev-env ## rewrite formatting and sort imports

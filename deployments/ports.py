@@ -56,7 +56,10 @@ class GateProfile(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whoever presented a key. `person` names the human behind it (None: a service); `models` None means all."""
+    """Whoever presented a key. `person` names the human behind it (None: a service); `models` None means all.
+
+    `egress`: prompts of the tenant may leave the premises, to an upstream that is not local.
+    """
 
     tenant: TenantId
     key_id: KeyId
@@ -64,6 +67,7 @@ class Principal:
     scopes: frozenset[Scope]
     models: frozenset[ModelId] | None = None
     gate_profile: GateProfile = GateProfile.OPS
+    egress: bool = False
 
     def may_use(self, model: ModelId) -> bool:
         """True when the key is granted `model`."""

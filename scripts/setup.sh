@@ -29,7 +29,7 @@ tier=$wanted
 [ "$had_tier" = dev ] && tier=dev # tools that are there stay there
 
 digest() {
-  { printf '%s %s\n' "$extra" "$PWD"; cat requirements/*.lock pyproject.toml scripts/setup.sh; } | sha256sum | cut -d' ' -f1
+  { printf '%s %s\n' "$extra" "$PWD"; cat requirements/{cpu,dev,gpu,torch-cpu}.lock pyproject.toml scripts/setup.sh; } | sha256sum | cut -d' ' -f1
 }
 current() {
   [ "$had_digest" = "$(digest)" ] && [ "$had_tier" = "$tier" ] && [ ! -e "$unfinished" ] && [ -x "$venv/bin/python" ]

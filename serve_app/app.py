@@ -19,10 +19,11 @@ from deployments.audit.deployment import AuditSink
 from deployments.clock import Clock
 from deployments.difficulty.deployment import DifficultyRouter
 from deployments.difficulty.reading import read_chat, read_completion
-from deployments.engine.deployment import SyntheticEngine, VLLMEngine
+from deployments.engine.deployment import SyntheticEngine, UpstreamEngine, VLLMEngine
 from deployments.engine.options import Device, EngineSettings, deployment_options
 from deployments.engine.settings import plain_actor, serve_options
 from deployments.engine.synthetic import SyntheticSettings
+from deployments.engine.upstream_settings import UpstreamSettings, upstream_options
 from deployments.gate.bundle import load_bundle
 from deployments.gate.classify import Classifier
 from deployments.gate.deployment import PolicyGate
@@ -34,7 +35,14 @@ from deployments.store import sqlite_url
 from deployments.tenancy.deployment import Ledger
 from serve_app.api.factory import create_api
 from serve_app.api.metrics import Counters
-from serve_app.config import AnyEngineSettings, AppConfig, ReplicaConfig, operating_person, read_yaml
+from serve_app.config import (
+    AnyEngineSettings,
+    AppConfig,
+    ReplicaConfig,
+    environment,
+    operating_person,
+    read_yaml,
+)
 from serve_app.prepare import prepare, vocabulary_dir
 from serve_app.tokens import token_counters
 
@@ -69,13 +77,15 @@ def engine(settings: AnyEngineSettings, source: str, vocabulary: str, device: De
     match settings:
         case EngineSettings():
             settings = settings.model_copy(update={"source": source})
-            cls, options = VLLMEngine, deployment_options(settings, vocabulary, device)
+            cls, extra, options = VLLMEngine, (), deployment_options(settings, vocabulary, device)
+        case UpstreamSettings():
+            cls, extra, options = UpstreamEngine, (environment,), upstream_options(settings)
         case SyntheticSettings():
-            cls, options = SyntheticEngine, serve_options(settings) | plain_actor(settings)
+            cls, extra, options = SyntheticEngine, (), serve_options(settings) | plain_actor(settings)
         case _:
             assert_never(settings)
     name = f"Engine:{settings.model}:{settings.revision}"
-    return bind(cls, settings, name=name, **cast(dict[str, Any], options))
+    return bind(cls, settings, *extra, name=name, **cast(dict[str, Any], options))
 
 
 def parts(config: AppConfig) -> Parts:
@@ -98,6 +108,7 @@ def parts(config: AppConfig) -> Parts:
                 max_model_len=model.engine.max_model_len or 131_072,
                 demonstration=model.demonstration,
                 created=created,
+                local=model.local,
                 may_be_cold=model.engine.scaling is not None and model.engine.scaling.min_replicas == 0,
                 cold_start_s=model.engine.cold_start_s,
             )

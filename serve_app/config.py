@@ -18,6 +18,7 @@ from deployments.audit.settings import AuditSettings
 from deployments.difficulty.settings import DifficultySettings
 from deployments.engine.options import EngineSettings
 from deployments.engine.synthetic import SyntheticSettings
+from deployments.engine.upstream_settings import UpstreamSettings
 from deployments.gate.settings import GateSettings
 from deployments.ingress.settings import IngressSettings
 from deployments.ports import Tier
@@ -43,10 +44,12 @@ def _kind(engine: Any) -> str:
     return str(given)
 
 
-KINDS = ("vllm", "synthetic")
+KINDS = ("vllm", "openai", "synthetic")
 
 AnyEngineSettings: TypeAlias = Annotated[
-    Annotated[EngineSettings, Tag("vllm")] | Annotated[SyntheticSettings, Tag("synthetic")],
+    Annotated[EngineSettings, Tag("vllm")]
+    | Annotated[UpstreamSettings, Tag("openai")]
+    | Annotated[SyntheticSettings, Tag("synthetic")],
     Discriminator(_kind),
 ]
 
@@ -61,6 +64,11 @@ class ServedModelConfig(_Model):
     def source(self) -> str | None:
         """Where the checkpoint lies; None when there is none on this side."""
         return self.engine.source if isinstance(self.engine, EngineSettings) else None
+
+    @property
+    def local(self) -> bool:
+        """True when prompts for this model stay on the operator's premises."""
+        return self.engine.is_local if isinstance(self.engine, UpstreamSettings) else True
 
     @property
     def embedded(self) -> bool:
@@ -117,6 +125,10 @@ class AppConfig(_Model):
             raise ValueError("two models serve the same tier")
         if Tier.BASE not in tiers:
             raise ValueError("one model must serve the tier 20b")
+        if not all(model.local for model in self.models) and not any(
+            tenant.egress for tenant in self.tenancy.tenants.values()
+        ):
+            raise ValueError("a model is not local and no tenant may reach it: set tenancy.tenants.NAME.egress to true")
         if self.audit_replicas.replicas > 1:
             raise ValueError("audit_replicas: the log has exactly one writer")
         if self.ledger_replicas.replicas > 1:

@@ -160,6 +160,7 @@ class World:
     gate: RuleGate = field(default_factory=RuleGate)
     settings: IngressSettings = field(default_factory=IngressSettings)
     limit: int = 4096
+    strong_is_local: bool = True
     ledger: InMemoryLedger = field(default_factory=InMemoryLedger)
     difficulty: ChoosingDifficulty = field(default_factory=ChoosingDifficulty)
     audit: InMemoryAudit = field(default_factory=InMemoryAudit)
@@ -191,7 +192,7 @@ class World:
             meter=counters,
             settings=self.settings,
             clock=self.clock,
-            tiers=(TierModel(Tier.BASE, BASE, "r1"), TierModel(Tier.STRONG, STRONG, "r1")),
+            tiers=(TierModel(Tier.BASE, BASE, "r1", True), TierModel(Tier.STRONG, STRONG, "r1", self.strong_is_local)),
         )
         models = tuple(
             ServedModel(model, tier, "vllm", "r1", self.limit, True, 1_767_225_600)

@@ -193,8 +193,8 @@ EVENTS: Mapping[str, EventSchema] = {
     ),
     "generation.finished": _event(
         "route_id model outcome",
-        "attempts cached_tokens dialect duration_ms effort error_code estimated finish_reasons input_tokens output_tokens "
-        "reason reasoning_tokens repairs revision status stream tier tool_calls ttft_ms",
+        "attempts cached_tokens dialect duration_ms effort error_code estimated finish_reasons input_tokens "
+        "output_tokens reason reasoning_tokens repairs revision status stream tier tool_calls ttft_ms",
     ),
     "tool_call.proposed": _event("gate_call_id tool", _CALL),
     "tool_call.classified": _event("gate_call_id tool risk outcome policy_digest", _CALL),

@@ -1,6 +1,6 @@
 """The Serve classes of engines, one per kind."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 
 import ray
@@ -10,6 +10,8 @@ from deployments.engine.adapter import VLLM
 from deployments.engine.options import EngineSettings
 from deployments.engine.replica import EngineReplica
 from deployments.engine.synthetic import SyntheticSettings, TokenClock
+from deployments.engine.upstream import UpstreamReplica, read_secret
+from deployments.engine.upstream_settings import UpstreamSettings
 from deployments.ports import EngineCall, EngineInfo, EngineItem
 
 
@@ -37,6 +39,42 @@ class SyntheticEngine:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Numbers for an autoscaling policy, by name."""
         return self._replica.record_autoscaling_stats()
+
+
+class UpstreamEngine:
+    """`ports.Engine` over an OpenAI-compatible server that somebody else runs.
+
+    `environ` answers the environment of the replica's process, where the upstream's key may be.
+    """
+
+    async def __init__(
+        self, settings: UpstreamSettings, environ: Callable[[], Mapping[str, str]], clock: Clock | None = None
+    ) -> None:
+        self._replica = UpstreamReplica(settings, read_secret(settings, environ()), clock or SystemClock())
+
+    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+        """The reply: `EngineStart` first, then bytes."""
+        async with aclosing(self._replica.call(call)) as items:
+            async for item in items:
+                yield item
+
+    async def info(self) -> EngineInfo:
+        """State of this replica."""
+        return await self._replica.info()
+
+    async def check_health(self) -> None:
+        """Probe the upstream. Its failures open the breaker; a new replica would not heal them."""
+        await self._replica.check_health()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Numbers for an autoscaling policy, by name."""
+        return self._replica.record_autoscaling_stats()
+
+    async def __del__(self) -> None:
+        """Close the connections; Serve awaits this when it stops the replica, after draining."""
+        replica = getattr(self, "_replica", None)
+        if replica is not None:
+            await replica.aclose()
 
 
 class VLLMEngine:

@@ -56,12 +56,16 @@ LoRA at run time, several nodes (kind `vllm-ray`).
 """
 
 
+_QUEUED_WINDOWS = 8
+_LONGEST_WINDOW = 131_072  # of gpt-oss
+
+
 class EngineSettings(ServedSettings):
     """One model at one revision on vLLM, in the replica's own process.
 
     `source` is a folder, or a repository name that the machine has in its cache (replicas work offline). Above
-    `max_queued` unfinished requests vLLM answers 503; `max_queued_tokens` bounds the prompt tokens that wait for their
-    prefill in the same way.
+    `max_queued` unfinished requests vLLM answers 503; `max_queued_tokens` (default: eight full windows) bounds the
+    prompt tokens that wait for their prefill in the same way.
     """
 
     kind: Literal["vllm"] = "vllm"
@@ -94,12 +98,16 @@ class EngineSettings(ServedSettings):
         return value
 
 
+def queued_tokens(settings: EngineSettings) -> int:
+    """Prompt tokens that may wait for their prefill; by default as many as eight full windows."""
+    return settings.max_queued_tokens or _QUEUED_WINDOWS * (settings.max_model_len or _LONGEST_WINDOW)
+
+
 def engine_kwargs(settings: EngineSettings) -> dict[str, JsonValue]:
     """Arguments for vLLM's `AsyncEngineArgs`."""
     optional: dict[str, JsonValue] = {
         "max_model_len": settings.max_model_len,
         "kv_cache_memory_bytes": settings.kv_cache_memory_bytes,
-        "max_num_queued_tokens": settings.max_queued_tokens,
         "reasoning_parser": settings.reasoning_parser,
     }
     own: dict[str, JsonValue] = {
@@ -107,6 +115,7 @@ def engine_kwargs(settings: EngineSettings) -> dict[str, JsonValue]:
         "served_model_name": [settings.model],
         "max_num_seqs": settings.max_num_seqs,
         "max_num_queued_reqs": settings.max_queued,
+        "max_num_queued_tokens": queued_tokens(settings),
         "dtype": settings.dtype,
         "enforce_eager": settings.enforce_eager,
         "tensor_parallel_size": settings.tensor_parallel_size,

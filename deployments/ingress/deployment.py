@@ -60,7 +60,9 @@ class Ingress:
             meter=meter,
             settings=settings,
             clock=clock,
-            tiers=[TierModel(Tier(served.tier), served.model, served.revision) for served in parts.models],
+            tiers=[
+                TierModel(Tier(served.tier), served.model, served.revision, served.local) for served in parts.models
+            ],
         )
         self._surface = Surface(
             journey,

@@ -24,6 +24,7 @@ from deployments.errors import (
     UnknownModel,
 )
 from deployments.ingress.dialects.values import Asked, Codec, Emit, Judge, ReplyFilter
+from deployments.ingress.egress import Reach, check, wish
 from deployments.ingress.meter import Meter
 from deployments.ingress.opening import Opening
 from deployments.ingress.principals import Principals
@@ -88,11 +89,12 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class TierModel:
-    """The model of a tier, and its revision."""
+    """The model of a tier at its revision. `local`: prompts stay on the operator's premises."""
 
     tier: Tier
     model: ModelId
     revision: str
+    local: bool
 
 
 @dataclass(slots=True)
@@ -138,9 +140,10 @@ class Journey:
         meter: Meter,
         settings: IngressSettings,
         clock: Clock,
-        tiers: Sequence[TierModel] = (),
+        tiers: Sequence[TierModel],
     ) -> None:
-        """`tiers` names the model of every tier, for falling back from a cold one."""
+        """`tiers` names the model of every tier: for falling back from a cold one, and for what may leave."""
+        self._reaches = [Reach(each.model, each.local) for each in tiers]
         self._larger = {
             each.tier: tuple(other for other in tiers if other.tier.rank > each.tier.rank) for each in tiers
         }
@@ -208,6 +211,8 @@ class Journey:
     async def _route(self, principal: Principal, session: SessionId, ask: Ask, asked: Asked) -> RouteDecision:
         if asked.model is not None and not (asked.model in self._engines and principal.may_use(asked.model)):
             raise UnknownModel(asked.requested_model)
+        usable = [each for each in self._reaches if principal.may_use(each.model)]
+        wished = wish(asked.model, principal.egress, usable)
         request = self._readers[ask.dialect](ask.body)
         decision = await self._difficulty.route(
             RouteAsk(
@@ -215,12 +220,13 @@ class Journey:
                 tenant=principal.tenant,
                 session=session,
                 request=_with(request, ask.risk, asked),
-                model=asked.model,
+                model=wished,
             )
         )
         if decision.model not in self._engines or not principal.may_use(decision.model):
             raise UnknownModel(asked.requested_model)
         decision = self._warm(decision, asked, principal)
+        check(decision.model, principal.egress, self._reaches)
         await self._windows[decision.model].check(asked)
         self._meter.routed(decision)
         return decision
@@ -230,7 +236,8 @@ class Journey:
         if not self._settings.cold_fallback or asked.model is not None or not self._engines[decision.model].cold():
             return decision
         for target in self._larger.get(decision.tier, ()):
-            if principal.may_use(target.model) and not self._engines[target.model].cold():
+            allowed = principal.may_use(target.model) and (principal.egress or target.local)
+            if allowed and not self._engines[target.model].cold():
                 reason = "cold_tier_fallback"
                 return replace(
                     decision,

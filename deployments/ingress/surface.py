@@ -17,7 +17,8 @@ AsgiApp = Callable[..., Awaitable[None]]
 class ServedModel:
     """What clients are told of a model, and how the ingress reaches it. `created` is in seconds since the epoch.
 
-    `may_be_cold`: its policy scales to zero; a first replica is then waited for up to `cold_start_s`.
+    `local`: prompts stay on the operator's premises. `may_be_cold`: its policy scales to zero; a first replica is then
+    waited for up to `cold_start_s`.
     """
 
     model: ModelId
@@ -27,6 +28,7 @@ class ServedModel:
     max_model_len: int
     demonstration: bool
     created: int
+    local: bool = True
     may_be_cold: bool = False
     cold_start_s: float = 300.0
 

@@ -26,7 +26,7 @@ from deployments.ports import (
 from deployments.tenancy.grants import GrantWriter, OpenGrants
 from deployments.tenancy.keys import PREFIX_CHARS, SECRET_CHARS, digest, generate, matches, parse, pepper_check
 from deployments.tenancy.pepper import BadPepper
-from deployments.tenancy.settings import TenancySettings
+from deployments.tenancy.settings import TenancySettings, TenantSettings
 from deployments.tenancy.store import TenancyStore, UsageTotal
 
 INCORRECT_KEY = "Incorrect API key provided. Ask whoever runs this Gatehouse for a key."
@@ -73,6 +73,7 @@ class KeyLedger:
             scopes=record.scopes,
             models=record.models,
             gate_profile=record.gate_profile,
+            egress=self._settings.tenants.get(record.tenant, TenantSettings()).egress,
         )
 
     async def knows(self, presented: str) -> bool:

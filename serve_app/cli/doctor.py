@@ -152,6 +152,15 @@ def _model_state(source: str, expanded: Path, weights: Path) -> ModelState:
     return ModelState.REMOTE
 
 
+def is_ephemeral(port: int, range_file: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) -> bool:
+    """True when the system may give `port` to any program that asks for some port; also when it does not say."""
+    try:
+        low, high = (int(each) for each in range_file.read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return True
+    return low <= port <= high
+
+
 def free_port(host: str) -> int:
     """A port on which nothing listens now."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from serve_app.cli.client import fail
 from serve_app.cli.diagnosis import PortState
-from serve_app.cli.doctor import available_memory_bytes, free_port, port_state
+from serve_app.cli.doctor import available_memory_bytes, free_port, is_ephemeral, port_state
 from serve_app.config import ConfigError, ServeFile, find, load_serve_file, serve_directly, set_process_defaults
 from serve_app.prepare import prepare
 
@@ -55,7 +55,8 @@ def up(
     _check_port(file.host, port)
     _prepare(file)
     if not stop.is_set():
-        direct = file.app.ingress_replicas.replicas == 1
+        # The replica binds its port long after the check above: only where no program gets it by accident meanwhile.
+        direct = file.app.ingress_replicas.replicas == 1 and not is_ephemeral(port)
         if direct:
             serve_directly(port)
         _serve(file, port, free_port(file.host) if direct else port, startup_timeout, stop)

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncGenerator
 
@@ -8,7 +9,18 @@ import pytest
 
 from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout
 from deployments.ingress.settings import IngressSettings
-from deployments.ports import AttemptOutcome, EngineCall, EngineItem, EngineStart, ModelId, Repaired, Tier, Usage
+from deployments.ports import (
+    AttemptOutcome,
+    EngineCall,
+    EngineItem,
+    EngineStart,
+    ModelId,
+    Repaired,
+    RouteAsk,
+    RouteDecision,
+    Tier,
+    Usage,
+)
 from serve_app.api.factory import create_api
 from tests.fakes import (
     BASE,
@@ -16,6 +28,7 @@ from tests.fakes import (
     KEY,
     SSE_START,
     USAGE,
+    ChoosingDifficulty,
     RuleGate,
     ScriptedEngine,
     Silence,
@@ -201,6 +214,32 @@ async def test_nothing_falls_back_to_a_smaller_tier_or_against_an_explicit_wish(
     assert (await post(world, HELLO)).headers["x-gatehouse-model"] == "demo-120b"
     wished = await post(world, {**HELLO, "model": "demo-20b"})
     assert wished.headers["x-gatehouse-model"] == "demo-20b"
+
+
+async def test_a_tenant_without_egress_never_reaches_what_is_not_local() -> None:
+    world = World(ScriptedEngine(json_reply("base")), strong_is_local=False)
+    world.difficulty.tier = Tier.STRONG
+    explicit = await post(world, {**HELLO, "model": "demo-120b"})
+    assert (explicit.status_code, explicit.json()["error"]["code"]) == (403, "permission_denied")
+    assert world.strong.calls == []
+    # The router keeps its floors: it may still decide for the other tier, and then nothing is sent at all.
+    routed = await post(world, HELLO)
+    assert routed.headers.get("x-gatehouse-model") in ("demo-20b", None)
+    assert world.strong.calls == []
+    assert [ask.model for ask in world.difficulty.asks] == ["demo-20b"]
+
+
+async def test_a_floor_above_the_local_model_is_a_refusal_and_not_a_leak() -> None:
+    class Floor(ChoosingDifficulty):
+        async def route(self, ask: RouteAsk) -> RouteDecision:
+            return await super().route(dataclasses.replace(ask, model=None))
+
+    world = World(ScriptedEngine(json_reply("base")), strong_is_local=False, difficulty=Floor())
+    world.difficulty.tier = Tier.STRONG
+    reply = await post(world, HELLO)
+    assert reply.status_code == 403
+    assert world.strong.calls == []
+    assert list(world.ledger.settled.values()) == [Usage()]
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,8 @@ def test_the_build_extra_is_the_build_backend() -> None:
 # --- the locks ---------------------------------------------------------------------------------------------------
 
 
-def test_the_locks_are_the_four_that_set_up_reads() -> None:
-    assert set(LOCKS) == {"cpu", "dev", "gpu", "torch-cpu"}
+def test_the_locks_are_the_four_that_set_up_reads_and_that_of_llama_cpp() -> None:
+    assert set(LOCKS) == {"cpu", "dev", "gpu", "torch-cpu", "llamacpp"}
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -260,7 +260,9 @@ def test_ci_runs_make_test_and_nothing_that_hides_its_result() -> None:
     assert script.strip().splitlines()[-1].split() == ["exec", "make", "test", "</dev/null"]
 
 
-@pytest.mark.parametrize("script", [".ci/run", "scripts/setup.sh", "scripts/check.sh", "scripts/lock.sh"])
+@pytest.mark.parametrize(
+    "script", [".ci/run", "scripts/setup.sh", "scripts/check.sh", "scripts/lock.sh", "scripts/llamacpp.sh"]
+)
 def test_a_script_is_executable_and_bash_can_read_it(script: str) -> None:
     path = ROOT / script
     assert path.stat().st_mode & 0o111

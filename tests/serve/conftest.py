@@ -1,6 +1,8 @@
 """The real thing: `gatehouse up` in a process of its own, with real engines on CPU, once for the whole tier."""
 
+import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -52,9 +54,12 @@ def _vocabulary_dir(prepared: dict[str, str]) -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody is given by accident: below the ephemeral range, so that the ingress serves it directly."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 @dataclass

@@ -223,9 +223,13 @@ class ChatReply(Observed):
         """The body is complete: parse it."""
         try:
             body = cast(dict[str, Any], json.loads(bytes(self._buffer)))
-            for choice in cast(list[dict[str, Any]], body["choices"]):
+            choices = cast(list[dict[str, Any]], body["choices"])
+            if not choices:
+                raise ValueError("no choices")
+            for choice in choices:
                 self._choice(choice)
-            self._usage = usage_of(cast(dict[str, Any], body["usage"]))
+            usage = cast(dict[str, Any] | None, body.get("usage"))
+            self._usage = usage_of(usage) if usage else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineFailed("The model's answer could not be read.") from error
         self._body = body

@@ -126,7 +126,8 @@ class CompletionReply(Observed):
         try:
             body = cast(dict[str, Any], json.loads(bytes(self._buffer)))
             choices = cast(list[dict[str, Any]], body["choices"])
-            self._usage = usage_of(cast(dict[str, Any], body["usage"]))
+            usage = cast(dict[str, Any] | None, body.get("usage"))
+            self._usage = usage_of(usage) if usage else None
             self._finish = [str(choice.get("finish_reason")) for choice in choices]
             self._saw_text = any(choice.get("text") for choice in choices)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -27,6 +27,9 @@ _MARKERS = (
 )
 
 
+_SAID = (b'"content":"', b'"reasoning":"', b'"reasoning_content":"', b'"text":"')
+
+
 class Observed:
     """What every reply tells of itself, streamed or whole."""
 
@@ -117,15 +120,17 @@ class OpenAiStream(Observed, ABC):
     def _take(self, event: bytes) -> None:
         if self._done:
             raise EngineFailed("The model's answer went on after its end.")
-        if not any(marker in event for marker in _MARKERS):
-            self._saw_text |= b'"content":""' not in event
+        if event.startswith(b"data: ") and not any(marker in event for marker in _MARKERS):
+            self._saw_text |= any(said in event and said + b'"' not in event for said in _SAID)
             self._out.append(Emit(event.replace(b'"reasoning":', b'"reasoning_content":')))
             return
         payload = data_of(event)
         if payload is None:
+            if not all(line.startswith(b":") for line in event.splitlines() if line):  # a field we do not know
+                raise EngineFailed("The model's answer could not be read.")
             self._out.append(Emit(event))
         elif payload == b"[DONE]":
-            if self._unfinished():
+            if self._unfinished() or not self._finish:  # text on the fast path opens no choice
                 raise EngineFailed("The model's answer ended before it was complete.")
             self._done = True
             self._out.append(Emit(DONE))

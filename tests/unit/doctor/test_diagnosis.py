@@ -1,6 +1,7 @@
 """The conclusions of `gatehouse doctor`, over facts made up here."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from serve_app.cli.diagnosis import (
     diagnose,
     healthy,
 )
+from serve_app.cli.doctor import is_ephemeral
 
 CPU = Needs(device="cpu", min_memory_gib=6.5, host="127.0.0.1", port=8000)
 CUDA = replace(CPU, device="cuda")
@@ -127,3 +129,14 @@ def test_whatever_is_not_ok_says_what_to_do(
     for check in diagnose(facts, needs):
         assert check.seen
         assert bool(check.advice) == (check.status is not Status.OK)
+
+
+@pytest.mark.parametrize(("port", "accidental"), [(8000, False), (32_768, True), (60_999, True), (61_000, False)])
+def test_ports_that_any_program_may_be_given(tmp_path: Path, port: int, accidental: bool) -> None:
+    ports = tmp_path / "range"
+    ports.write_text("32768\t60999\n")
+    assert is_ephemeral(port, ports) is accidental
+
+
+def test_a_system_that_does_not_say_gives_every_port_away(tmp_path: Path) -> None:
+    assert is_ephemeral(8000, tmp_path / "absent")

@@ -33,8 +33,14 @@ def test_fields_become_vllm_arguments() -> None:
 
 def test_what_is_not_set_is_left_to_vllm() -> None:
     kwargs = engine_kwargs(engine())
-    assert not {"max_model_len", "kv_cache_memory_bytes", "max_num_queued_tokens"} & kwargs.keys()
+    assert not {"max_model_len", "kv_cache_memory_bytes"} & kwargs.keys()
     assert "distributed_executor_backend" not in kwargs
+
+
+def test_the_queue_is_always_bounded_in_tokens() -> None:
+    assert engine_kwargs(engine())["max_num_queued_tokens"] == 8 * 131_072
+    assert engine_kwargs(engine(max_model_len=4096))["max_num_queued_tokens"] == 8 * 4096
+    assert engine_kwargs(engine(max_queued_tokens=5000))["max_num_queued_tokens"] == 5000
 
 
 def test_tensor_parallel_stays_on_the_node() -> None:

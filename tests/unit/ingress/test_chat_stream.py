@@ -252,3 +252,41 @@ def test_completion_stream_passes_text_and_strips_usage() -> None:
     assert "".join(p["choices"][0]["text"] for p in parsed(out)) == "ab"
     assert b"prompt_tokens" not in out
     assert filter_.finish_reasons == ("stop",)
+
+
+@pytest.mark.parametrize("event", [b"event: x\ndata: {}\n\n", b"id: 1\n\n", b"retry: 5\n\n", b"nonsense\n\n"])
+def test_an_event_in_a_shape_we_do_not_know_is_never_passed_on(event: bytes) -> None:
+    stream = ChatStream(include_usage=False)
+    stream.feed(event)
+    with pytest.raises(EngineFailed):
+        stream.step()
+
+
+def test_text_that_ends_without_a_finish_reason_is_cut_and_not_complete() -> None:
+    stream = ChatStream(include_usage=False)
+    stream.feed(sse(chunk(content="half an ans"), "[DONE]"))
+    with pytest.raises(EngineFailed):
+        while stream.step() is not None:
+            pass
+
+
+def test_a_role_alone_is_no_text() -> None:
+    stream = ChatStream(include_usage=False)
+    stream.feed(sse(chunk(role="assistant"), chunk(role="assistant", content="")))
+    while stream.step() is not None:
+        pass
+    assert not stream.saw_text
+    stream.feed(sse(chunk(reasoning="hm")))
+    stream.step()
+    assert stream.saw_text
+
+
+def test_an_answer_without_counts_is_an_answer() -> None:
+    reply = ChatReply()
+    body = json.loads(b"".join(item for item in json_reply("hi") if isinstance(item, bytes)))
+    del body["usage"]
+    reply.feed(json.dumps(body).encode())
+    reply.close()
+    step = reply.step()
+    assert isinstance(step, Emit)
+    assert reply.usage is None
