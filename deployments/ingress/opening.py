@@ -50,10 +50,13 @@ class Opening:
         return self
 
     async def __anext__(self) -> EngineItem:
-        task = self._next or asyncio.create_task(self._pull())
-        self._next = task
-        item = await task
-        self._next = None
+        task, self._next = self._next, None
+        if task is None:  # the rule; only the first item is waited for in a task of its own
+            return await anext(self._items)
+        try:
+            item = await task
+        finally:
+            task.cancel()
         if item is None:
             raise StopAsyncIteration
         return item

@@ -18,7 +18,6 @@ from serve_app.api.streams import (
     request_id_of,
     while_connected,
     with_error_event,
-    with_keepalives,
 )
 
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number; only logs and metrics ever see it
@@ -74,7 +73,7 @@ async def _reply(items: AsyncGenerator[Head | bytes, None], ask: Ask, surface: S
     model = head.headers["x-gatehouse-model"]
     counters.answered(ask.dialect, model)
     chunks = with_error_event(_bytes(items), ask.request_id, lambda error: counters.broken(ask.dialect, error))
-    return EventStream(with_keepalives(chunks, surface.settings.keepalive_s), head.headers)
+    return EventStream(chunks, head.headers, surface.settings.keepalive_s)
 
 
 async def _bytes(items: AsyncGenerator[Head | bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -43,31 +43,6 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def with_keepalives(chunks: AsyncGenerator[bytes, None], silence_s: float) -> AsyncGenerator[bytes, None]:
-    """`chunks`, with a comment after every `silence_s` seconds without one. Comments keep proxies from hanging up."""
-    pending: asyncio.Task[bytes | None] | None = None
-    try:
-        while True:
-            pending = pending or asyncio.create_task(_next(chunks))
-            done, _ = await asyncio.wait({pending}, timeout=silence_s)
-            if not done:
-                yield KEEPALIVE
-                continue
-            chunk, pending = pending.result(), None
-            if chunk is None:
-                return
-            yield chunk
-    finally:
-        if pending is not None:
-            pending.cancel()
-            await asyncio.gather(pending, return_exceptions=True)
-        await chunks.aclose()
-
-
-async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes | None:
-    return await anext(chunks, None)
-
-
 async def with_error_event(
     chunks: AsyncGenerator[bytes, None], request_id: str, on_error: Callable[[BaseException], None]
 ) -> AsyncGenerator[bytes, None]:
@@ -86,10 +61,14 @@ async def with_error_event(
 
 
 class EventStream(Response):
-    """A `text/event-stream` reply whose generator is always closed, also when the client hangs up mid-send."""
+    """A `text/event-stream` reply whose generator is always closed, also when the client hangs up mid-send.
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+    After every `silence_s` seconds without a chunk a comment is sent, which keeps proxies from hanging up.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str], silence_s: float) -> None:
         self._chunks = chunks
+        self._silence_s = silence_s
         self.background = None
         self.status_code = 200
         self.media_type = "text/event-stream"
@@ -104,10 +83,31 @@ class EventStream(Response):
                 return
 
     async def _send(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        sending = asyncio.Lock()
+        sent_s = loop.time()
+
+        async def keep_alive() -> None:
+            nonlocal sent_s
+            while True:
+                await asyncio.sleep(sent_s + self._silence_s - loop.time())
+                async with sending:
+                    if loop.time() - sent_s >= self._silence_s:
+                        await send({"type": "http.response.body", "body": KEEPALIVE, "more_body": True})
+                        sent_s = loop.time()
+
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for chunk in self._chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        keeper = asyncio.create_task(keep_alive())
+        try:
+            async for chunk in self._chunks:
+                async with sending:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                sent_s = loop.time()
+            async with sending:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
 
 
 def request_id_of(request: Request) -> str:
