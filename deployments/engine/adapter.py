@@ -98,6 +98,11 @@ class VLLM:
         """Tokens that fit into one request."""
         return int(self._engine.model_config.max_model_len)
 
+    @property
+    def seats(self) -> int:
+        """Requests that the scheduler runs at once."""
+        return int(self._engine.vllm_config.scheduler_config.max_num_seqs)
+
     def failure(self) -> str | None:
         """Why the engine cannot go on, or None."""
         if self._stopped:

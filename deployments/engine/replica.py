@@ -11,9 +11,10 @@ from typing import Protocol
 
 from deployments.clock import Clock
 from deployments.engine.bridge import AsgiBridge
+from deployments.engine.scaling import LatencyWindow
 from deployments.engine.settings import ENGINE_PATHS, FORWARDED_HEADERS, ServedSettings
 from deployments.errors import EngineFailed
-from deployments.ports import EngineCall, EngineInfo, EngineItem, ModelId
+from deployments.ports import EngineCall, EngineInfo, EngineItem, EngineStart, ModelId
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Core(Protocol):
         """Tokens that fit into one request, prompt and answer together."""
         ...
 
+    @property
+    def seats(self) -> int:
+        """Requests that it works on at once, at least 1."""
+        ...
+
     def failure(self) -> str | None:
         """Why the engine cannot go on, or None. Cheap: it is asked for every chunk."""
         ...
@@ -59,6 +65,10 @@ class Core(Protocol):
     def shutdown(self) -> None:
         """Stop the child processes. May be called again."""
         ...
+
+
+def _streams(start: EngineStart) -> bool:
+    return any(name == "content-type" and value.startswith("text/event-stream") for name, value in start.headers)
 
 
 class ProgressWatch:
@@ -86,6 +96,7 @@ class EngineReplica:
         self._clock = clock
         self._watch = ProgressWatch(settings.stall_s)
         self._started_s = started_s
+        self._latencies = LatencyWindow()
 
     async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
         """The reply of vLLM's API, status and body as it sent them; closing the generator aborts the generation.
@@ -99,9 +110,17 @@ class EngineReplica:
         headers = {name: value for name, value in call.headers.items() if name in FORWARDED_HEADERS}
         headers["x-request-id"] = call.request_id
         items = self._core.bridge.call(call.method, call.path, headers, call.body, self._settings.request_deadline_s)
+        began_s: float | None = self._clock.monotonic_s()
         async with aclosing(items):
             async for item in items:
                 self._check_alive()
+                if isinstance(item, EngineStart):
+                    if not _streams(item):  # a whole reply says nothing of its first token
+                        began_s = None
+                elif began_s is not None:
+                    now_s = self._clock.monotonic_s()
+                    self._latencies.add(now_s, now_s - began_s)
+                    began_s = None
                 yield item
 
     async def info(self) -> EngineInfo:
@@ -138,6 +157,9 @@ class EngineReplica:
             "waiting": float(load.waiting),
             "queued_tokens": float(load.queued_tokens),
             "kv_usage": load.kv_usage,
+            "seats": float(self._core.seats),
+            "saturation": load.running / self._core.seats,
+            "latency_p95_s": self._latencies.p95_s(self._clock.monotonic_s()),
         }
 
     def _check_alive(self) -> None:

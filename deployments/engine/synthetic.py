@@ -61,6 +61,11 @@ class TokenClock:
         """Tokens that fit into one request."""
         return self._settings.max_model_len or 131_072
 
+    @property
+    def seats(self) -> int:
+        """Requests at once."""
+        return self._settings.max_num_seqs
+
     def failure(self) -> str | None:
         """Why it cannot go on, or None."""
         return "it was shut down" if self._stopped else None

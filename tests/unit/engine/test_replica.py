@@ -29,6 +29,7 @@ class FakeCore:
     unfinished: int = 0
     step: int = 0
     max_model_len: int = 2048
+    seats: int = 4
     stopped: bool = False
     bridge: AsgiBridge = field(init=False)
 
@@ -154,4 +155,7 @@ async def test_info_and_numbers_for_scaling() -> None:
         "waiting": 0.0,
         "queued_tokens": 7.0,
         "kv_usage": 0.5,
+        "seats": 4.0,
+        "saturation": 0.75,
+        "latency_p95_s": 0.0,
     }
