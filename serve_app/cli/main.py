@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from serve_app.cli import approvals, audit, demo, doctor, gate, keys, route, schema, up
+from serve_app.cli import approvals, audit, bench, bench_more, demo, doctor, gate, keys, route, schema, up
 
 app = typer.Typer(
     help="Gatehouse: self-hosted LLM serving, routed, gated and audited.",
@@ -23,6 +23,8 @@ app.add_typer(gate.app, name="gate")
 app.add_typer(route.app, name="route")
 app.add_typer(audit.app, name="audit")
 app.add_typer(demo.app, name="demo")
+bench_more.register(bench.app)
+app.add_typer(bench.app, name="bench")
 
 
 def run() -> None:

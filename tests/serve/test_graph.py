@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 
+import httpx
 import openai
+import psutil
 import pytest
 
 from tests.serve.conftest import Stack
@@ -240,6 +242,36 @@ def test_a_killed_engine_ends_its_streams_and_only_itself_comes_back(stack: Stac
     wait_until(back, 300)
     after = stack.engines()
     assert after["demo-120b"]["pid"] == before["demo-120b"]["pid"]
+    reply = stack.sdk.chat.completions.create(
+        model="demo-20b", messages=[{"role": "user", "content": "Who are you?"}], temperature=0
+    )
+    assert "demo-20b" in reply.choices[0].message.content
+
+
+def test_a_killed_ingress_comes_back_on_its_port_and_keeps_nothing_open(stack: Stack) -> None:
+    """The one ingress replica listens on the port itself; engines stay as they are."""
+    before = stack.engines()
+    ingress = next(
+        process
+        for process in psutil.Process(stack.process.pid).children(recursive=True)
+        if "ServeReplica:gatehouse:Ingress" in " ".join(process.cmdline())
+    )
+    listening = {each.laddr.port for each in ingress.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+    assert int(stack.url.rpartition(":")[2]) in listening
+    ingress.kill()
+
+    def back() -> bool:
+        try:
+            with stack.http() as http:
+                return http.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(lambda: not ingress.is_running() or ingress.status() == psutil.STATUS_ZOMBIE, 30)
+    wait_until(back, 120)
+    assert {name: each["pid"] for name, each in stack.engines().items()} == {
+        name: each["pid"] for name, each in before.items()
+    }
     reply = stack.sdk.chat.completions.create(
         model="demo-20b", messages=[{"role": "user", "content": "Who are you?"}], temperature=0
     )

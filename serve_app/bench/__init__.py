@@ -1,0 +1,1 @@
+"""Load, comparison and endurance: how Gatehouse is measured."""
