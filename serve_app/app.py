@@ -76,7 +76,9 @@ def engine(settings: AnyEngineSettings, source: str, vocabulary: str, device: De
     """The deployment of one model; `source` is where its checkpoint lies on the replica's machine."""
     match settings:
         case EngineSettings():
-            settings = settings.model_copy(update={"source": source})
+            settings = settings.model_copy(
+                update={"source": source, "honour_seeds": settings.honour_seeds and device != "cpu"}
+            )
             cls, extra, options = VLLMEngine, (), deployment_options(settings, vocabulary, device)
         case UpstreamSettings():
             cls, extra, options = UpstreamEngine, (environment,), upstream_options(settings)

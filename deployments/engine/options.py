@@ -65,7 +65,8 @@ class EngineSettings(ServedSettings):
 
     `source` is a folder, or a repository name that the machine has in its cache (replicas work offline). Above
     `max_queued` unfinished requests vLLM answers 503; `max_queued_tokens` (default: eight full windows) bounds the
-    prompt tokens that wait for their prefill in the same way.
+    prompt tokens that wait for their prefill in the same way. Without `honour_seeds` a request's `seed` is left out:
+    vLLM 0.29 on CPU dies of one whose prompt is read in two steps.
     """
 
     kind: Literal["vllm"] = "vllm"
@@ -85,6 +86,7 @@ class EngineSettings(ServedSettings):
 
     max_queued_tokens: int | None = Field(default=None, ge=1)
     warm_up: bool = True
+    honour_seeds: bool = True
     num_gpus: float | None = Field(default=None, ge=0)
 
     @field_validator("engine_args")

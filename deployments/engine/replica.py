@@ -3,11 +3,12 @@
 `core` is the running engine behind its adapter. `deployment.py` puts both on a Serve replica.
 """
 
+import json
 import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from deployments.clock import Clock
 from deployments.engine.bridge import AsgiBridge
@@ -67,6 +68,20 @@ class Core(Protocol):
         ...
 
 
+def without_seed(body: bytes) -> bytes:
+    """The request without its `seed`; a body that is no JSON object is left to the engine to refuse."""
+    if b'"seed"' not in body:
+        return body
+    try:
+        request = cast(object, json.loads(body))
+    except ValueError:
+        return body
+    if not isinstance(request, dict) or "seed" not in request:
+        return body
+    del request["seed"]
+    return json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
 def _streams(start: EngineStart) -> bool:
     return any(name == "content-type" and value.startswith("text/event-stream") for name, value in start.headers)
 
@@ -97,6 +112,7 @@ class EngineReplica:
         self._watch = ProgressWatch(settings.stall_s)
         self._started_s = started_s
         self._latencies = LatencyWindow()
+        self._honours_seeds = bool(getattr(settings, "honour_seeds", True))
 
     async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
         """The reply of vLLM's API, status and body as it sent them; closing the generator aborts the generation.
@@ -109,7 +125,8 @@ class EngineReplica:
         self._check_alive()
         headers = {name: value for name, value in call.headers.items() if name in FORWARDED_HEADERS}
         headers["x-request-id"] = call.request_id
-        items = self._core.bridge.call(call.method, call.path, headers, call.body, self._settings.request_deadline_s)
+        body = call.body if self._honours_seeds else without_seed(call.body)
+        items = self._core.bridge.call(call.method, call.path, headers, body, self._settings.request_deadline_s)
         began_s: float | None = self._clock.monotonic_s()
         async with aclosing(items):
             async for item in items:

@@ -1,3 +1,4 @@
+import json
 import pickle
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,7 @@ import pytest
 from deployments.clock import FixedClock
 from deployments.engine.bridge import AsgiBridge
 from deployments.engine.options import EngineSettings
-from deployments.engine.replica import CoreLoad, EngineReplica, ProgressWatch
+from deployments.engine.replica import CoreLoad, EngineReplica, ProgressWatch, without_seed
 from deployments.engine.settings import FlushSettings
 from deployments.errors import EngineFailed
 from deployments.ports import EngineCall, EngineItem, EngineStart, RequestId, SessionId
@@ -159,3 +160,17 @@ async def test_info_and_numbers_for_scaling() -> None:
         "saturation": 0.75,
         "latency_p95_s": 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"seed": 7, "max_tokens": 3}', {"max_tokens": 3}),
+        (b'{"messages": [{"role": "user", "content": "a \\"seed\\" of doubt"}]}', None),
+        (b'{"prompt": "x", "stop": ["seed"]}', None),
+        (b'["seed"]', None),
+        (b'{"seed"', None),
+    ],
+)
+def test_a_seed_can_be_left_out_and_nothing_else(body: bytes, kept: dict[str, object] | None) -> None:
+    assert without_seed(body) == body if kept is None else json.loads(without_seed(body)) == kept
