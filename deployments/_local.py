@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, cast
 import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve._private import http_util
 
 _MIN_CPUS = 8  # Serve's CPU shares are bookkeeping: a machine with two cores runs the whole graph too
 
@@ -42,6 +44,29 @@ def start(host: str, port: int, cpus: int) -> None:
         http_options={"host": host, "port": port},
         logging_config={"encoding": "JSON", "enable_access_log": False},
     )
+
+
+class _ReusableSockets:
+    """The module `socket`, with sockets that may bind an address on which closed connections linger."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(socket, name)
+
+    def socket(self, *arguments: Any) -> socket.socket:
+        """A socket with `SO_REUSEADDR`."""
+        made = socket.socket(*arguments)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return made
+
+
+def take_over_port() -> None:
+    """Let this replica's own HTTP server have the port of a predecessor that was killed.
+
+    Ray 2.60 binds it without `SO_REUSEADDR`, so connections that the dead replica left behind make that fail for a
+    minute, and Serve then gives the port up for good. Both replicas must have set it. `tests/serve/test_graph.py`
+    kills the ingress and fails when a Ray to come binds in another way.
+    """
+    http_util.socket = _ReusableSockets()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def deploy(application: Application, name: str, route_prefix: str) -> None:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from deployments._local import take_over_port
 from deployments.clients import ApprovalsClient, AuditClient, ColdWatch, DifficultyClient, EngineClient, LedgerClient
 from deployments.clock import SystemClock
 from deployments.ingress.dialects.codecs import CODECS
@@ -29,6 +30,7 @@ class Ingress:
         audit: Any,
         ledger: Any,
     ) -> None:
+        take_over_port()
         settings, clock = parts.settings, SystemClock()
         counters = parts.make_counters()
         classifier = parts.make_classifier()
