@@ -5,7 +5,8 @@ that was at zero. The wish itself is made here, from four signals and the thresh
 depth above 5, p95 latency above 5 s, memory above 90 %, saturation above 85 %):
 
 - Up when a signal is above its threshold: by queue and saturation to as many replicas as the work fills, by memory and
-  latency by one. Never to more than twice what runs.
+  latency by one. Never to more than twice what runs. One replica that is full among empty ones, and latencies that are
+  older than the last change, are no reasons: another replica would not cure them, and they would ask for the most.
 - Down by one when the work, spread over one replica less, stays below every lower threshold. The distance between the
   two is what keeps a constant load from swinging.
 - To zero, where the profile allows it, when there is no request at all.
@@ -14,13 +15,16 @@ depth above 5, p95 latency above 5 s, memory above 90 %, saturation above 85 %):
 import logging
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_log = logging.getLogger("gatehouse.scaling")
+# Below the one logger that Serve's controller, where the policy runs, writes anywhere.
+_log = logging.getLogger("ray.serve.gatehouse.scaling")
+
+_LATENCIES_S = 60.0  # how long a latency is remembered
 
 
 class ScalingSettings(BaseModel):
@@ -56,11 +60,12 @@ class ScalingSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What a tier does now. `replicas` run; `reporting` of them have said how they are.
+    """What a tier does now. `replicas` run, `target` were asked for; `reporting` have said how they are.
 
     `queued` counts requests that wait, in engines and before them; `running` those being worked on; `seats` how many a
-    replica works on at once (0: unknown). `saturation` and `memory` are shares 0..1 of the fullest replica but for
-    saturation, which is the mean; `latency_p95_s` is that of the slowest.
+    replica works on at once (0: unknown). Shares are 0..1: `saturation` and `memory_mean` are means over the replicas,
+    `memory` is that of the fullest; `latency_p95_s` is that of the slowest. `settled`: the number of replicas has not
+    changed for as long as latencies are remembered.
     """
 
     replicas: int
@@ -70,7 +75,10 @@ class Signals:
     seats: float = 0.0
     saturation: float = 0.0
     memory: float = 0.0
+    memory_mean: float = 0.0
     latency_p95_s: float = 0.0
+    settled: bool = True
+    target: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +91,23 @@ class Wish:
 
 def decide(settings: ScalingSettings, signals: Signals) -> Wish:
     """The wish for a tier, between its bounds."""
-    wish = _decide(settings, signals)
+    wish = _held(settings, signals, _decide(settings, signals))
     bounded = max(settings.min_replicas, min(settings.max_replicas, wish.replicas))
     return wish if bounded == wish.replicas else Wish(bounded, f"{wish.reason}, bounded")
+
+
+def _held(settings: ScalingSettings, signals: Signals, wish: Wish) -> Wish:
+    """The wish while replicas start: those that are needed are waited for.
+
+    A wish counts from the replicas that run. Below the target it would stop the ones that are on their way, and after
+    the loss of a node those are the replacements.
+    """
+    count = signals.replicas
+    if wish.replicas >= signals.target or count >= signals.target or signals.queued + signals.running <= 0:
+        return wish
+    if count > 0 and signals.reporting >= count and _fits(settings, signals, count):
+        return wish
+    return Wish(signals.target, "starting")
 
 
 def _decide(settings: ScalingSettings, signals: Signals) -> Wish:
@@ -98,7 +120,7 @@ def _decide(settings: ScalingSettings, signals: Signals) -> Wish:
     if load <= 0:
         # One at a time, and the last one only where nothing at all is left to do.
         return Wish(count - 1, "idle")
-    if count > 1 and signals.reporting >= count and _fits_one_less(settings, signals):
+    if count > 1 and signals.reporting >= count and _fits(settings, signals, count - 1):
         return Wish(count - 1, "low")
     return Wish(count, "steady")
 
@@ -114,18 +136,19 @@ def _more(settings: ScalingSettings, signals: Signals) -> Wish | None:
         wishes.append(Wish(filled, "queue"))
     if signals.saturation > settings.saturation:
         wishes.append(Wish(filled, "saturation"))
-    if signals.memory > settings.memory:
+    # Sessions stay where they are: one that fills its replica is not cured by more of them.
+    if signals.memory > settings.memory and signals.memory_mean > settings.memory_low:
         wishes.append(Wish(count + 1, "memory"))
-    # Slow first tokens of long prompts on idle engines are not cured by more engines.
-    if signals.latency_p95_s > settings.latency_s and (
-        signals.queued > 0 or signals.saturation > settings.saturation_low
-    ):
+    # Nor are slow first tokens of long prompts on idle engines.
+    busy = signals.queued > 0 or signals.saturation > settings.saturation_low
+    if signals.latency_p95_s > settings.latency_s and busy and signals.settled:
         wishes.append(Wish(count + 1, "latency"))
     return max(wishes, key=lambda wish: wish.replicas, default=None)
 
 
-def _fits_one_less(settings: ScalingSettings, signals: Signals) -> bool:
-    grown = signals.replicas / (signals.replicas - 1)
+def _fits(settings: ScalingSettings, signals: Signals, count: int) -> bool:
+    """True when `count` replicas, at least 1, would do the work and stay below every lower threshold."""
+    grown = signals.replicas / count
     return (
         signals.queued <= 0
         and signals.saturation * grown < settings.saturation_low
@@ -164,6 +187,11 @@ class Context(Protocol):
         ...
 
     @property
+    def target_num_replicas(self) -> int:
+        """Replicas that were asked for."""
+        ...
+
+    @property
     def total_num_requests(self) -> float:
         """Requests at handles and in replicas."""
         ...
@@ -179,6 +207,11 @@ class Context(Protocol):
         ...
 
     @property
+    def current_time(self) -> float | None:
+        """Seconds since the epoch."""
+        ...
+
+    @property
     def policy_state(self) -> Mapping[str, Any]:
         """What the last call returned."""
         ...
@@ -191,39 +224,62 @@ class TierPolicy:
         self._settings = ScalingSettings.model_validate(settings)
 
     def __call__(self, ctx: Context) -> tuple[int, dict[str, Any]]:
-        """The wish, and what to remember of it."""
-        wish = decide(self._settings, read(ctx))
-        if ctx.policy_state.get("reason") != wish.reason:
-            _log.info("%s: %d replicas wished for (%s)", ctx.deployment_name, wish.replicas, wish.reason)
-        return wish.replicas, {"reason": wish.reason}
+        """The wish, and what to remember for the next call."""
+        before, now_s = ctx.policy_state, ctx.current_time or 0.0
+        moved_s = float(before.get("moved_s", -math.inf))
+        if ctx.current_num_replicas != ctx.target_num_replicas:
+            moved_s = now_s
+        settled = now_s - moved_s > _LATENCIES_S + self._settings.look_back_s
+        wish = decide(self._settings, read(ctx, settled))
+        # Serve acts on a wish after its delay, so the last one before a change is the reason for it. It does not ask
+        # for the first replica of a tier at zero.
+        was, target = before.get("target"), ctx.target_num_replicas
+        if was is not None and was != target:
+            reason = before.get("reason") if was else "cold"
+            _log.info("%s: from %d to %d replicas (%s)", ctx.deployment_name, was, target, reason)
+        return wish.replicas, {"target": target, "reason": wish.reason, "moved_s": moved_s}
 
 
-def read(ctx: Context) -> Signals:
+def read(ctx: Context, settled: bool = True) -> Signals:
     """Signals from Serve's context. What no replica has reported yet counts as nothing."""
     metrics = ctx.aggregated_metrics or {}
-    waiting_at_handles = ctx.total_queued_requests or 0.0
-    running = metrics.get("running", {})
+    queued_at_handles, in_all = _finite((ctx.total_queued_requests or 0.0, ctx.total_num_requests or 0.0))
+    running = _values(metrics, "running")
+    waiting = sum(_values(metrics, "waiting"))
+    memory = _values(metrics, "kv_usage")
     return Signals(
         replicas=ctx.current_num_replicas,
         reporting=len(running),
-        queued=waiting_at_handles + sum(metrics.get("waiting", {}).values()),
+        queued=queued_at_handles + waiting,
         # Serve's own count covers replicas that have not reported and upstreams that count nothing.
-        running=max(sum(running.values()), (ctx.total_num_requests or 0.0) - waiting_at_handles, 0.0),
-        seats=max(metrics.get("seats", {}).values(), default=0.0),
-        saturation=_mean(list(metrics.get("saturation", {}).values())),
-        memory=max(metrics.get("kv_usage", {}).values(), default=0.0),
-        latency_p95_s=max(metrics.get("latency_p95_s", {}).values(), default=0.0),
+        running=max(sum(running), in_all - queued_at_handles - waiting, 0.0),
+        seats=max(_values(metrics, "seats"), default=0.0),
+        saturation=_mean(_values(metrics, "saturation")),
+        memory=max(memory, default=0.0),
+        memory_mean=_mean(memory),
+        latency_p95_s=max(_values(metrics, "latency_p95_s"), default=0.0),
+        settled=settled,
+        target=ctx.target_num_replicas,
     )
 
 
-def _mean(values: Sequence[float]) -> float:
+def _values(metrics: Mapping[str, Mapping[Any, float]], name: str) -> list[float]:
+    return _finite(metrics.get(name, {}).values())
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    """Anything else becomes 0: an exception here would stop the scaling of every application."""
+    return [value if math.isfinite(value) else 0.0 for value in values]
+
+
+def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
 class LatencyWindow:
     """The 95th percentile of the last minute's latencies, at most `most` of them."""
 
-    def __init__(self, span_s: float = 60.0, most: int = 512) -> None:
+    def __init__(self, span_s: float = _LATENCIES_S, most: int = 512) -> None:
         self._span_s = span_s
         self._seen: deque[tuple[float, float]] = deque(maxlen=most)
 

@@ -1,6 +1,8 @@
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,8 +36,11 @@ STEADY = Signals(replicas=2, reporting=2, queued=0, running=22, seats=SEATS, sat
         ({"queued": 60, "running": 32, "saturation": 1.0}, 4, "queue"),  # never more than twice what runs
         ({"saturation": 0.86, "running": 28}, 3, "saturation"),
         ({"saturation": 0.85, "running": 27}, 2, "steady"),
-        ({"memory": 0.91}, 3, "memory"),
+        ({"memory": 0.91, "memory_mean": 0.8}, 3, "memory"),
+        ({"memory": 0.99, "memory_mean": 0.6}, 2, "steady"),  # one session fills one replica
+        ({"memory": 0.91, "memory_mean": 0.8, "running": 3, "saturation": 0.1}, 3, "memory"),  # few, but long
         ({"latency_p95_s": 5.1}, 3, "latency"),
+        ({"latency_p95_s": 5.1, "settled": False}, 2, "steady"),  # of the time before the last change
         ({"latency_p95_s": 60.0, "saturation": 0.2, "running": 3}, 2, "steady"),  # slow, but not for want of engines
         ({"running": 4, "saturation": 4 / 32, "memory": 0.1}, 1, "low"),
         ({"running": 4, "saturation": 4 / 32, "memory": 0.1, "queued": 1}, 2, "steady"),
@@ -59,7 +64,7 @@ def test_a_tier_goes_to_zero_only_where_the_profile_allows_it() -> None:
     assert decide(SETTINGS, idle).replicas == 1
 
 
-# --- traces: a tier under recorded arrivals, with Serve's delays around the policy -------------------------------
+# --- a simulated tier under given arrivals, with Serve's delays around the policy --------------------------------
 
 
 @dataclass
@@ -81,6 +86,7 @@ class Tier:
         wish = decide(self.settings, Signals(
             replicas=self.replicas, reporting=self.replicas, queued=self.queue, running=running, seats=SEATS,
             saturation=running / room if room else 0.0, memory=0.8 * running / room if room else 0.0,
+            memory_mean=0.8 * running / room if room else 0.0,
         ))  # fmt: skip
         self.reasons.append(wish.reason)
         direction = (wish.replicas > self.replicas) - (wish.replicas < self.replicas)
@@ -143,8 +149,28 @@ def test_idle_to_zero_and_back() -> None:
     assert "cold" in tier.reasons
 
 
+@pytest.mark.parametrize(
+    ("changes", "replicas", "reason"),
+    [
+        # a node with two of three engines died; the survivor is neither above a threshold nor at ease
+        ({"replicas": 1, "reporting": 1, "running": 12, "saturation": 0.75}, 3, "starting"),
+        ({"replicas": 1, "reporting": 0, "running": 12, "saturation": 0.0}, 3, "starting"),
+        ({"replicas": 1, "reporting": 1, "running": 16, "saturation": 1.0}, 3, "starting"),  # twice one is not enough
+        ({"replicas": 0, "reporting": 0, "running": 0, "queued": 4}, 3, "starting"),
+        ({"replicas": 2, "queued": 60, "running": 32, "saturation": 1.0}, 4, "queue"),
+        # nobody needs them any more: a node that never comes is not asked for until the end of time
+        ({"replicas": 1, "reporting": 1, "running": 4, "saturation": 0.25, "memory": 0.1}, 1, "steady"),
+        ({"replicas": 1, "reporting": 1, "running": 0, "saturation": 0.0, "memory": 0.0}, 1, "idle, bounded"),
+    ],
+)
+def test_replicas_on_their_way_are_waited_for(changes: dict[str, float], replicas: int, reason: str) -> None:
+    wish = decide(SETTINGS, replace(STEADY, target=3, **changes))
+    assert (wish.replicas, wish.reason) == (replicas, reason)
+
+
 SIGNALS = st.builds(
     Signals,
+    target=st.integers(0, 10),
     replicas=st.integers(0, 10),
     reporting=st.integers(0, 10),
     queued=st.floats(0, 1e4),
@@ -152,7 +178,9 @@ SIGNALS = st.builds(
     seats=st.integers(0, 256),
     saturation=st.floats(0, 1),
     memory=st.floats(0, 1),
+    memory_mean=st.floats(0, 1),
     latency_p95_s=st.floats(0, 600),
+    settled=st.booleans(),
 )
 
 
@@ -169,6 +197,7 @@ def test_more_work_never_wishes_for_less(signals: Signals, queued: float, fuller
         queued=signals.queued + queued,
         saturation=min(1.0, signals.saturation + fuller),
         memory=min(1.0, signals.memory + fuller),
+        memory_mean=min(1.0, signals.memory_mean + fuller),
     )
     assert decide(SETTINGS, busier).replicas >= decide(SETTINGS, signals).replicas
 
@@ -179,6 +208,96 @@ def test_a_constant_load_comes_to_rest(load: float) -> None:
     assert changes(history[300:]) == 0
 
 
+# --- traces recorded on a real Serve (traces/README.md) ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One line of a trace, and the wish for it."""
+
+    at_s: float
+    current: int
+    target: int
+    total: float
+    wish: int
+    reason: str
+
+
+def replay(name: str, **changed: Any) -> list[Seen]:
+    policy = TierPolicy(min_replicas=0, max_replicas=3, look_back_s=2.0, **changed)
+    state: dict[str, Any] = {}
+    seen: list[Seen] = []
+    for text in (Path(__file__).parent / "traces" / f"{name}.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        wish, state = policy(
+            context(
+                current_num_replicas=line["current"],
+                target_num_replicas=line["target"],
+                total_num_requests=line["total"],
+                total_queued_requests=line["queued"],
+                aggregated_metrics=line["metrics"],
+                current_time=line["t"],
+                policy_state=state,
+            )
+        )
+        seen.append(Seen(line["t"], line["current"], line["target"], line["total"], wish, state["reason"]))
+    return seen
+
+
+def longest_s(seen: Sequence[Seen], direction: int) -> float:
+    """For how long the wishes went up (1) or down (-1) without a pause."""
+    longest, since = 0.0, None
+    for each in seen:
+        if (each.wish - each.target) * direction <= 0:
+            since = None
+        else:
+            since = each.at_s if since is None else since
+            longest = max(longest, each.at_s - since)
+    return longest
+
+
+def between(seen: Sequence[Seen], from_s: float, to_s: float) -> list[Seen]:
+    return [each for each in seen if from_s <= each.at_s < to_s]
+
+
+def test_recorded_steady_load_and_a_burst_and_spikes_are_ridden_out() -> None:
+    calm = between(replay("phases"), 2.5, 52.0)
+    assert len(calm) > 40
+    assert "saturation" in {each.reason for each in calm}  # a spike is seen ...
+    assert longest_s(calm, 1) < 3.0  # ... and none lasts as long as the delay
+    assert longest_s(calm, -1) == 0.0
+
+
+def test_a_recorded_overload_is_answered_until_it_fits() -> None:
+    seen = replay("phases")
+    assert longest_s(between(seen, 52.0, 66.0), 1) > 2.0
+    assert {each.wish for each in between(seen, 66.0, 90.0)} == {3}  # nine clients on twelve seats: no way down
+
+
+def test_recorded_idleness_goes_to_zero_one_by_one() -> None:
+    last = between(replay("phases"), 95.0, 200.0)
+    assert all(each.wish >= each.target - 1 for each in last)
+    assert [last[-1].wish, last[-1].target] == [0, 0]
+
+
+def test_replacements_of_a_recorded_lost_node_are_waited_for() -> None:
+    seen = replay("node-lost")
+    growing = [each for each in between(seen, 0.0, 41.0) if each.current < each.target]
+    assert len(growing) >= 5
+    assert all(each.wish >= each.target for each in growing)
+    alone = [each for each in between(seen, 41.0, 45.0) if each.current < 2]
+    assert len(alone) >= 2
+    assert {(each.wish, each.reason) for each in alone} == {(3, "starting")}
+    assert longest_s(between(seen, 41.0, 57.0), -1) == 0.0
+    assert [seen[-1].wish, seen[-1].target] == [0, 0]
+
+
+def test_a_recorded_tier_whose_metrics_are_missing_is_left_as_it_is() -> None:
+    silent = [each for each in between(replay("node-lost"), 9.0, 19.0) if each.current == 1]
+    assert len(silent) >= 5  # a new replica says nothing for its first seconds
+    assert {(each.wish, each.reason) for each in silent} == {(1, "steady")}
+
+
 # --- what Serve is given and gives -------------------------------------------------------------------------------
 
 
@@ -186,6 +305,7 @@ def context(**fields: Any) -> SimpleNamespace:
     usual: dict[str, Any] = {
         "deployment_name": "Engine:m:r",
         "current_num_replicas": 2,
+        "target_num_replicas": 2,
         "total_num_requests": 40.0,
         "total_queued_requests": 9.0,
         "aggregated_metrics": {
@@ -196,6 +316,7 @@ def context(**fields: Any) -> SimpleNamespace:
             "kv_usage": {"a": 0.2, "b": 0.6},
             "latency_p95_s": {"a": 1.0, "b": 0.5},
         },
+        "current_time": 1000.0,
         "policy_state": {},
     }
     return SimpleNamespace(**usual | fields)
@@ -203,8 +324,9 @@ def context(**fields: Any) -> SimpleNamespace:
 
 def test_signals_are_read_from_serves_context() -> None:
     assert read(context()) == Signals(
-        replicas=2, reporting=2, queued=12.0, running=31.0, seats=16.0, saturation=0.875, memory=0.6, latency_p95_s=1.0
-    )
+        replicas=2, reporting=2, queued=12.0, running=28.0, seats=16.0, saturation=0.875, memory=0.6, memory_mean=0.4,
+        latency_p95_s=1.0, target=2,
+    )  # fmt: skip
 
 
 def test_replicas_that_say_nothing_count_by_what_serve_sees() -> None:
@@ -214,9 +336,51 @@ def test_replicas_that_say_nothing_count_by_what_serve_sees() -> None:
     assert policy(context(aggregated_metrics={}, total_queued_requests=30.0))[0] == 3
 
 
-def test_the_policy_says_why() -> None:
-    replicas, state = TierPolicy(max_replicas=4)(context())
-    assert (replicas, state) == (4, {"reason": "queue"})
+def test_numbers_that_are_none_do_not_stop_serves_controller() -> None:
+    broken = {"running": {"a": math.nan}, "seats": {"a": math.inf}, "kv_usage": {"a": math.nan}, "waiting": {}}
+    signals = read(context(aggregated_metrics=broken, total_num_requests=math.nan, total_queued_requests=math.inf))
+    assert signals == Signals(replicas=2, reporting=1, queued=0.0, running=0.0, target=2)
+    assert TierPolicy(max_replicas=4)(context(aggregated_metrics=broken, total_queued_requests=30.0))[0] == 3
+
+
+def test_the_policy_says_why_once_per_change(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    policy = TierPolicy(max_replicas=4)
+    replicas, state = policy(context())
+    assert replicas == 3
+    _, state = policy(context(policy_state=state))  # not acted on yet
+    assert not caplog.records
+    idle: dict[str, Any] = {"total_num_requests": 0.0, "total_queued_requests": 0.0, "aggregated_metrics": {}}
+    _, state = policy(context(policy_state=state, target_num_replicas=3, **idle))
+    _, state = policy(context(policy_state=state, target_num_replicas=3, **idle))
+    _, state = policy(context(policy_state=state, target_num_replicas=0, **idle))
+    policy(context(policy_state=state, target_num_replicas=1))
+    assert [each.getMessage() for each in caplog.records] == [
+        "Engine:m:r: from 2 to 3 replicas (queue)",
+        "Engine:m:r: from 3 to 0 replicas (idle)",
+        "Engine:m:r: from 0 to 1 replicas (cold)",
+    ]
+    # Serve's controller writes what comes to this logger and nothing else.
+    assert {each.name.partition(".gatehouse")[0] for each in caplog.records} == {"ray.serve"}
+
+
+def test_latencies_from_before_a_change_do_not_ask_for_more() -> None:
+    policy = TierPolicy(max_replicas=8)
+    metrics = {
+        "running": {"a": 11.0, "b": 11.0},
+        "seats": {"a": 16.0, "b": 16.0},
+        "saturation": {"a": 0.7, "b": 0.7},
+        "latency_p95_s": {"a": 9.0, "b": 1.0},
+    }
+    slow: dict[str, Any] = {"aggregated_metrics": metrics, "total_queued_requests": 0.0, "total_num_requests": 22.0}
+    wish, state = policy(context(**slow))
+    assert wish == 3
+    _, state = policy(context(**slow, policy_state=state, target_num_replicas=3))
+    slow |= {"current_num_replicas": 3, "target_num_replicas": 3}
+    wish, state = policy(context(**slow, policy_state=state, current_time=1090.0))
+    assert wish == 3
+    wish, _ = policy(context(**slow, policy_state=state, current_time=1091.0))
+    assert wish == 4
 
 
 def test_serve_takes_the_configuration_and_finds_the_policy() -> None:
