@@ -20,6 +20,8 @@ from deployments.clock import Clock
 from deployments.difficulty.deployment import DifficultyRouter
 from deployments.difficulty.reading import read_chat, read_completion
 from deployments.engine.deployment import SyntheticEngine, UpstreamEngine, VLLMEngine
+from deployments.engine.hybrid.deployment import HybridEngine
+from deployments.engine.hybrid.options import HybridSettings, hybrid_options, missing_package
 from deployments.engine.options import Device, EngineSettings, deployment_options
 from deployments.engine.settings import plain_actor, serve_options
 from deployments.engine.synthetic import SyntheticSettings
@@ -38,6 +40,7 @@ from serve_app.api.metrics import Counters
 from serve_app.config import (
     AnyEngineSettings,
     AppConfig,
+    ConfigError,
     ReplicaConfig,
     environment,
     operating_person,
@@ -74,11 +77,17 @@ def build(config: AppConfig) -> Application:
 
 def engine(settings: AnyEngineSettings, source: str, vocabulary: str, device: Device) -> Application:
     """The deployment of one model; `source` is where its checkpoint lies on the replica's machine."""
+    if isinstance(settings, EngineSettings):
+        settings = settings.model_copy(
+            update={"source": source, "honour_seeds": settings.honour_seeds and device != "cpu"}
+        )
     match settings:
+        case HybridSettings():  # before its base
+            lacking = missing_package()
+            if lacking is not None:
+                raise ConfigError(f"model {settings.model}: {lacking}.")
+            cls, extra, options = HybridEngine, (vocabulary, device), hybrid_options(settings, vocabulary, device)
         case EngineSettings():
-            settings = settings.model_copy(
-                update={"source": source, "honour_seeds": settings.honour_seeds and device != "cpu"}
-            )
             cls, extra, options = VLLMEngine, (), deployment_options(settings, vocabulary, device)
         case UpstreamSettings():
             cls, extra, options = UpstreamEngine, (environment,), upstream_options(settings)

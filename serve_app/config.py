@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from deployments.audit.settings import AuditSettings
 from deployments.difficulty.settings import DifficultySettings
+from deployments.engine.hybrid.options import HybridSettings
 from deployments.engine.options import EngineSettings
 from deployments.engine.synthetic import SyntheticSettings
 from deployments.engine.upstream_settings import UpstreamSettings
@@ -44,10 +45,11 @@ def _kind(engine: Any) -> str:
     return str(given)
 
 
-KINDS = ("vllm", "openai", "synthetic")
+KINDS = ("vllm", "vllm-ray", "openai", "synthetic")
 
 AnyEngineSettings: TypeAlias = Annotated[
     Annotated[EngineSettings, Tag("vllm")]
+    | Annotated[HybridSettings, Tag("vllm-ray")]
     | Annotated[UpstreamSettings, Tag("openai")]
     | Annotated[SyntheticSettings, Tag("synthetic")],
     Discriminator(_kind),

@@ -68,25 +68,47 @@ class VLLM:
 
         engine_args = _checked(AsyncEngineArgs, engine_kwargs(settings))
         config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-        harmony = config.model_config.hf_config.model_type == "gpt_oss"
-        if harmony:
-            require_harmony_stops(config.model_config.try_get_generation_config(), settings.source)
-            _install_harmony()
+        harmony = _prepare_harmony(config.model_config, settings.source)
         pulse = _Pulse()
         engine = AsyncLLM.from_vllm_config(
             config, usage_context=UsageContext.OPENAI_API_SERVER, stat_loggers=_stat_loggers(pulse, ray_metrics)
         )
         try:
-            app, server = await _app(engine, engine_args, settings)
-            self = cls(engine, AsgiBridge(app, settings.flush, settings.abort_grace_s), server, pulse)
-            if settings.warm_up:
-                await self._warm_up(settings.model, chat=harmony)
+            self = await cls._over(engine, await _app(engine, engine_args, settings), settings, pulse, harmony)
         except BaseException:  # whatever it was, the child process must not outlive it
             engine.shutdown(timeout=_SHUTDOWN_S)
             raise
+        return self, clock.monotonic_s() - began_s
+
+    @classmethod
+    async def attach(cls, engine: Any, app: Any, args: argparse.Namespace, settings: EngineSettings) -> "VLLM":
+        """A core around an `AsyncLLM` that Ray Serve LLM has started, vLLM's app on it, and the arguments of both.
+
+        From here on it owns the engine: when this raises (`EngineStartFailed` names what the operator can fix), the
+        engine has been shut down.
+        """
+        try:
+            _refuse_unsafe(args)
+            harmony = _prepare_harmony(engine.model_config, settings.source)
+            if engine.logger_manager is None:
+                raise EngineStartFailed("vLLM keeps no statistics here; its health could not be told.")
+            pulse = _Pulse()
+            engine.logger_manager.stat_loggers.append(_pulse_logger(pulse)(engine.vllm_config))
+            return await cls._over(engine, app, settings, pulse, harmony)
+        except BaseException:
+            engine.shutdown(timeout=_SHUTDOWN_S)
+            raise
+
+    @classmethod
+    async def _over(cls, engine: Any, app: Any, settings: EngineSettings, pulse: _Pulse, harmony: bool) -> "VLLM":
+        """The core over a running engine and its app, warmed up."""
+        server = _mind(app, settings)
+        self = cls(engine, AsgiBridge(cast(AsgiApp, app), settings.flush, settings.abort_grace_s), server, pulse)
+        if settings.warm_up:
+            await self._warm_up(settings.model, chat=harmony)
         gc.collect()
         gc.freeze()  # vLLM's lifespan does this, but it does not run here: the start-up heap is never garbage
-        return self, clock.monotonic_s() - began_s
+        return self
 
     @property
     def bridge(self) -> AsgiBridge:
@@ -160,7 +182,14 @@ class VLLM:
             raise EngineStartFailed(f"The warm-up request to {path} was answered with {status}: {text}")
 
 
-async def _app(engine: Any, engine_args: Any, settings: EngineSettings) -> tuple[AsgiApp, SimpleNamespace]:
+def lora_module(name: str, path: str, base_model_name: str) -> object:
+    """An adapter as vLLM's `lora_modules` wants it."""
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    return LoRAModulePath(name=name, path=path, base_model_name=base_model_name)
+
+
+async def _app(engine: Any, engine_args: Any, settings: EngineSettings) -> Any:
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import FrontendArgs
@@ -171,12 +200,26 @@ async def _app(engine: Any, engine_args: Any, settings: EngineSettings) -> tuple
     tasks = await engine.get_supported_tasks()
     app = build_app(args, tasks, model_config=engine.model_config)
     await init_app_state(engine, app.state, args, tasks)
+    return app
+
+
+def _mind(app: Any, settings: EngineSettings) -> SimpleNamespace:
+    """Where vLLM reports fatal errors of this app; `EngineStartFailed` when it does not serve all that we allow."""
     # vLLM's handler for fatal errors sets `should_exit` here; outside uvicorn the attribute would be missing
     server = app.state.server = SimpleNamespace(should_exit=False)
     missing = ENGINE_PATHS - {path for path, methods in _routes(app.routes) if "POST" in methods}
     if missing:
         raise EngineStartFailed(f"This vLLM does not serve {', '.join(sorted(missing))} for {settings.model}.")
-    return cast(AsgiApp, app), server
+    return server
+
+
+def _prepare_harmony(model_config: Any, source: str) -> bool:
+    """True for a model that speaks harmony; then its parser is in place and its stop tokens are right."""
+    if model_config.hf_config.model_type != "gpt_oss":
+        return False
+    require_harmony_stops(model_config.try_get_generation_config(), source)
+    _install_harmony()
+    return True
 
 
 def require_harmony_stops(generation: Mapping[str, Any], source: str) -> None:
@@ -222,7 +265,7 @@ def _routes(routes: Iterable[Any]) -> Iterable[tuple[str, frozenset[str]]]:
             yield route.path, frozenset(getattr(route, "methods", None) or ())
 
 
-def _stat_loggers(pulse: _Pulse, ray_metrics: bool) -> list[Any]:
+def _pulse_logger(pulse: _Pulse) -> type[Any]:
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class PulseLogger(StatLoggerBase):
@@ -244,7 +287,11 @@ def _stat_loggers(pulse: _Pulse, ray_metrics: bool) -> list[Any]:
         def log_engine_initialized(self) -> None:
             """Nothing to say."""
 
-    loggers: list[Any] = [PulseLogger]
+    return PulseLogger
+
+
+def _stat_loggers(pulse: _Pulse, ray_metrics: bool) -> list[Any]:
+    loggers: list[Any] = [_pulse_logger(pulse)]
     if ray_metrics:
         from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
