@@ -11,12 +11,13 @@ import aiohttp
 
 from deployments.engine.options import EngineSettings
 from serve_app.bench.load import BenchRefused, Endpoint, Level, Shape, Window, client_session, run_level
-from serve_app.bench.machine import Machine, available_gib, machine
+from serve_app.bench.machine import Machine, available_gib, cpu_between, cpu_seconds, machine
 from serve_app.bench.stats import Figures, figures, ratio_ranges, ratios
 from serve_app.bench.targets import NEEDS_GIB, TARGETS, Server, Site, TargetFailed, launch
 
 BASE = "vllm"
 _SPARE_GIB = 1.5
+_IDLE_S = 10.0
 _LEVEL_NUMBERS = 1_000_000
 _ROUND_NUMBERS = 10_000
 Tell = Callable[[str], None]
@@ -47,7 +48,10 @@ class ComparePlan:
 
 @dataclass(slots=True)
 class Comparison:
-    """What came of it. `not_run` says why a target is missing, `notes` what a reader must know."""
+    """What came of it. `not_run` says why a target is missing, `notes` what a reader must know.
+
+    `idle` is each server's CPU without a request, as a share of one core.
+    """
 
     plan: ComparePlan
     machine: Machine
@@ -55,6 +59,7 @@ class Comparison:
     not_run: dict[str, str] = field(default_factory=dict[str, str])
     differs: dict[str, str] = field(default_factory=dict[str, str])
     notes: list[str] = field(default_factory=list[str])
+    idle: dict[str, float] = field(default_factory=dict[str, float])
 
     def figures(self) -> dict[str, dict[str, Figures]]:
         """Level -> server -> figures of all rounds together."""
@@ -63,17 +68,23 @@ class Comparison:
             for label, by_name in self.runs.items()
         }
 
+    def ranges(self, label: str) -> dict[str, dict[str, tuple[float, float] | None]]:
+        """Server -> metric -> lowest and highest ratio of one round to the bare server; empty without that one."""
+        windows = self.runs[label]
+        base = windows.get(BASE)
+        return {} if not base else {name: ratio_ranges(each, base) for name, each in windows.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file: figures, ratios to the bare server, and every round by itself."""
         results: dict[str, Any] = {}
         for label, by_name in self.figures().items():
             base = by_name.get(BASE)
-            windows = self.runs[label]
+            windows, ranges = self.runs[label], self.ranges(label)
             results[label] = {
                 name: {
                     "figures": each.to_json(),
                     "ratio_to_vllm": None if base is None else ratios(each, base),
-                    "ratio_range_over_rounds": (None if base is None else ratio_ranges(windows[name], windows[BASE])),
+                    "ratio_range_over_rounds": ranges.get(name),
                     "rounds": [figures([window]).to_json() for window in windows[name]],
                 }
                 for name, each in by_name.items()
@@ -84,6 +95,7 @@ class Comparison:
             "differs": self.differs,
             "not_run": self.not_run,
             "notes": self.notes,
+            "idle_share_of_a_core": self.idle,
             "results": results,
         }
 
@@ -131,7 +143,7 @@ def compare(
                 if name in group
             }
             if endpoints:
-                asyncio.run(_measure(plan, endpoints, result.runs, tell, step))
+                asyncio.run(_measure(plan, endpoints, result, tell, step))
     result.notes += _doubts(result)
     return result
 
@@ -171,19 +183,33 @@ def _start(
 
 
 async def _measure(
-    plan: ComparePlan, endpoints: Mapping[str, Endpoint], runs: Runs, tell: Tell, step: Callable[[], None]
+    plan: ComparePlan, endpoints: Mapping[str, Endpoint], result: Comparison, tell: Tell, step: Callable[[], None]
 ) -> None:
     async with client_session() as session:
         for name, endpoint in endpoints.items():
             await _warm_up(plan, session, name, endpoint, tell)
+        result.idle |= await idle_shares(endpoints, _IDLE_S)
         for number, level in enumerate(plan.levels):
-            windows = runs.setdefault(level.label, {})
+            windows = result.runs.setdefault(level.label, {})
             for round_number in range(plan.rounds):
                 for name in order(list(endpoints), round_number):
                     first = numbers_from(number, round_number)
                     window = await run_level(session, endpoints[name], shape_for(plan.shape, name), level, first)
                     windows.setdefault(name, []).append(window)
                     step()
+
+
+async def idle_shares(endpoints: Mapping[str, Endpoint], duration_s: float) -> dict[str, float]:
+    """CPU of every server over `duration_s` without a request, as a share of one core: what it costs to be up."""
+    clock = asyncio.get_running_loop().time
+    before = {name: cpu_seconds(endpoint.pids) for name, endpoint in endpoints.items()}
+    began_s = clock()
+    await asyncio.sleep(duration_s)
+    elapsed_s = clock() - began_s
+    return {
+        name: sum(cpu_between(before[name], cpu_seconds(endpoint.pids)).values()) / elapsed_s
+        for name, endpoint in endpoints.items()
+    }
 
 
 async def _warm_up(

@@ -57,14 +57,20 @@ def compare_tables(comparison: Comparison) -> list[Table]:
     tables: list[Table] = []
     for label, by_name in comparison.figures().items():
         table = Table("", *by_name, title=label, title_justify="left")
-        for row in rows(by_name):
+        for row in rows(by_name, comparison.ranges(label)):
             table.add_row(*row)
         tables.append(table)
     return tables
 
 
-def rows(by_name: Mapping[str, Figures]) -> list[list[str]]:
-    """`METRICS` as text: the figure and, where there is a bare server, its ratio."""
+Ranges = Mapping[str, Mapping[str, tuple[float, float] | None]]
+
+
+def rows(by_name: Mapping[str, Figures], ranges: Ranges) -> list[list[str]]:
+    """`METRICS` as text: the figure and, where there is a bare server, its ratio.
+
+    A `~` before a ratio says that single rounds, by `ranges` (server -> metric), lie on both sides of 1.
+    """
     base = by_name.get(BASE)
     found: list[list[str]] = []
     for name in METRICS:
@@ -72,7 +78,8 @@ def rows(by_name: Mapping[str, Figures]) -> list[list[str]]:
         for target, each in by_name.items():
             text = number(metric(each, name))
             ratio = None if base is None or target == BASE else ratios(each, base)[name]
-            cells.append(text if ratio is None else f"{text} ({ratio:.2f}x)")
+            unsure = _on_both_sides(ranges.get(target, {}).get(name))
+            cells.append(text if ratio is None else f"{text} ({'~' if unsure else ''}{ratio:.2f}x)")
         found.append(cells)
     complete = ["complete / requests"] + [f"{each.complete} / {each.requests}" for each in by_name.values()]
     client = ["client CPU of a core"] + [f"{each.client_cpu_share:.0%}" for each in by_name.values()]
@@ -86,12 +93,14 @@ def markdown(comparison: Comparison) -> str:
         f"Machine: {comparison.machine.sentence}.",
         "",
         f"Load: {plan.shape.api}, about {plan.shape.prompt_tokens} prompt tokens, at most {plan.shape.max_tokens} "
-        f"output tokens, {plan.rounds} rounds per level, seed {plan.shape.seed}. In brackets: ratio to {BASE}.",
+        f"output tokens, {plan.rounds} rounds per level, seed {plan.shape.seed}. In brackets: ratio to {BASE}; "
+        "`~`: single rounds lie on both sides of 1, so this run does not tell the two apart.",
     ]
     for label, by_name in comparison.figures().items():
-        lines += ["", f"**{label}**", "", *_grid(["", *by_name], rows(by_name))]
+        lines += ["", f"**{label}**", "", *_grid(["", *by_name], rows(by_name, comparison.ranges(label)))]
     sections: Sequence[tuple[str, Sequence[str]]] = (
         ("What differs", [f"{name}: {text}" for name, text in comparison.differs.items()]),
+        ("CPU of a core without a request", [f"{name}: {share:.1%}" for name, share in comparison.idle.items()]),
         ("Not run", [f"{name}: {reason}" for name, reason in comparison.not_run.items()]),
         ("Notes", comparison.notes),
     )
@@ -108,6 +117,10 @@ def number(value: float | None) -> str:
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _on_both_sides(span: tuple[float, float] | None) -> bool:
+    return span is not None and span[0] < 1 < span[1]
 
 
 def _label(name: str) -> str:

@@ -35,6 +35,7 @@ HOST = "127.0.0.1"
 NEEDS_GIB: Mapping[str, float] = {"vllm": 2.5, "gatehouse": 5.0, "ray-llm": 5.5, "litellm": 1.0}
 """Memory a server was seen to use with the demonstration model (2026-11-21), rounded up."""
 _STOP_S = 90.0
+_KILL_S = 15.0
 _POLL_S = 0.5
 _TAIL_LINES = 15
 _KEY = re.compile(r"\bgh-[A-Za-z0-9_\-]+")
@@ -297,6 +298,7 @@ class Server:
         self._clock = SystemClock()
         self._process: subprocess.Popen[bytes] | None = None
         self._key = plan.key
+        self._seen: dict[int, str] = {}
 
     @property
     def pid(self) -> int | None:
@@ -323,8 +325,10 @@ class Server:
         ready = False
         try:
             while not self._ready():
-                if self._process.poll() is not None:
-                    raise TargetFailed(self._sentence(f"ended with status {self._process.returncode}"))
+                ended = _born(self._process.pid) is None
+                self._remember(self._process.pid)
+                if ended:
+                    raise TargetFailed(self._sentence(f"ended with status {self._process.wait()}"))
                 if self._clock.monotonic_s() - began_s > timeout_s:
                     raise TargetFailed(self._sentence(f"was not ready after {timeout_s:.0f} s"))
                 time.sleep(_POLL_S)
@@ -341,16 +345,31 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        born = {pid: _born(pid) for pid in process_tree(process.pid)}
-        if process.poll() is None:
+        if process.returncode is None:
+            self._remember(process.pid)
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_S)
-        for pid, began in born.items():
-            if began is not None and _born(pid) == began:  # the number may be another process's by now
+        for pid, began in self._seen.items():
+            if _born(pid) == began:  # else it is gone, and the number may be another process's by now
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         process.wait()
+        # A killed process holds its memory and its ports until the kernel has taken it down; the next one needs them.
+        ends_s = self._clock.monotonic_s() + _KILL_S
+        while any(_born(pid) == began for pid, began in self._seen.items()) and self._clock.monotonic_s() < ends_s:
+            time.sleep(0.02)
+        self._seen.clear()
+
+    def _remember(self, root: int) -> None:
+        """Note what is to be gone in the end; `root` must not have been waited for, so that the number is still its.
+
+        Its session is looked at too: when it ends by itself its children have another parent, but the same session.
+        """
+        for pid in {*process_tree(root), *_session(root)}:
+            began = _born(pid)
+            if began is not None:
+                self._seen[pid] = began
 
     def _ready(self) -> bool:
         if self.plan.ready_text is not None:
@@ -411,8 +430,20 @@ def _url(port: int) -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; with its id this names a process. None when it is gone."""
+    """When a process began, in the kernel's ticks; with its id this names a process. None when it has ended."""
+    fields = _stat(pid)
+    return None if len(fields) < 20 or fields[0] in "ZX" else fields[19]
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if _stat(pid)[3:4] == [str(leader)] and _born(pid) is not None]
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on: state, parent, group, session, ...; empty when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -191,6 +191,8 @@ def _show(result: Comparison, folder: Path, plot: bool) -> None:
         _console.print(table)
     for name, text in result.differs.items():
         _console.print(f"{name}: {text}", markup=False, soft_wrap=True)
+    for name, share in result.idle.items():
+        _console.print(f"{name} uses {share:.1%} of a core without a request", markup=False, soft_wrap=True)
     for name, reason in result.not_run.items():
         _console.print(f"{name} was not run: {reason}", markup=False, soft_wrap=True)
     for note in result.notes:
@@ -198,7 +200,7 @@ def _show(result: Comparison, folder: Path, plot: bool) -> None:
     measured: dict[str, dict[str, Figures]] = result.figures()
     if plot and measured:
         where = result.machine
-        draw(measured, folder / "compare.png", f"{_MODEL} on {where.cpu}, {where.cores} cores, closed loop by streams")
+        draw(measured, folder / "compare.png", f"{_MODEL} on {where.cpu}, {where.cores} cores")
         _console.print(f"Written to {folder / 'compare.png'}.", soft_wrap=True)
 
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from serve_app.bench import plot
-from serve_app.bench.compare import ComparePlan, Comparison, _doubts, numbers_from, order, shape_for
-from serve_app.bench.load import BenchRefused, Level, Shape, Window
+from serve_app.bench.compare import ComparePlan, Comparison, _doubts, idle_shares, numbers_from, order, shape_for
+from serve_app.bench.load import BenchRefused, Endpoint, Level, Shape, Window
 from serve_app.bench.machine import Machine, available_gib, cpu_between, cpu_seconds, machine
 from serve_app.bench.report import compare_tables, markdown, number, run_lines, run_table
 from serve_app.bench.stats import figures
@@ -93,6 +93,37 @@ def test_tables_for_people() -> None:
     for table in compare_tables(comparison()):
         console.print(table)
     assert "130 (1.18x)" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_ratio_that_rounds_do_not_agree_on_is_marked() -> None:
+    result = comparison()
+    result.runs["1 stream"]["gatehouse"] = [window(0.9), window(1.5)]
+    one, eight = markdown(result).split("**8 streams**")
+    assert "| TTFT p50, ms | 110 | 120 (~1.09x) |" in one
+    assert "(~" not in eight
+
+
+def test_what_a_server_uses_while_it_waits_is_told() -> None:
+    result = comparison()
+    result.idle["gatehouse"] = 0.0312
+    assert "- gatehouse: 3.1%" in markdown(result)
+    assert result.to_json()["idle_share_of_a_core"] == {"gatehouse": 0.0312}
+
+
+async def test_idle_cpu_is_that_of_the_servers_processes() -> None:
+    busy = await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass")
+    try:
+        ends = {"busy": Endpoint("busy", "", "m", pids=(busy.pid,)), "none": Endpoint("none", "", "m")}
+        shares = {"busy": 0.0}
+        for _ in range(100):  # a machine that is full gives it no turn for a while
+            shares = await idle_shares(ends, 0.1)
+            if shares["busy"]:
+                break
+    finally:
+        busy.kill()
+        await busy.wait()
+    assert shares["busy"] > 0
+    assert shares["none"] == 0
 
 
 def test_without_a_bare_server_there_are_no_ratios() -> None:

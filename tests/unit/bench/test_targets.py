@@ -152,6 +152,30 @@ def test_a_server_that_ends_shows_the_end_of_its_log_without_keys(tmp_path: Path
     assert server.pid is None
 
 
+@pytest.mark.parametrize("own_session", [False, True])
+def test_a_server_that_ends_by_itself_leaves_no_child(tmp_path: Path, own_session: bool) -> None:
+    go, pid = tmp_path / "go", tmp_path / "pid"
+
+    class Watched(Server):
+        def _remember(self, root: int) -> None:
+            super()._remember(root)
+            if len(self._seen) == 2:
+                go.touch()
+
+    # In its own session a child is known only by what was seen while its parent lived; else by the session.
+    code = (
+        "import pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], "
+        f"start_new_session={own_session})\n"
+        f"pathlib.Path({str(pid)!r}).write_text(str(child.pid))\n"
+        f"while {own_session} and not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\n"
+        "sys.exit(3)"
+    )
+    with pytest.raises(TargetFailed, match="ended with status 3"):
+        Watched(script(code, ready_path="/health"), tmp_path).start(60)
+    assert not process_tree(int(pid.read_text()))
+
+
 def test_a_server_that_is_never_ready_is_stopped(tmp_path: Path) -> None:
     server = Server(script("import sys; " + WAIT, ready_text="never said"), tmp_path)
     with pytest.raises(TargetFailed, match="not ready after"):
