@@ -38,9 +38,9 @@ compile cpu --extra serve --extra cpu --extra build "${links[@]}" ${upgrade[@]+"
   --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec
 
 # dev: at the versions of the CPU lock, so that both fit into one environment.
-compile dev --extra serve --extra build --extra dev --constraint requirements/cpu.lock ${upgrade[@]+"${upgrade[@]}"}
+compile dev --extra serve --extra build --extra dev --extra bench --extra ray-llm --constraint requirements/cpu.lock ${upgrade[@]+"${upgrade[@]}"}
 
 # gpu: uv prefers the pins of the file it overwrites, so starting from the CPU lock makes the two agree where they can.
 # Not offered the links: torch 2.13.0+cpu would satisfy torch==2.13.0.
 [ -s requirements/gpu.lock ] && [ -z "${UPGRADE:-}" ] || cp requirements/cpu.lock requirements/gpu.lock
-compile gpu --extra serve --extra gpu --extra build
+compile gpu --extra serve --extra gpu --extra ray-llm --extra build
