@@ -3,7 +3,8 @@
 The app runs in this process and is driven for HTTP scopes only, without lifespan. Three things are done with care:
 
 - **Flush at the leading edge.** A chunk that comes after a pause leaves at once; what comes within the window after it
-  is merged until the window ends. So the first token never waits, and a busy replica pays for one message per window.
+  is merged until the window ends. The first two chunks open no window: vLLM's first one only names the role, the text
+  comes with the second. So the first token never waits, and a busy replica pays for one message per window.
 - **Hanging up.** When the reader goes away the app is told `http.disconnect` and finishes by itself. It is not
   cancelled: vLLM's handlers wait with `asyncio.wait`, which leaves the generation running when the waiter is cancelled.
   Cancelling comes only `abort_grace_s` later, for an app that ignored the message.
@@ -29,6 +30,7 @@ AsgiApp: TypeAlias = Callable[[Message, Callable[[], Awaitable[Message]], Callab
 _log = logging.getLogger("gatehouse.engine")
 _HIGH_WATER_BYTES = 1 << 20  # an app that is this far ahead of a slow reader waits
 _SERVER_ERROR = 500
+_PROMPT_CHUNKS = 2  # of a reply, that leave without opening a window
 
 
 class _Reply:
@@ -124,7 +126,7 @@ class AsgiBridge:
         reply = _Reply(body)
         notes: list[str] = []
         task = self._begin(_scope(method, path, headers), reply, notes)
-        told, flushed_s = 0, float("-inf")
+        told, flushed, flushed_s = 0, 0, float("-inf")
         try:
             await self._wait(reply, lambda: reply.start is not None, ends_s)
             if reply.start is None or reply.start.status >= _SERVER_ERROR:
@@ -144,7 +146,9 @@ class AsgiBridge:
                     repaired, told = Repaired(tuple(notes[told:])), len(notes)
                     yield repaired
                 if reply.has():
-                    flushed_s = loop.time()
+                    flushed += 1
+                    if flushed >= _PROMPT_CHUNKS:
+                        flushed_s = loop.time()
                     yield reply.take()
                 elif reply.ended.is_set():
                     break

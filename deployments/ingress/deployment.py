@@ -3,8 +3,10 @@
 The class builds no HTTP itself: it is given the factory, and the tests give the same factory their fakes.
 """
 
+import asyncio
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from deployments._local import take_over_port
@@ -88,6 +90,14 @@ class Ingress:
         self._cold.start()
         await self._surface.recorder.record(self._config_loaded())
         return self._parts.make_api(self._surface)
+
+    async def __del__(self) -> None:
+        """Serve awaits this when it stops the replica, after its last request: usage and records must not be lost."""
+        surface = getattr(self, "_surface", None)
+        if surface is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._parts.settings.call_timeout_s):
+                    await surface.journey.drain()
 
     def _config_loaded(self) -> AuditEvent:
         """Which configuration answers from now on: what a later reader of the log holds decisions against."""

@@ -192,8 +192,13 @@ class Journey:
             raise
         finally:
             routing.cancel()
-            closing = self._finish(turn) if turn is not None else _quiet("settle", self._ledger.settle(grant, Usage()))
-            await asyncio.shield(self._own(closing))
+            # Nobody waits for it: the last bytes of an answer need no disk, and `drain` sees to it at the end.
+            self._own(self._finish(turn) if turn else _quiet("settle", self._ledger.settle(grant, Usage())))
+
+    async def drain(self) -> None:
+        """Return when everything that ended requests still owe, settlements and records, has been handed over."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     async def authenticate(self, key: str, scope: Scope) -> Principal:
         """The principal behind `key` if it has `scope`, else `Unauthenticated` or `Forbidden`."""

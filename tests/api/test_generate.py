@@ -14,6 +14,7 @@ from deployments.ports import (
     EngineCall,
     EngineItem,
     EngineStart,
+    Grant,
     ModelId,
     Repaired,
     RouteAsk,
@@ -436,6 +437,30 @@ async def test_routes_that_do_not_exist(method: str, path: str, status: int) -> 
     assert reply.status_code == status
     assert reply.json()["error"]["type"] == "invalid_request_error"
     assert reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_ends_without_waiting_for_its_books_and_draining_does_wait(stream: bool) -> None:
+    world = World(
+        ScriptedEngine(stream_reply(sse(chunk(content="hi"), chunk(finish="stop"))) if stream else json_reply("hi"))
+    )
+    books, settle = asyncio.Event(), world.ledger.settle
+
+    async def slow(grant: Grant, usage: Usage) -> None:
+        await books.wait()
+        await settle(grant, usage)
+
+    world.ledger.settle = slow
+    reply = await asyncio.wait_for(post(world, HELLO | {"stream": stream}), 10)
+    assert reply.status_code == 200
+    draining = asyncio.create_task(world.surface().journey.drain())
+    await asyncio.sleep(0)
+    assert not draining.done()
+    assert not world.ledger.settled
+    books.set()
+    await asyncio.wait_for(draining, 10)
+    assert len(world.ledger.settled) == 1
+    assert [event.name for event in world.audit.events] == ["route.decided", "generation.finished"]
 
 
 async def test_a_hang_up_aborts_the_generation_and_settles() -> None:

@@ -98,17 +98,23 @@ async def test_a_status_that_is_an_enum_arrives_as_a_number() -> None:
     assert type(got[0].status) is int  # type: ignore[union-attr]
 
 
-async def test_the_first_chunk_leaves_at_once_and_later_ones_are_merged() -> None:
-    released = asyncio.Event()
+async def test_role_and_first_text_leave_at_once_and_later_chunks_are_merged() -> None:
+    gates = [asyncio.Event(), asyncio.Event()]
 
-    async def wait(app: App, receive: Receive) -> None:
-        await released.wait()
+    def gate(event: asyncio.Event) -> Callable[[App, Receive], Awaitable[None]]:
+        async def wait(app: App, receive: Receive) -> None:
+            await event.wait()
 
-    app = App(start(), body(b"a"), wait, body(b"b"), body(b"c"), body(b"d", more=False))
+        return wait
+
+    first, second = (gate(event) for event in gates)
+    app = App(start(), body(b"role"), first, body(b"a"), second, body(b"b"), body(b"c"), body(b"d", more=False))
     async with aclosing(ask(AsgiBridge(app, NEVER))) as items:
         assert await anext(items) == EngineStart(200, ())
+        assert await anext(items) == b"role"
+        gates[0].set()
         assert await anext(items) == b"a"  # although the window is a second long and nothing else can come
-        released.set()
+        gates[1].set()
         assert await anext(items) == b"bcd"  # and the end of the reply ends the window
         with pytest.raises(StopAsyncIteration):
             await anext(items)
