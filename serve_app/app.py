@@ -21,7 +21,7 @@ from deployments.difficulty.deployment import DifficultyRouter
 from deployments.difficulty.reading import read_chat, read_completion
 from deployments.engine.deployment import SyntheticEngine, UpstreamEngine, VLLMEngine
 from deployments.engine.hybrid.deployment import HybridEngine
-from deployments.engine.hybrid.options import HybridSettings, hybrid_options, missing_package
+from deployments.engine.hybrid.options import HybridSettings, hybrid_options, missing_package, prefill_half
 from deployments.engine.options import Device, EngineSettings, deployment_options
 from deployments.engine.settings import plain_actor, serve_options
 from deployments.engine.synthetic import SyntheticSettings
@@ -83,10 +83,11 @@ def engine(settings: AnyEngineSettings, source: str, vocabulary: str, device: De
         )
     match settings:
         case HybridSettings():  # before its base
-            lacking = missing_package()
+            lacking = missing_package(pair=settings.prefill is not None)
             if lacking is not None:
                 raise ConfigError(f"model {settings.model}: {lacking}.")
-            cls, extra, options = HybridEngine, (vocabulary, device), hybrid_options(settings, vocabulary, device)
+            cls, extra = HybridEngine, (vocabulary, device, *pair(settings, vocabulary, device))
+            options = hybrid_options(settings, vocabulary, device)
         case EngineSettings():
             cls, extra, options = VLLMEngine, (), deployment_options(settings, vocabulary, device)
         case UpstreamSettings():
@@ -97,6 +98,18 @@ def engine(settings: AnyEngineSettings, source: str, vocabulary: str, device: De
             assert_never(settings)
     name = f"Engine:{settings.model}:{settings.revision}"
     return bind(cls, settings, *extra, name=name, **cast(dict[str, Any], options))
+
+
+def pair(settings: HybridSettings, vocabulary: str, device: Device) -> tuple[Application, int] | tuple[()]:
+    """The prefill half of a pair and the side channel of the other half; nothing for a model without one."""
+    if settings.prefill is None:
+        return ()
+    half = prefill_half(settings)
+    prefill_port, decode_port = settings.prefill.side_channel_ports
+    app = bind(HybridEngine, half, vocabulary, device, None, prefill_port,
+               name=f"Prefill:{settings.model}:{settings.revision}",
+               **cast(dict[str, Any], hybrid_options(half, vocabulary, device)))  # fmt: skip
+    return app, decode_port
 
 
 def parts(config: AppConfig) -> Parts:

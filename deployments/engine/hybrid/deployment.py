@@ -11,9 +11,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
+from deployments.clients import EngineClient
 from deployments.clock import Clock, SystemClock
 from deployments.engine.adapter import VLLM, EngineStartFailed, lora_module
 from deployments.engine.hybrid.options import HybridSettings, hybrid_env, llm_config, missing_package
+from deployments.engine.hybrid.pair import PrefillFirst
 from deployments.engine.options import Device
 from deployments.engine.replica import EngineReplica
 from deployments.ports import EngineCall, EngineInfo, EngineItem
@@ -23,14 +25,26 @@ class HybridEngine:
     """`ports.Engine` on a replica whose vLLM was built by `ray.serve.llm.LLMServer`."""
 
     async def __init__(
-        self, settings: HybridSettings, vocabulary_dir: str | None, device: Device, clock: Clock | None = None
+        self,
+        settings: HybridSettings,
+        vocabulary_dir: str | None,
+        device: Device,
+        prefill: object | None = None,
+        side_channel_port: int | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        """`prefill` is the handle of the engine that reads long prompts for this one."""
         clock = clock or SystemClock()
         began_s = clock.monotonic_s()
-        lacking = missing_package()
+        lacking = missing_package(pair=side_channel_port is not None)
         if lacking is not None:
             raise EngineStartFailed(lacking[0].upper() + lacking[1:] + ".")
-        self._server = await _start(settings, hybrid_env(settings, vocabulary_dir, device), device)
+        self._prefill: PrefillFirst | None = None
+        if prefill is not None and settings.prefill is not None:
+            client = EngineClient(prefill, settings.request_deadline_s, settings.cold_start_s)
+            self._prefill = PrefillFirst(client, settings.prefill.longer_than)
+        env = hybrid_env(settings, vocabulary_dir, device)
+        self._server = await _start(settings, env, device, side_channel_port)
         built = self._server.engine
         try:
             app = await self._server.__serve_build_asgi_app__()
@@ -42,6 +56,8 @@ class HybridEngine:
 
     async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
         """The reply: `EngineStart` first, then bytes. See `EngineReplica.call`."""
+        if self._prefill is not None:
+            call = await self._prefill.ahead(call)
         async with aclosing(self._replica.call(call)) as items:
             async for item in items:
                 yield item
@@ -65,12 +81,12 @@ class HybridEngine:
             core.shutdown()
 
 
-async def _start(settings: HybridSettings, env: dict[str, str], device: Device) -> Any:
+async def _start(settings: HybridSettings, env: dict[str, str], device: Device, side_channel_port: int | None) -> Any:
     """The started server of Ray's: one by itself, or one rank of a data parallel group."""
     from ray.serve.llm import LLMConfig
     from ray.serve.llm.deployment import DPServer, LLMServer
 
-    arguments = cast(dict[str, Any], llm_config(settings, env, device))
+    arguments = cast(dict[str, Any], llm_config(settings, env, device, side_channel_port))
     kwargs = arguments["engine_kwargs"]
     if settings.lora is not None:
         kwargs["lora_modules"] = [lora_module(**each) for each in kwargs["lora_modules"]]

@@ -16,10 +16,14 @@ from deployments.engine.options import (
     frontend_kwargs,
     replica_env,
 )
+from deployments.engine.scaling import ScalingSettings
 from deployments.engine.settings import Settings, serve_options
 
 Bundle: TypeAlias = dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(ge=0)]]
 Strategy: TypeAlias = Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"]
+
+Port: TypeAlias = Annotated[int, Field(ge=1024, le=65_000)]
+_PORTS_APART = 256
 
 BASE_SUFFIX = "--base"
 """Added to the name of the weights below an adapter: requests name the adapter, which has the model's own name."""
@@ -52,19 +56,44 @@ class LoraSettings(Settings):
 
 
 class KvTransferSettings(Settings):
-    """Where key-value blocks go beside the GPU: vLLM's own connectors that serve one engine."""
+    """Where key-value blocks go beside the GPU: vLLM's own connectors. `NixlConnector` is for a pair (`prefill`).
 
-    kv_connector: Literal["OffloadingConnector", "SimpleCPUOffloadConnector", "LMCacheConnectorV1"]
-    kv_role: Literal["kv_both", "kv_producer", "kv_consumer"] = "kv_both"
+    Both halves of a pair may do either work, so that the decode engine can read a prompt whose blocks were lost.
+    """
+
+    kv_connector: Literal["OffloadingConnector", "SimpleCPUOffloadConnector", "LMCacheConnectorV1", "NixlConnector"]
+    kv_role: Literal["kv_both"] = "kv_both"
+    kv_load_failure_policy: Literal["recompute", "fail"] = "recompute"
+    kv_buffer_device: Literal["cuda", "cpu"] | None = None
     kv_connector_extra_config: dict[str, JsonValue] = Field(default_factory=dict)
 
+
+class PrefillSettings(Settings):
+    """Prefill on engines of their own, beside those that generate; what is not given is as for the model.
+
+    Requests of up to `longer_than` bytes are read where they are answered. `side_channel_ports` are where the engines
+    tell each other about blocks: that of the first prefill and of the first decode replica. Each replica and worker
+    takes the next one, on the node's own address, without authentication: inside the cluster's network only.
+    """
+
+    replicas: int | None = Field(default=None, ge=1)
+    scaling: ScalingSettings | None = None
+    tensor_parallel_size: int | None = Field(default=None, ge=1, le=64)
+    pipeline_parallel_size: int | None = Field(default=None, ge=1, le=16)
+    placement_group_config: PlacementSettings | None = None
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    max_queued: int | None = Field(default=None, ge=1)
+    num_cpus: float | None = Field(default=None, ge=0)
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    kv_cache_memory_bytes: int | None = Field(default=None, ge=1 << 20)
+    engine_args: dict[str, JsonValue] | None = None
+    longer_than: int = Field(default=4096, ge=0)
+    side_channel_ports: Annotated[tuple[Port, Port], Field(strict=False)] = (20_000, 22_000)
+
     @model_validator(mode="after")
-    def _one_engine(self) -> "KvTransferSettings":
-        if self.kv_role != "kv_both":
-            raise ValueError(
-                "one engine is one deployment here, so it cannot be the prefill or the decode half of a pair: "
-                "`kv_role` must be kv_both"
-            )
+    def _apart(self) -> "PrefillSettings":
+        if abs(self.side_channel_ports[0] - self.side_channel_ports[1]) < _PORTS_APART:
+            raise ValueError(f"the two side_channel_ports must be {_PORTS_APART} apart")
         return self
 
 
@@ -82,6 +111,7 @@ class HybridSettings(EngineSettings):
     placement_group_config: PlacementSettings | None = None
     lora: LoraSettings | None = None
     kv_transfer_config: KvTransferSettings | None = None
+    prefill: PrefillSettings | None = None
 
     @property
     def workers(self) -> int:
@@ -94,22 +124,53 @@ class HybridSettings(EngineSettings):
             raise ValueError("the replica holds no GPU: set GPU in placement_group_config instead of num_gpus")
         if "distributed_executor_backend" in self.engine_args:
             raise ValueError("Ray chooses the executor: `distributed_executor_backend` cannot be set for vllm-ray")
-        placement = self.placement_group_config
-        if placement is not None and placement.bundles is not None and len(placement.bundles) != self.workers:
-            raise ValueError(f"placement_group_config.bundles must have one entry for each of {self.workers} workers")
+        self._bundles_fit("")
+        transfer = self.kv_transfer_config
+        nixl = transfer is not None and transfer.kv_connector == "NixlConnector"
+        if self.prefill is not None and not nixl:
+            raise ValueError("prefill engines hand blocks over by the NixlConnector: set it in kv_transfer_config")
+        if nixl and self.prefill is None:
+            raise ValueError("the NixlConnector is for a pair of engines: set `prefill`")
+        if self.prefill is not None:
+            if self.prefill.scaling is not None and self.prefill.replicas is not None:
+                raise ValueError("prefill: set either `replicas` or `scaling`, not both")
+            prefill_half(self)._bundles_fit("prefill.")
         if self.data_parallel_size > 1:
+            if self.prefill is not None:
+                raise ValueError("a data parallel group cannot be half of a pair yet: leave out `prefill`")
             if self.scaling is not None:
                 raise ValueError("a policy counts single replicas: data parallel groups take `replicas`, not `scaling`")
+            placement = self.placement_group_config
             if placement is not None and placement.strategy != "PACK":
                 raise ValueError("Serve packs data parallel groups: placement_group_config.strategy must be PACK")
         return self
 
+    def _bundles_fit(self, where: str) -> None:
+        placement = self.placement_group_config
+        if placement is not None and placement.bundles is not None and len(placement.bundles) != self.workers:
+            raise ValueError(
+                f"{where}placement_group_config.bundles must have one entry for each of {self.workers} workers"
+            )
 
-def missing_package() -> str | None:
-    """One sentence about what this Python lacks for kind `vllm-ray`, or None."""
-    if find_spec("pyarrow") is not None:
-        return None
-    return "an engine of kind vllm-ray needs the package pyarrow on every node: install the extra `ray-llm`"
+
+def prefill_half(settings: HybridSettings) -> HybridSettings:
+    """The engine that reads prompts for the pair `settings`, which has `prefill`."""
+    if settings.prefill is None:
+        raise ValueError("this model has no prefill engines")
+    given = {name: getattr(settings.prefill, name) for name in PrefillSettings.model_fields}
+    own = {"longer_than", "side_channel_ports"}
+    changed = {name: value for name, value in given.items() if value is not None and name not in own}
+    alone = {"prefill": None, "replicas": settings.prefill.replicas, "scaling": settings.prefill.scaling}
+    return settings.model_copy(update=changed | alone)
+
+
+def missing_package(pair: bool = False) -> str | None:
+    """One sentence about what this Python lacks for kind `vllm-ray`, or None. `pair`: with prefill engines."""
+    if find_spec("pyarrow") is None:
+        return "an engine of kind vllm-ray needs the package pyarrow on every node: install the extra `ray-llm`"
+    if pair and find_spec("nixl") is None:
+        return "prefill engines need the package nixl on every node: install the extra `pd`"
+    return None
 
 
 def hybrid_env(settings: HybridSettings, vocabulary_dir: str | None, device: Device) -> dict[str, str]:
@@ -119,8 +180,10 @@ def hybrid_env(settings: HybridSettings, vocabulary_dir: str | None, device: Dev
     return env
 
 
-def llm_config(settings: HybridSettings, env: dict[str, str], device: Device) -> dict[str, object]:
-    """Arguments for Ray's `LLMConfig`.
+def llm_config(
+    settings: HybridSettings, env: dict[str, str], device: Device, side_channel_port: int | None = None
+) -> dict[str, object]:
+    """Arguments for Ray's `LLMConfig`. `side_channel_port` is that of the first replica of half a pair.
 
     Adapters are in it as plain mappings, `engine_kwargs.lora_modules`; vLLM wants a class of its own there.
     """
@@ -139,7 +202,7 @@ def llm_config(settings: HybridSettings, env: dict[str, str], device: Device) ->
             "lora_modules": [{"name": settings.model, "path": settings.lora.path, "base_model_name": base}],
         }
     if settings.kv_transfer_config is not None:
-        kwargs["kv_transfer_config"] = settings.kv_transfer_config.model_dump(mode="json")
+        kwargs["kv_transfer_config"] = settings.kv_transfer_config.model_dump(mode="json", exclude_none=True)
     config: dict[str, object] = {
         "model_loading_config": {"model_id": base, "model_source": settings.source},
         "engine_kwargs": kwargs,
@@ -147,6 +210,8 @@ def llm_config(settings: HybridSettings, env: dict[str, str], device: Device) ->
         "runtime_env": {"env_vars": env},
         "log_engine_metrics": True,
     }
+    if side_channel_port is not None:
+        config["experimental_configs"] = {"NIXL_SIDE_CHANNEL_PORT_BASE": side_channel_port}
     if settings.placement_group_config is not None:
         config["placement_group_config"] = settings.placement_group_config.model_dump(mode="json", exclude_none=True)
     return config

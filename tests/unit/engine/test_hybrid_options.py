@@ -126,7 +126,8 @@ def test_an_adapter_has_the_name_of_the_model() -> None:
 
 def test_key_value_blocks_can_be_kept_off_the_gpu() -> None:
     offload = {"kv_connector": "OffloadingConnector", "kv_connector_extra_config": {"cpu_bytes_to_use": 1 << 30}}
-    assert kwargs(engine(kv_transfer_config=offload))["kv_transfer_config"] == {"kv_role": "kv_both"} | offload
+    own = {"kv_role": "kv_both", "kv_load_failure_policy": "recompute"}
+    assert kwargs(engine(kv_transfer_config=offload))["kv_transfer_config"] == own | offload
     assert "kv_transfer_config" not in kwargs(engine())
 
 
@@ -171,8 +172,8 @@ def test_serve_is_told_what_kind_vllm_tells_it() -> None:
         ({"placement_group_config": {"bundles": ({"GPU": 1},)}, "tensor_parallel_size": 2}, "each of 2 workers"),
         ({"lora": {"path": "s3://bucket/adapter"}}, "pattern"),
         ({"lora": {"path": "/a", "rank": 7}}, "rank"),
-        ({"kv_transfer_config": {"kv_connector": "NixlConnector"}}, "OffloadingConnector"),
-        ({"kv_transfer_config": {"kv_connector": "OffloadingConnector", "kv_role": "kv_producer"}}, "prefill"),
+        ({"kv_transfer_config": {"kv_connector": "NixlConnector"}}, "set `prefill`"),
+        ({"kv_transfer_config": {"kv_connector": "OffloadingConnector", "kv_role": "kv_producer"}}, "kv_both"),
         ({"kv_transfer_config": {"kv_connector": "OffloadingConnector", "kv_connector_module_path": "x"}}, "forbidden"),
         ({"data_parallel_size": 2, "scaling": {"max_replicas": 4}}, "groups take `replicas`"),
         (
