@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles requirements/{cpu,dev,gpu}.lock from pyproject.toml. `make lock` keeps the pins that still fit;
+# Compiles requirements/{cpu,dev,gpu}.lock from pyproject.toml, and nixl.lock from nixl.in. `make lock` keeps the pins that still fit;
 # `make lock UPGRADE=1` moves everything to the newest version that fits.
 #
 # The locks are for CPython 3.11 on Linux x86_64 with glibc >= 2.31, wheels only, and name no index: whoever installs
@@ -24,7 +24,7 @@ compile() { # name of the lock, then what to compile
   local name=$1
   shift
   printf 'locking requirements/%s.lock\n' "$name"
-  "$uv" pip compile pyproject.toml --python-version 3.11 --python-platform x86_64-manylinux_2_31 --only-binary :all: \
+  "$uv" pip compile ${source:-pyproject.toml} --python-version 3.11 --python-platform x86_64-manylinux_2_31 --only-binary :all: \
     --generate-hashes --custom-compile-command "make lock" --quiet ${index[@]+"${index[@]}"} "$@" \
     --output-file "requirements/$name.lock" >/dev/null
 }
@@ -40,7 +40,11 @@ compile cpu --extra serve --extra cpu --extra build "${links[@]}" ${upgrade[@]+"
 # dev: at the versions of the CPU lock, so that both fit into one environment.
 compile dev --extra serve --extra build --extra dev --extra bench --extra ray-llm --constraint requirements/cpu.lock ${upgrade[@]+"${upgrade[@]}"}
 
+# nixl: for tests of prefill engines without a GPU. One of its two builds is enough there, and nothing that it asks for
+# beside what is there already: a CUDA build of torch would come with it.
+source=requirements/nixl.in compile nixl --no-deps ${upgrade[@]+"${upgrade[@]}"}
+
 # gpu: uv prefers the pins of the file it overwrites, so starting from the CPU lock makes the two agree where they can.
 # Not offered the links: torch 2.13.0+cpu would satisfy torch==2.13.0.
 [ -s requirements/gpu.lock ] && [ -z "${UPGRADE:-}" ] || cp requirements/cpu.lock requirements/gpu.lock
-compile gpu --extra serve --extra gpu --extra ray-llm --extra build
+compile gpu --extra serve --extra gpu --extra ray-llm --extra pd --extra build

@@ -29,7 +29,7 @@ tier=$wanted
 [ "$had_tier" = dev ] && tier=dev # tools that are there stay there
 
 digest() {
-  { printf '%s %s\n' "$extra" "$PWD"; cat requirements/{cpu,dev,gpu,torch-cpu}.lock pyproject.toml scripts/setup.sh; } | sha256sum | cut -d' ' -f1
+  { printf '%s %s\n' "$extra" "$PWD"; cat requirements/{cpu,dev,gpu,nixl,torch-cpu}.lock pyproject.toml scripts/setup.sh; } | sha256sum | cut -d' ' -f1
 }
 current() {
   [ "$had_digest" = "$(digest)" ] && [ "$had_tier" = "$tier" ] && [ ! -e "$unfinished" ] && [ -x "$venv/bin/python" ]
@@ -109,7 +109,7 @@ done_
 
 if [ "$tier" = dev ]; then
   say 'Ray, FastAPI and the tools for the tests'
-  locked -r requirements/dev.lock || failed 'requirements/dev.lock'
+  locked -r requirements/dev.lock -r requirements/nixl.lock || failed 'requirements/dev.lock'
   done_
 fi
 
@@ -131,7 +131,7 @@ done_
 say 'Gatehouse itself'
 locks=("requirements/$extra.lock")
 [ "$extra" = cpu ] && locks+=(requirements/torch-cpu.lock)
-[ "$tier" = dev ] && locks+=(requirements/dev.lock)
+[ "$tier" = dev ] && locks+=(requirements/dev.lock requirements/nixl.lock)
 strangers=$("$venv/bin/python" scripts/strangers.py "${locks[@]}")
 # shellcheck disable=SC2086
 # (names of distributions, one word each)

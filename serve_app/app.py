@@ -21,7 +21,14 @@ from deployments.difficulty.deployment import DifficultyRouter
 from deployments.difficulty.reading import read_chat, read_completion
 from deployments.engine.deployment import SyntheticEngine, UpstreamEngine, VLLMEngine
 from deployments.engine.hybrid.deployment import HybridEngine
-from deployments.engine.hybrid.options import HybridSettings, hybrid_options, missing_package, prefill_half
+from deployments.engine.hybrid.options import (
+    Half,
+    HybridSettings,
+    halves,
+    hybrid_options,
+    missing_package,
+    prefill_half,
+)
 from deployments.engine.options import Device, EngineSettings, deployment_options
 from deployments.engine.settings import plain_actor, serve_options
 from deployments.engine.synthetic import SyntheticSettings
@@ -100,16 +107,15 @@ def engine(settings: AnyEngineSettings, source: str, vocabulary: str, device: De
     return bind(cls, settings, *extra, name=name, **cast(dict[str, Any], options))
 
 
-def pair(settings: HybridSettings, vocabulary: str, device: Device) -> tuple[Application, int] | tuple[()]:
-    """The prefill half of a pair and the side channel of the other half; nothing for a model without one."""
+def pair(settings: HybridSettings, vocabulary: str, device: Device) -> tuple[Application, Half] | tuple[()]:
+    """The prefill engines of a pair, and what the other engines are in it; nothing for a model without."""
     if settings.prefill is None:
         return ()
-    half = prefill_half(settings)
-    prefill_port, decode_port = settings.prefill.side_channel_ports
-    app = bind(HybridEngine, half, vocabulary, device, None, prefill_port,
+    ours, (reads, generates) = prefill_half(settings), halves(settings.prefill)
+    app = bind(HybridEngine, ours, vocabulary, device, None, reads,
                name=f"Prefill:{settings.model}:{settings.revision}",
-               **cast(dict[str, Any], hybrid_options(half, vocabulary, device)))  # fmt: skip
-    return app, decode_port
+               **cast(dict[str, Any], hybrid_options(ours, vocabulary, device)))  # fmt: skip
+    return app, generates
 
 
 def parts(config: AppConfig) -> Parts:

@@ -145,7 +145,11 @@ def test_every_pin_has_a_hash(lock: str) -> None:
 
 @pytest.mark.parametrize(
     ("lock", "extras"),
-    [("cpu", ("serve", "cpu", "build")), ("gpu", ("serve", "gpu", "build")), ("dev", ("serve", "dev", "build"))],
+    [
+        ("cpu", ("serve", "cpu", "build")),
+        ("gpu", ("serve", "gpu", "ray-llm", "pd", "build")),
+        ("dev", ("serve", "dev", "bench", "ray-llm", "build")),
+    ],
 )
 def test_a_lock_fulfils_pyproject(lock: str, extras: Sequence[str]) -> None:
     locked = dict(pins(lock))
@@ -225,7 +229,10 @@ def make(*arguments: str) -> str:
         "unit",
         "api",
         "serve",
+        "hybrid",
         "gpu",
+        "cluster",
+        "upstream",
         "manifests",
         "fmt",
         "lock",
@@ -257,7 +264,7 @@ def test_clean_keeps_keys_and_the_audit_log() -> None:
 def test_ci_runs_make_test_and_nothing_that_hides_its_result() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "set -euo pipefail" in script
-    assert script.strip().splitlines()[-1].split() == ["exec", "make", "test", "</dev/null"]
+    assert script.strip().splitlines()[-2:] == ["make test </dev/null", "exec make hybrid </dev/null"]
 
 
 @pytest.mark.parametrize(

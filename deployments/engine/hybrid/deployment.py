@@ -2,7 +2,7 @@
 
 Ray's own request path is not used: it merges chunks for 50 ms, the first one too, and knows no Responses or Messages.
 What is used is its placement, its start of vLLM over several nodes, and the hook that gives vLLM's own HTTP app.
-`engine._engine_client` and `engine._vllm_args` are not public; `tests/serve/test_hybrid.py` pins them.
+`engine._engine_client` and `engine._vllm_args` are not public; `tests/hybrid/test_hybrid.py` pins them.
 
 `ray.serve.llm` is imported inside functions: it needs pyarrow, which nothing else here does.
 """
@@ -14,7 +14,7 @@ from typing import Any, cast
 from deployments.clients import EngineClient
 from deployments.clock import Clock, SystemClock
 from deployments.engine.adapter import VLLM, EngineStartFailed, lora_module
-from deployments.engine.hybrid.options import HybridSettings, hybrid_env, llm_config, missing_package
+from deployments.engine.hybrid.options import Half, HybridSettings, hybrid_env, llm_config, missing_package
 from deployments.engine.hybrid.pair import PrefillFirst
 from deployments.engine.options import Device
 from deployments.engine.replica import EngineReplica
@@ -30,13 +30,13 @@ class HybridEngine:
         vocabulary_dir: str | None,
         device: Device,
         prefill: object | None = None,
-        side_channel_port: int | None = None,
+        half: Half | None = None,
         clock: Clock | None = None,
     ) -> None:
         """`prefill` is the handle of the engine that reads long prompts for this one."""
         clock = clock or SystemClock()
         began_s = clock.monotonic_s()
-        lacking = missing_package(pair=side_channel_port is not None)
+        lacking = missing_package(pair=half is not None)
         if lacking is not None:
             raise EngineStartFailed(lacking[0].upper() + lacking[1:] + ".")
         self._prefill: PrefillFirst | None = None
@@ -44,7 +44,7 @@ class HybridEngine:
             client = EngineClient(prefill, settings.request_deadline_s, settings.cold_start_s)
             self._prefill = PrefillFirst(client, settings.prefill.longer_than)
         env = hybrid_env(settings, vocabulary_dir, device)
-        self._server = await _start(settings, env, device, side_channel_port)
+        self._server = await _start(settings, env, device, half)
         built = self._server.engine
         try:
             app = await self._server.__serve_build_asgi_app__()
@@ -81,12 +81,12 @@ class HybridEngine:
             core.shutdown()
 
 
-async def _start(settings: HybridSettings, env: dict[str, str], device: Device, side_channel_port: int | None) -> Any:
+async def _start(settings: HybridSettings, env: dict[str, str], device: Device, half: Half | None) -> Any:
     """The started server of Ray's: one by itself, or one rank of a data parallel group."""
     from ray.serve.llm import LLMConfig
     from ray.serve.llm.deployment import DPServer, LLMServer
 
-    arguments = cast(dict[str, Any], llm_config(settings, env, device, side_channel_port))
+    arguments = cast(dict[str, Any], llm_config(settings, env, device, half))
     kwargs = arguments["engine_kwargs"]
     if settings.lora is not None:
         kwargs["lora_modules"] = [lora_module(**each) for each in kwargs["lora_modules"]]

@@ -4,6 +4,7 @@ Ray Serve LLM places the workers: one bundle of a placement group for each of `t
 `pipeline_parallel_size` workers, on as many nodes as it takes. The replica itself holds no GPU.
 """
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Literal, TypeAlias
 
@@ -58,7 +59,7 @@ class LoraSettings(Settings):
 class KvTransferSettings(Settings):
     """Where key-value blocks go beside the GPU: vLLM's own connectors. `NixlConnector` is for a pair (`prefill`).
 
-    Both halves of a pair may do either work, so that the decode engine can read a prompt whose blocks were lost.
+    `recompute`: an engine reads a prompt again whose blocks were lost.
     """
 
     kv_connector: Literal["OffloadingConnector", "SimpleCPUOffloadConnector", "LMCacheConnectorV1", "NixlConnector"]
@@ -180,10 +181,24 @@ def hybrid_env(settings: HybridSettings, vocabulary_dir: str | None, device: Dev
     return env
 
 
+@dataclass(frozen=True, slots=True)
+class Half:
+    """What an engine is in a pair. `port` is where its first replica tells the other half about blocks."""
+
+    role: Literal["kv_producer", "kv_consumer"]
+    port: int
+
+
+def halves(settings: PrefillSettings) -> tuple[Half, Half]:
+    """The engines that read prompts, and those that generate."""
+    first, second = settings.side_channel_ports
+    return Half("kv_producer", first), Half("kv_consumer", second)
+
+
 def llm_config(
-    settings: HybridSettings, env: dict[str, str], device: Device, side_channel_port: int | None = None
+    settings: HybridSettings, env: dict[str, str], device: Device, half: Half | None = None
 ) -> dict[str, object]:
-    """Arguments for Ray's `LLMConfig`. `side_channel_port` is that of the first replica of half a pair.
+    """Arguments for Ray's `LLMConfig`.
 
     Adapters are in it as plain mappings, `engine_kwargs.lora_modules`; vLLM wants a class of its own there.
     """
@@ -202,7 +217,8 @@ def llm_config(
             "lora_modules": [{"name": settings.model, "path": settings.lora.path, "base_model_name": base}],
         }
     if settings.kv_transfer_config is not None:
-        kwargs["kv_transfer_config"] = settings.kv_transfer_config.model_dump(mode="json", exclude_none=True)
+        transfer = settings.kv_transfer_config.model_dump(mode="json", exclude_none=True)
+        kwargs["kv_transfer_config"] = transfer if half is None else transfer | {"kv_role": half.role}
     config: dict[str, object] = {
         "model_loading_config": {"model_id": base, "model_source": settings.source},
         "engine_kwargs": kwargs,
@@ -210,8 +226,8 @@ def llm_config(
         "runtime_env": {"env_vars": env},
         "log_engine_metrics": True,
     }
-    if side_channel_port is not None:
-        config["experimental_configs"] = {"NIXL_SIDE_CHANNEL_PORT_BASE": side_channel_port}
+    if half is not None:
+        config["experimental_configs"] = {"NIXL_SIDE_CHANNEL_PORT_BASE": half.port}
     if settings.placement_group_config is not None:
         config["placement_group_config"] = settings.placement_group_config.model_dump(mode="json", exclude_none=True)
     return config

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import pytest
 from pydantic import ValidationError
 
-from deployments.engine.hybrid.options import HybridSettings, hybrid_options, llm_config, prefill_half
+from deployments.engine.hybrid.options import Half, HybridSettings, halves, hybrid_options, llm_config, prefill_half
 from deployments.engine.hybrid.pair import PrefillFirst, blocks_of, prefill_request
 from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout
 from deployments.ports import EngineCall, EngineInfo, EngineItem, EngineStart, RequestId, SessionId
@@ -170,17 +170,20 @@ def test_the_prefill_half_is_the_model_with_its_own_size() -> None:
 
 def test_both_halves_share_blocks_and_listen_on_ports_of_their_own() -> None:
     whole = pair()
-    for settings, port in ((prefill_half(whole), 20_000), (whole, 22_000)):
-        config = llm_config(settings, {}, "cuda", port)
+    assert whole.prefill is not None
+    reads, generates = halves(whole.prefill)
+    assert (reads, generates) == (Half("kv_producer", 20_000), Half("kv_consumer", 22_000))
+    for settings, half in ((prefill_half(whole), reads), (whole, generates)):
+        config = llm_config(settings, {}, "cuda", half)
         kwargs = config["engine_kwargs"]
         assert isinstance(kwargs, dict)
         assert kwargs["kv_transfer_config"] == {
             "kv_connector": "NixlConnector",
-            "kv_role": "kv_both",
+            "kv_role": half.role,
             "kv_load_failure_policy": "recompute",
             "kv_connector_extra_config": {},
         }
-        assert config["experimental_configs"] == {"NIXL_SIDE_CHANNEL_PORT_BASE": port}
+        assert config["experimental_configs"] == {"NIXL_SIDE_CHANNEL_PORT_BASE": half.port}
 
 
 @pytest.mark.parametrize(

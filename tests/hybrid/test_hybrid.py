@@ -29,7 +29,7 @@ from tests.serve.test_engine import CHAT, HELLO, WEATHER, WINDOW, ask, deltas, e
 
 LACKING = missing_package()
 pytestmark = [
-    pytest.mark.serve,
+    pytest.mark.hybrid,
     pytest.mark.timeout(900),
     pytest.mark.skipif(LACKING is not None, reason=str(LACKING)),
 ]
