@@ -89,9 +89,16 @@ class SessionMemory:
             known = _Session(last_seen_ms=now_ms)
         known.last_seen_ms = max(known.last_seen_ms, now_ms)
         self._sessions[key] = known
-        while len(self._sessions) > self._capacity:
-            self._sessions.popitem(last=False)
+        self._forget(now_ms)
         return known
+
+    def _forget(self, now_ms: int) -> None:
+        """Drop the sessions that are too many, and those that have been idle for so long that they would start anew."""
+        while self._sessions:
+            oldest = next(iter(self._sessions))
+            if len(self._sessions) <= self._capacity and not self._is_idle(self._sessions[oldest], now_ms):
+                return
+            del self._sessions[oldest]
 
     def _is_idle(self, known: _Session, now_ms: int) -> bool:
         return now_ms - known.last_seen_ms >= self._idle_release_ms

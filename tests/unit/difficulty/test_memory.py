@@ -103,6 +103,14 @@ def test_the_least_recently_used_session_is_forgotten_and_looking_is_not_using()
     assert known.view(ACME, SessionId("b"), 0).failures_on_base == 1
 
 
+def test_sessions_that_would_start_anew_take_no_room():
+    known = memory()
+    for number in range(5):
+        known.observe(attempt("e", session=SessionId(f"s{number}")), number)
+    known.observe(attempt("e", session=SessionId("later")), IDLE_MS + 2)
+    assert len(known) == 3  # of the five, those that were seen at 3 and 4
+
+
 def test_events_are_bounded():
     known = memory()
     for number in range(1_000):
