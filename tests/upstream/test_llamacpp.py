@@ -171,6 +171,7 @@ async def test_a_request_travels_the_whole_path_of_the_ingress(replica: Upstream
         assert events(data)[-1]["choices"][0]["finish_reason"] == "length"
     else:
         assert json.loads(data)["model"] == "demo-20b"
+    await surface.journey.drain()
     (usage,) = world.ledger.settled.values()
     assert usage.estimated is stream  # llama-cpp-python counts whole replies, not streams
     assert usage.output_tokens > 0
