@@ -183,7 +183,10 @@ class RouteAsk:
 
 @dataclass(frozen=True, slots=True)
 class RouteDecision:
-    """Where a turn goes and why. `reasons` lists every rule that fired, the deciding one first."""
+    """Where a turn goes and why. `reasons` lists every rule that fired, the deciding one first.
+
+    `watched`: the session has failures on record, so the router wants to hear of a good end as well as of a bad one.
+    """
 
     route_id: RouteId
     model: ModelId
@@ -194,6 +197,7 @@ class RouteDecision:
     reasons: tuple[str, ...]
     difficulty: float
     policy_digest: str
+    watched: bool = True
 
 
 @dataclass(frozen=True, slots=True)

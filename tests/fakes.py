@@ -99,6 +99,7 @@ class ChoosingDifficulty:
 
     def __init__(self) -> None:
         self.tier = Tier.BASE
+        self.watches = True
         self.asks: list[RouteAsk] = []
         self.attempts: list[Attempt] = []
 
@@ -107,7 +108,7 @@ class ChoosingDifficulty:
         model = ask.model or (BASE if self.tier is Tier.BASE else STRONG)
         return RouteDecision(
             RouteId(f"rt_{len(self.asks)}"), model, self.tier, ask.request.requested_effort or Effort.MEDIUM, "r1",
-            "default", ("default",), 0.25, "0" * 64,
+            "default", ("default",), 0.25, "0" * 64, self.watches,
         )  # fmt: skip
 
     async def observe(self, attempt: Attempt) -> None:
@@ -158,7 +159,7 @@ class World:
     engine: ScriptedEngine
     strong: ScriptedEngine = field(default_factory=lambda: ScriptedEngine(json_reply("strong")))
     gate: RuleGate = field(default_factory=RuleGate)
-    settings: IngressSettings = field(default_factory=IngressSettings)
+    settings: IngressSettings = field(default_factory=lambda: IngressSettings(record_delay_s=0))
     limit: int = 4096
     strong_is_local: bool = True
     ledger: InMemoryLedger = field(default_factory=InMemoryLedger)

@@ -69,6 +69,7 @@ class DifficultyRouter:
             reasons=served.reasons,
             difficulty=served.difficulty,
             policy_digest=served.policy_digest,
+            watched=self._sessions.has_failures(ask.tenant, ask.session),
         )
         if not ask.dry_run:
             latch = found is not None and found.escalated and served.tier is Tier.STRONG

@@ -48,6 +48,11 @@ class SessionMemory:
             last_effort=known.last_effort,
         )
 
+    def has_failures(self, tenant: TenantId, session: SessionId) -> bool:
+        """True when a clean attempt would change what is remembered of a session."""
+        known = self._sessions.get((tenant, session))
+        return known is not None and any(known.failures.values())
+
     def decided(
         self, tenant: TenantId, session: SessionId, tier: Tier, effort: Effort, latch: bool, now_ms: int
     ) -> None:

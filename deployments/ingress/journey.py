@@ -9,7 +9,7 @@ dialect looks like is in `dialects/`; statuses and error bodies are in `serve_ap
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar, assert_never
 
@@ -160,6 +160,7 @@ class Journey:
         self._settings = settings
         self._clock = clock
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._draining = asyncio.Event()
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Head | bytes, None]:
         """The answer to a request: a `Head`, then bytes.
@@ -197,6 +198,7 @@ class Journey:
 
     async def drain(self) -> None:
         """Return when everything that ended requests still owe, settlements and records, has been handed over."""
+        self._draining.set()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
@@ -360,12 +362,14 @@ class Journey:
     async def _finish(self, turn: _Turn) -> None:
         """Settle and record, also after a hang-up or a dead engine."""
         usage = _sum(turn.spent, turn.reply.usage or _charge(turn))
-        await _quiet("settle", self._ledger.settle(turn.grant, usage))
+        await _quiet("settle", self._ledger.settle(turn.grant, usage))  # at once: it frees a place for the next request
+        if turn.error is None:
+            await self._later()
         if turn.recording is not None:
             await turn.recording  # the order of the log is the order of events
         await self._recorder.record(self._finished(turn, usage))
         outcome = _outcome(turn)
-        if outcome is not None:
+        if outcome is not None and (turn.decision.watched or outcome is not AttemptOutcome.OK):
             attempt = Attempt(
                 event_id=turn.decision.route_id,
                 tenant=turn.principal.tenant,
@@ -374,6 +378,12 @@ class Journey:
                 outcome=outcome,
             )
             await _quiet("observe", self._difficulty.observe(attempt))
+
+    async def _later(self) -> None:
+        """A moment in which the next turn of an agent, which comes at once, has the machine for its first token."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.record_delay_s):
+                await self._draining.wait()
 
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that outlives the request it belongs to, and is not forgotten meanwhile."""

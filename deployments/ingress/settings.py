@@ -24,6 +24,10 @@ class IngressSettings(BaseModel):
         default=2.0, ge=0, le=4, description="How long a replica trusts a key it has checked. Revocation must reach "
         "every replica within 5 s.",
     )  # fmt: skip
+    record_delay_s: float = Field(
+        default=0.05, ge=0, le=5, description="How long the last record of an answered request waits, so that it does "
+        "not compete with the first token of the client's next one. A replica that is killed loses what waits.",
+    )  # fmt: skip
     answer_tokens: int = Field(
         default=1024, ge=1, description="Tokens reserved for an answer when the client names no limit."
     )

@@ -89,6 +89,7 @@ def _decision(decision: RouteDecision) -> dict[str, Any]:
     fields = asdict(decision)
     fields["id"] = fields.pop("route_id")
     fields["policy"] = fields.pop("policy_digest")
+    del fields["watched"]  # between router and ingress
     return fields
 
 

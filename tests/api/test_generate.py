@@ -463,6 +463,29 @@ async def test_an_answer_ends_without_waiting_for_its_books_and_draining_does_wa
     assert [event.name for event in world.audit.events] == ["route.decided", "generation.finished"]
 
 
+async def test_the_last_record_waits_a_moment_and_draining_does_not() -> None:
+    settings = IngressSettings(record_delay_s=5)
+    world = World(ScriptedEngine(json_reply("hi")), settings=settings)
+    assert (await post(world)).status_code == 200
+    async with asyncio.timeout(3):
+        while not world.ledger.settled:  # at once: it frees a place for the next request
+            await asyncio.sleep(0)
+        assert [event.name for event in world.audit.events] == ["route.decided"]
+        await world.surface().journey.drain()
+    assert [event.name for event in world.audit.events] == ["route.decided", "generation.finished"]
+
+
+@pytest.mark.parametrize(("finish", "heard"), [("stop", []), ("length", [AttemptOutcome.TRUNCATED])])
+async def test_a_router_that_watches_no_failure_hears_only_of_new_ones(
+    finish: str, heard: list[AttemptOutcome]
+) -> None:
+    world = World(ScriptedEngine(json_reply("hi", finish=finish)))
+    world.difficulty.watches = False
+    assert (await post(world)).status_code == 200
+    await world.surface().journey.drain()
+    assert [attempt.outcome for attempt in world.difficulty.attempts] == heard
+
+
 async def test_a_hang_up_aborts_the_generation_and_settles() -> None:
     world = World(ScriptedEngine([SSE_START, sse(chunk(content="one")), Silence()]))
     app = create_api(world.surface())

@@ -80,6 +80,14 @@ async def test_a_diagnosis_that_failed_once_escalates_and_the_session_stays_ther
     assert (await router.route(routed(ask("What is the capital of Peru?")))).reason == "default"
 
 
+async def test_good_ends_matter_only_to_a_session_with_failures():
+    router = a_router()
+    assert not (await router.route(routed(ask(INCIDENT)))).watched
+    await router.observe(failed())
+    assert (await router.route(routed(ask(INCIDENT)))).watched
+    assert not (await router.route(routed(ask(INCIDENT), session=SessionId("s2")))).watched
+
+
 async def test_a_wish_for_the_strong_tier_does_not_latch():
     router = a_router()
     await router.route(routed(ask("Hello!"), "demo-120b"))
