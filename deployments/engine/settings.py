@@ -37,7 +37,7 @@ class FlushSettings(Settings):
     `few_ms`, up to `some` it is `some_ms`, above that `many_ms`. The first chunk after a pause never waits.
     """
 
-    few: int = Field(default=8, ge=1)
+    few: int = Field(default=4, ge=1)
     some: int = Field(default=64, ge=1)
     few_ms: float = Field(default=8.0, ge=0, le=1000)
     some_ms: float = Field(default=25.0, ge=0, le=1000)
