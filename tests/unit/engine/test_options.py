@@ -114,7 +114,7 @@ def test_serve_lets_vllm_do_the_refusing() -> None:
 
 def test_the_flush_window_widens_with_the_load() -> None:
     flush = FlushSettings()
-    assert [flush.window_s(active) for active in (1, 8, 9, 64, 65)] == [0.008, 0.008, 0.025, 0.025, 0.05]
+    assert [flush.window_s(active) for active in (1, 4, 5, 64, 65)] == [0.008, 0.008, 0.025, 0.025, 0.05]
     with pytest.raises(ValidationError):
         FlushSettings(few=9, some=8)
 
