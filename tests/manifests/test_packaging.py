@@ -115,8 +115,8 @@ def test_the_build_extra_is_the_build_backend() -> None:
 # --- the locks ---------------------------------------------------------------------------------------------------
 
 
-def test_the_locks_are_the_four_that_set_up_reads_and_that_of_llama_cpp() -> None:
-    assert set(LOCKS) == {"cpu", "dev", "gpu", "torch-cpu", "llamacpp"}
+def test_the_locks_are_those_that_set_up_reads_and_that_of_llama_cpp() -> None:
+    assert set(LOCKS) == {"cpu", "dev", "gpu", "nixl", "torch-cpu", "llamacpp"}
 
 
 @pytest.mark.parametrize("lock", LOCKS)
