@@ -31,6 +31,11 @@ def processes_of(session: int) -> list[str]:
     return found
 
 
+def interruptible() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_gone(session: int) -> None:
     deadline = time.monotonic() + 60
     while left := processes_of(session):
@@ -47,6 +52,7 @@ def test_serve_run_then_up_then_nothing_is_left(prepared: dict[str, str], tmp_pa
             [str(Path(sys.executable).with_name("serve")), "run", str(config)], stdout=sink, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL, text=True, start_new_session=True,
             env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+            preexec_fn=interruptible,
         )  # fmt: skip
     try:
         served = Stack(f"http://127.0.0.1:{port}", "", state, config, process, output)
