@@ -25,6 +25,18 @@ ApprovalId = NewType("ApprovalId", str)
 JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
 
 
+EFFORTS: Mapping[str, Effort] = {
+    "none": Effort.LOW,  # gpt-oss always reasons; low is the least it can do
+    "minimal": Effort.LOW,
+    "low": Effort.LOW,
+    "medium": Effort.MEDIUM,
+    "high": Effort.HIGH,
+    "xhigh": Effort.HIGH,
+    "max": Effort.HIGH,
+}
+"""The efforts that clients ask for, as far as gpt-oss has them."""
+
+
 class Dialect(StrEnum):
     """The wire formats that clients speak."""
 
@@ -32,6 +44,7 @@ class Dialect(StrEnum):
     COMPLETIONS = "completions"
     RESPONSES = "responses"
     MESSAGES = "messages"
+    EMBEDDINGS = "embeddings"
 
 
 class Scope(StrEnum):
@@ -58,7 +71,8 @@ class GateProfile(StrEnum):
 class Principal:
     """Whoever presented a key. `person` names the human behind it (None: a service); `models` None means all.
 
-    `egress`: prompts of the tenant may leave the premises, to an upstream that is not local.
+    `egress`: prompts of the tenant may leave the premises, to an upstream that is not local. `hold_s`: how long a call
+    that needs an approval waits for it inside the stream; 0 withholds it at once.
     """
 
     tenant: TenantId
@@ -68,6 +82,7 @@ class Principal:
     models: frozenset[ModelId] | None = None
     gate_profile: GateProfile = GateProfile.OPS
     egress: bool = False
+    hold_s: int = 0
 
     def may_use(self, model: ModelId) -> bool:
         """True when the key is granted `model`."""
@@ -85,9 +100,29 @@ class Usage:
     estimated: bool = False
 
 
+class LimitKind(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Where a key stands against one of its limits, this request included; `reset_s` 0: no fixed moment."""
+
+    kind: LimitKind
+    limit: int
+    remaining: int
+    reset_s: int
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Permission to generate, with the tokens that were set aside for it. `grant_id` makes settling idempotent."""
+    """Permission to generate, with the tokens that were set aside for it. `grant_id` makes settling idempotent.
+
+    `limits` holds the tightest limit of each kind, for the rate-limit headers; empty when nothing is limited.
+    """
 
     grant_id: str
     tenant: TenantId
@@ -95,11 +130,15 @@ class Grant:
     reserved_tokens: int
     request_id: RequestId
     model: ModelId
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What is stored of a key: never the key itself. Times are milliseconds since the epoch."""
+    """What is stored of a key: never the key itself. Times are milliseconds since the epoch.
+
+    `budget_tokens` is what the key may use in all, input and output together; None: no such limit.
+    """
 
     key_id: KeyId
     tenant: TenantId
@@ -111,6 +150,8 @@ class KeyRecord:
     created_ms: int
     expires_ms: int | None
     revoked_ms: int | None
+    hold_s: int = 0
+    budget_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +173,8 @@ class KeySpec:
     models: frozenset[ModelId] | None = None
     gate_profile: GateProfile = GateProfile.OPS
     ttl_s: int | None = None
+    hold_s: int = 0
+    budget_tokens: int | None = None
 
 
 class Ledger(Protocol):
@@ -546,6 +589,88 @@ class Digests:
 
     action: str
     display: str
+
+
+# --- stored responses --------------------------------------------------------------------------------------------
+
+
+class ResponseStatus(StrEnum):
+    """Status of a stored response, in the Responses API's words; all but the first two are final."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """True when nothing changes any more."""
+        return self not in (ResponseStatus.QUEUED, ResponseStatus.IN_PROGRESS)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """One response of the Responses API. Times are milliseconds since the epoch.
+
+    `body` is the response object as clients see it, `input` the items that this request brought itself; the items of
+    earlier turns belong to the response named by `previous_id`.
+    """
+
+    response_id: str
+    tenant: TenantId
+    key_id: KeyId
+    status: ResponseStatus
+    body: Mapping[str, JsonValue]
+    input: tuple[JsonValue, ...]
+    previous_id: str | None
+    created_ms: int
+    expires_ms: int
+    background: bool = False
+
+
+class Responses(Protocol):
+    """The store of the Responses API. Another tenant's id is an unknown id: the same `NotFound`, word for word."""
+
+    async def put(self, response: StoredResponse) -> None:
+        """Create or replace, durable when it returns. `expires_ms` 0 lets the store choose by its settings.
+
+        A response that is final stays as it is, and one that was deleted stays deleted: a late writer changes nothing.
+        `InvalidRequest` when the response is larger than the store takes, `QuotaExceeded` when the tenant is full.
+        """
+        ...
+
+    async def get(self, tenant: TenantId, response_id: str) -> StoredResponse:
+        """One response, or `NotFound`. A background one whose replica fell silent is answered as failed."""
+        ...
+
+    async def delete(self, tenant: TenantId, response_id: str) -> None:
+        """Forget a response, or `NotFound`. A background one that still runs is stopped."""
+        ...
+
+    async def cancel(self, tenant: TenantId, response_id: str) -> StoredResponse:
+        """Stop a background response that is not final; a final one is answered as it is.
+
+        `NotFound` for an unknown id, `InvalidRequest` for one that does not run in the background.
+        """
+        ...
+
+    async def beat(self, tenant: TenantId, response_id: str) -> bool:
+        """A sign of life from whoever generates in the background; False: stop, nobody wants it any more."""
+        ...
+
+    async def conversation(self, tenant: TenantId, response_id: str) -> Sequence[JsonValue]:
+        """Input and output items of a final response and all before it, oldest first: what a next turn builds on.
+
+        `NotFound` when it or one before it is unknown, `InvalidRequest` when it is not final, did not succeed, or the
+        whole is larger than the store hands out.
+        """
+        ...
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        ...
 
 
 # --- audit -------------------------------------------------------------------------------------------------------

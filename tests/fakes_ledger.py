@@ -5,13 +5,15 @@ from dataclasses import replace
 from itertools import count
 
 from deployments.clock import Clock, FixedClock
-from deployments.errors import NotFound, QuotaExceeded, Unauthenticated
+from deployments.errors import BudgetExceeded, NotFound, QuotaExceeded, Unauthenticated
 from deployments.ports import (
     GateProfile,
     Grant,
     KeyId,
     KeyRecord,
     KeySpec,
+    Limit,
+    LimitKind,
     ModelId,
     NewKey,
     Principal,
@@ -23,9 +25,13 @@ from deployments.ports import (
 
 
 class InMemoryLedger:
-    """Implements `ports.Ledger`. `settled` holds the usage per grant id; set `full` to refuse every admission."""
+    """Implements `ports.Ledger`. `settled` holds the usage per grant id; set `full` to refuse every admission.
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    A key may have `max_requests` open grants, and a budget if it was made with one.
+    """
+
+    def __init__(self, clock: Clock | None = None, max_requests: int = 64) -> None:
+        self.max_requests = max_requests
         self._clock = clock or FixedClock()
         self._numbers = count(1)
         self.keys: dict[str, KeyRecord] = {}
@@ -43,6 +49,8 @@ class InMemoryLedger:
         person: str | None = None,
         models: frozenset[ModelId] | None = None,
         gate_profile: GateProfile = GateProfile.OPS,
+        hold_s: int = 0,
+        budget_tokens: int | None = None,
     ) -> Principal:
         """Make `presented` a valid key; no scope given means inference."""
         record = KeyRecord(
@@ -56,6 +64,8 @@ class InMemoryLedger:
             created_ms=self._clock.now_ms(),
             expires_ms=None,
             revoked_ms=None,
+            hold_s=hold_s,
+            budget_tokens=budget_tokens,
         )
         self.keys[presented] = record
         return _principal(record)
@@ -70,9 +80,32 @@ class InMemoryLedger:
         return _principal(record)
 
     async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
-        if self.full:
+        mine = [grant for grant in self.grants.values() if grant.key_id == principal.key_id]
+        waiting = [grant for grant in mine if grant.grant_id not in self.settled]
+        limits = list[Limit]()
+        budget = self._budget(principal.key_id)
+        if budget is not None:
+            spent = [self.settled[grant.grant_id] for grant in mine if grant.grant_id in self.settled]
+            used = sum(usage.input_tokens + usage.output_tokens for usage in spent)
+            remaining = budget - used - sum(grant.reserved_tokens for grant in waiting) - tokens
+            if remaining < 0:
+                raise BudgetExceeded(
+                    f"Budget exceeded for key {principal.key_id}: used {used} of {budget} tokens, "
+                    f"this request may need {tokens}; the budget does not reset."
+                )
+            limits.append(Limit(LimitKind.TOKENS, budget, remaining, 0))
+        if self.full or len(waiting) >= self.max_requests:
             raise QuotaExceeded("Too many requests at once for this key. Please try again in 1s.", 1)
-        grant = Grant(f"grant_{next(self._numbers)}", principal.tenant, principal.key_id, tokens, request_id, model)
+        limits.insert(0, Limit(LimitKind.REQUESTS, self.max_requests, self.max_requests - len(waiting) - 1, 0))
+        grant = Grant(
+            grant_id=f"grant_{next(self._numbers)}",
+            tenant=principal.tenant,
+            key_id=principal.key_id,
+            reserved_tokens=tokens,
+            request_id=request_id,
+            model=model,
+            limits=tuple(limits),
+        )
         self.grants[grant.grant_id] = grant
         return grant
 
@@ -87,6 +120,8 @@ class InMemoryLedger:
             self.keys[presented],
             name=spec.name,
             gate_profile=spec.gate_profile,
+            hold_s=spec.hold_s,
+            budget_tokens=spec.budget_tokens,
             expires_ms=None if spec.ttl_s is None else now_ms + spec.ttl_s * 1000,
         )
         self.keys[presented] = record
@@ -107,6 +142,9 @@ class InMemoryLedger:
     async def ready(self) -> bool:
         return self.is_ready
 
+    def _budget(self, key_id: KeyId) -> int | None:
+        return next((record.budget_tokens for record in self.keys.values() if record.key_id == key_id), None)
+
 
 def _principal(record: KeyRecord) -> Principal:
     return Principal(
@@ -116,4 +154,5 @@ def _principal(record: KeyRecord) -> Principal:
         scopes=record.scopes,
         models=record.models,
         gate_profile=record.gate_profile,
+        hold_s=record.hold_s,
     )

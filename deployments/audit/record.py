@@ -91,6 +91,7 @@ FIELDS: Mapping[str, str] = {
     "approval_id": "text",
     "approve": "flag",
     "arguments_commit": "sha256",  # salted commitment to the canonical arguments
+    "budget_tokens": "count",  # of a key, for all its time; null: none
     "cached_tokens": "count",
     "call_id": "text",  # as the model wrote it
     "change_id": "text",
@@ -111,6 +112,7 @@ FIELDS: Mapping[str, str] = {
     "gate_call_id": "text",
     "gate_profile": "text",  # of a key
     "head_hash": "sha256",
+    "hold_s": "count",  # of a key: how long a call that needs an approval waits for it
     "index": "count",  # of a call within its turn
     "input_tokens": "count",
     "key_id": "text",
@@ -183,7 +185,7 @@ _APPROVAL = (
     "permit_id plan_required policy_digest reason reason_commit reasons requester_key requester_person risk "
     "rollback_digest route_id state tool voter voter_key voters votes votes_required"
 )
-_KEY = "expires_ms gate_profile key_name models person scopes ttl_s reason"
+_KEY = "expires_ms gate_profile key_name models person scopes ttl_s reason hold_s budget_tokens"
 
 EVENTS: Mapping[str, EventSchema] = {
     # event                  required                                                          optional

@@ -53,7 +53,7 @@ class Ledger:
         return await (await self._ledger()).authenticate(presented)
 
     async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
-        """Set tokens aside for one generation, or `QuotaExceeded`."""
+        """Set tokens aside for one generation, or `QuotaExceeded` / `BudgetExceeded`."""
         return await (await self._ledger()).admit(principal, request_id, model, tokens)
 
     async def settle(self, grant: Grant, usage: Usage) -> None:

@@ -8,12 +8,14 @@ only after its commit.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.ports import Grant, KeyId, Usage
+from deployments.tenancy.budgets import Booking
 from deployments.tenancy.store import TenancyStore
 
 _log = logging.getLogger("gatehouse.tenancy")
@@ -30,20 +32,23 @@ class OpenGrants:
         self._open: dict[KeyId, dict[str, int]] = {}
 
     def load(self, grants: Sequence[tuple[KeyId, str, int]]) -> None:
-        """Take over what an earlier process left open: key, grant id and time of each."""
+        """Take over what an earlier process left open, oldest first: key, grant id and time of each."""
         for key_id, grant_id, created_ms in grants:
             self._open.setdefault(key_id, {})[grant_id] = created_ms
 
-    def add(self, grant: Grant, now_ms: int, limit: int) -> bool:
-        """Count a grant, unless its key has `limit` open ones already. Old ones that nobody settled stop counting."""
+    def add(self, grant: Grant, now_ms: int, limit: int) -> int | None:
+        """Count a grant; how many more its key may open, or None when it has `limit` already and this one is not.
+
+        Old ones that nobody settled stop counting.
+        """
         mine = self._open.setdefault(grant.key_id, {})
+        oldest_ms = now_ms - self._ttl_ms
+        for stale, _ in list(takewhile(lambda each: each[1] <= oldest_ms, mine.items())):
+            del mine[stale]
         if len(mine) >= limit:
-            for stale in [each for each, at_ms in mine.items() if at_ms <= now_ms - self._ttl_ms]:
-                del mine[stale]
-        if len(mine) >= limit:
-            return False
+            return None
         mine[grant.grant_id] = now_ms
-        return True
+        return limit - len(mine)
 
     def remove(self, grant: Grant) -> None:
         """Stop counting a grant; unknown ones are none."""
@@ -65,10 +70,14 @@ class Settlement:
 
 
 class GrantWriter:
-    """Writes grants and settlements in the order they came, many to a transaction. Create it on a running loop."""
+    """Writes grants and settlements in the order they came, many to a transaction.
 
-    def __init__(self, store: TenancyStore) -> None:
+    `booked` hears of every settlement as soon as it is on disk, also when nobody waits for it any more.
+    """
+
+    def __init__(self, store: TenancyStore, booked: Callable[[Booking], None]) -> None:
         self._store = store
+        self._booked = booked
         self._grants: deque[tuple[Grant, int]] = deque()
         self._settlements: deque[Settlement] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -100,7 +109,9 @@ class GrantWriter:
             grants = [self._grants[i] for i in range(min(_BATCH, len(self._grants)))]
             settlements = [self._settlements.popleft() for _ in range(min(_BATCH, len(self._settlements)))]
             try:
-                await self._store.write(grants, [(each.grant, each.usage, each.at_ms) for each in settlements])
+                bookings = await self._store.write(
+                    grants, [(each.grant, each.usage, each.at_ms) for each in settlements]
+                )
             except SQLAlchemyError as error:
                 _log.error("the ledger's store failed: %s", type(error).__name__)
                 for each in settlements:
@@ -111,6 +122,8 @@ class GrantWriter:
                 continue
             for _ in grants:
                 self._grants.popleft()
+            for booking in bookings:
+                self._booked(booking)
             for each in settlements:
                 if not each.committed.done():
                     each.committed.set_result(None)

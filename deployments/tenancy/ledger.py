@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,6 +17,8 @@ from deployments.ports import (
     KeyId,
     KeyRecord,
     KeySpec,
+    Limit,
+    LimitKind,
     ModelId,
     NewKey,
     Principal,
@@ -23,6 +26,7 @@ from deployments.ports import (
     TenantId,
     Usage,
 )
+from deployments.tenancy.budgets import Budgets
 from deployments.tenancy.grants import GrantWriter, OpenGrants
 from deployments.tenancy.keys import PREFIX_CHARS, SECRET_CHARS, digest, generate, matches, parse, pepper_check
 from deployments.tenancy.pepper import BadPepper
@@ -31,6 +35,8 @@ from deployments.tenancy.store import TenancyStore, UsageTotal
 
 INCORRECT_KEY = "Incorrect API key provided. Ask whoever runs this Gatehouse for a key."
 _RETRY_AFTER_S = 1
+_MAX_TOKENS = 10**9
+"""Of one request: beyond the window of any model. What clients and upstreams say is not bounded, a column is."""
 
 
 class KeyLedger:
@@ -45,12 +51,14 @@ class KeyLedger:
         self._audit = audit
         self._settings = settings
         self._open = OpenGrants(settings.grant_ttl_s * 1000)
-        self._writer = GrantWriter(store)
+        self._budgets = Budgets()
+        self._writer = GrantWriter(store, self._budgets.book)
 
     async def open(self) -> None:
         """Create missing tables; `BadPepper` when the stored keys were made under another pepper."""
         await self._store.create_tables()
         self._open.load(await self._store.open_grants(self._clock.now_ms() - self._settings.grant_ttl_s * 1000))
+        self._budgets.load(await self._store.accounts())
         check = pepper_check(self._pepper)
         if await self._store.remember("pepper_check", check) != check:
             raise BadPepper("file", "the stored keys were made with another one; restore it from your backup")
@@ -74,6 +82,7 @@ class KeyLedger:
             models=record.models,
             gate_profile=record.gate_profile,
             egress=self._settings.tenants.get(record.tenant, TenantSettings()).egress,
+            hold_s=record.hold_s,
         )
 
     async def knows(self, presented: str) -> bool:
@@ -81,30 +90,41 @@ class KeyLedger:
         return await self._lookup(presented) is not None
 
     async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
-        """Set `tokens` aside for one generation; `QuotaExceeded` when the key has too many unfinished ones."""
+        """Set `tokens` aside for one generation.
+
+        `BudgetExceeded` when the key's budget does not hold them, `QuotaExceeded` when it has too many unfinished
+        requests. Nothing is awaited between check and reservation: what is asked at once is counted one by one.
+        """
         now_ms = self._clock.now_ms()
         grant = Grant(
             grant_id=f"grant_{secrets.token_hex(16)}",
             tenant=principal.tenant,
             key_id=principal.key_id,
-            reserved_tokens=tokens,
+            reserved_tokens=min(tokens, _MAX_TOKENS),
             request_id=RequestId(request_id[:128]),  # both come from the client; the columns end there
             model=ModelId(model[:256]),
         )
+        self._budgets.check(grant.key_id, grant.reserved_tokens)  # first: this refusal is final, the other one is not
         limit = self._settings.max_concurrent_requests
-        if not self._open.add(grant, now_ms, limit):
+        more = self._open.add(grant, now_ms, limit)
+        if more is None:
             raise QuotaExceeded(
                 f"Concurrency limit of {limit} requests reached for key {principal.key_id}. "
                 f"Please try again in {_RETRY_AFTER_S}s.",
                 _RETRY_AFTER_S,
             )
+        budget = self._budgets.reserve(grant.key_id, grant.grant_id, grant.reserved_tokens)
         self._writer.grant(grant, now_ms)
-        return grant
+        return replace(grant, limits=(Limit(LimitKind.REQUESTS, limit, more, 0), *budget))
 
     async def settle(self, grant: Grant, usage: Usage) -> None:
-        """Replace the reservation by what was used; on disk when it returns, and the first settlement counts."""
+        """Replace the reservation by what was used; on disk when it returns, and the first settlement counts.
+
+        The place among the unfinished requests is free at once, the tokens when the usage is on disk: after a crash the
+        books then never hold more than was admitted.
+        """
         self._open.remove(grant)
-        await self._writer.settle(grant, usage, self._clock.now_ms())
+        await self._writer.settle(grant, _within(usage), self._clock.now_ms())
 
     async def drain(self) -> None:
         """Return when everything that was handed in is on disk."""
@@ -127,8 +147,12 @@ class KeyLedger:
             created_ms=now_ms,
             expires_ms=None if spec.ttl_s is None else now_ms + spec.ttl_s * 1000,
             revoked_ms=None,
+            hold_s=spec.hold_s,
+            budget_tokens=spec.budget_tokens,
         )
         await self._record("key.created", record, actor, now_ms)
+        if record.budget_tokens is not None:  # before the key is good
+            self._budgets.open(record.key_id, record.budget_tokens)
         await self._store.add_key(record, key.prefix, digest(self._pepper, key.text))
         return NewKey(record=record, presented=key.text)
 
@@ -179,7 +203,20 @@ class KeyLedger:
             "models": None if record.models is None else [*sorted(record.models)],
             "gate_profile": record.gate_profile.value,
             "expires_ms": record.expires_ms,
+            "hold_s": record.hold_s,
+            "budget_tokens": record.budget_tokens,
         }
         # A fresh id per attempt: when the store fails after the record, the second attempt is a second event.
         event_id = f"{name}:{record.key_id}:{secrets.token_hex(8)}"
         await self._audit.append([AuditEvent(event_id, name, now_ms, record.tenant, actor, data=data)])
+
+
+def _within(usage: Usage) -> Usage:
+    """The usage in numbers that the columns and their sums can hold; less than nothing is nothing."""
+    return Usage(
+        input_tokens=min(max(0, usage.input_tokens), _MAX_TOKENS),
+        cached_tokens=min(max(0, usage.cached_tokens), _MAX_TOKENS),
+        output_tokens=min(max(0, usage.output_tokens), _MAX_TOKENS),
+        reasoning_tokens=min(max(0, usage.reasoning_tokens), _MAX_TOKENS),
+        estimated=usage.estimated,
+    )

@@ -18,7 +18,10 @@ class TenancySettings(BaseModel):
 
     max_concurrent_requests: int = Field(default=64, ge=1, description="Unfinished requests a key may have at once.")
     grant_ttl_s: int = Field(
-        default=3_600, ge=1, description="A request that was never settled stops counting after this."
+        default=3_600,
+        ge=1,
+        description="A request that was never settled stops counting as unfinished after this. Tokens that were set "
+        "aside for it stay out of its key's budget.",
     )
     tenants: dict[str, TenantSettings] = Field(
         default_factory=dict, description="Per tenant; one that is not named has the defaults."

@@ -3,13 +3,16 @@
 Every method is one transaction and is durable when it returns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     Column,
+    Connection,
+    Dialect,
     Index,
     Integer,
     LargeBinary,
@@ -18,14 +21,18 @@ from sqlalchemy import (
     String,
     Table,
     bindparam,
+    exists,
     func,
     insert,
+    inspect,
     literal,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.schema import CreateColumn
 
 from deployments.ports import (
     GateProfile,
@@ -37,6 +44,7 @@ from deployments.ports import (
     TenantId,
     Usage,
 )
+from deployments.tenancy.budgets import Account, Booking
 
 _metadata = MetaData()
 
@@ -62,6 +70,8 @@ _keys = Table(
     Column("created_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger),
     Column("revoked_ms", BigInteger),
+    Column("hold_s", Integer, nullable=False, server_default=text("0")),
+    Column("budget_tokens", BigInteger),  # null: no budget
 )
 
 _grants = Table(
@@ -94,6 +104,10 @@ _usage = Table(
     Column("settled_ms", BigInteger, nullable=False),
 )
 
+_tokens = _usage.c.input_tokens + _usage.c.output_tokens
+# A settlement may be written before the row of its grant, which then stays open in its own table only.
+_is_open = _grants.c.settled_ms.is_(None) & ~exists().where(_usage.c.grant_id == _grants.c.grant_id)
+
 
 @dataclass(frozen=True, slots=True)
 class UsageTotal:
@@ -117,9 +131,10 @@ class TenancyStore:
         self._engine = engine
 
     async def create_tables(self) -> None:
-        """Create what is missing; nothing is changed or dropped."""
+        """Create what is missing: tables, and columns that a file of an earlier version lacks. Nothing is dropped."""
         async with self._engine.begin() as connection:
             await connection.run_sync(_metadata.create_all)
+            await connection.run_sync(_add_columns)
 
     async def ping(self) -> None:
         """Return when the database answers, else raise its error."""
@@ -155,6 +170,8 @@ class TenancyStore:
             "created_ms": record.created_ms,
             "expires_ms": record.expires_ms,
             "revoked_ms": record.revoked_ms,
+            "hold_s": record.hold_s,
+            "budget_tokens": record.budget_tokens,
         }
         async with self._engine.begin() as connection:
             await connection.execute(insert(_keys).values(values))
@@ -186,17 +203,43 @@ class TenancyStore:
             await connection.execute(statement.values(revoked_ms=now_ms))
 
     async def open_grants(self, since_ms: int) -> list[tuple[KeyId, str, int]]:
-        """Key, id and time of the grants that began after `since_ms` and are not settled."""
-        query = select(_grants.c.key_id, _grants.c.grant_id, _grants.c.created_ms).where(
-            _grants.c.settled_ms.is_(None), _grants.c.created_ms > since_ms
+        """Key, id and time of the grants that began after `since_ms` and are not settled, oldest first."""
+        query = (
+            select(_grants.c.key_id, _grants.c.grant_id, _grants.c.created_ms)
+            .where(_is_open, _grants.c.created_ms > since_ms)
+            .order_by(_grants.c.created_ms)
         )
         async with self._engine.connect() as connection:
             return [(KeyId(row.key_id), row.grant_id, row.created_ms) for row in await connection.execute(query)]
 
-    async def write(self, grants: Sequence[tuple[Grant, int]], settlements: Sequence[tuple[Grant, Usage, int]]) -> None:
+    async def accounts(self) -> dict[KeyId, Account]:
+        """What every key with a budget used, and what is set aside for its open grants, however old."""
+        budgets = select(_keys.c.key_id, _keys.c.budget_tokens).where(_keys.c.budget_tokens.is_not(None))
+        limited = select(_keys.c.key_id).where(_keys.c.budget_tokens.is_not(None))
+        used = select(_usage.c.key_id, func.sum(_tokens)).where(_usage.c.key_id.in_(limited)).group_by(_usage.c.key_id)
+        reserved = select(_grants.c.key_id, _grants.c.grant_id, _grants.c.reserved_tokens).where(
+            _grants.c.key_id.in_(limited), _is_open
+        )
+        async with self._engine.connect() as connection:
+            found = {key_id: int(budget) for key_id, budget in await connection.execute(budgets)}
+            if not found:
+                return {}
+            spent = {key_id: int(tokens) for key_id, tokens in await connection.execute(used)}
+            held: dict[str, dict[str, int]] = {}
+            for key_id, grant_id, tokens in await connection.execute(reserved):
+                held.setdefault(key_id, {})[grant_id] = int(tokens)
+        return {
+            KeyId(key_id): Account(budget, spent.get(key_id, 0), held.get(key_id, {}))
+            for key_id, budget in found.items()
+        }
+
+    async def write(
+        self, grants: Sequence[tuple[Grant, int]], settlements: Sequence[tuple[Grant, Usage, int]]
+    ) -> list[Booking]:
         """Store grants with their times, then close others and store their usage; of two settlements the first counts.
 
-        A settlement needs no row of its grant: it brings all that usage has to say.
+        A settlement needs no row of its grant: it brings all that usage has to say. The answer says of every grant that
+        was settled, once, what the books have of it now.
         """
         opened = [
             {
@@ -217,9 +260,9 @@ class TenancyStore:
             if opened:
                 await connection.execute(insert(_grants), opened)
             if not first:
-                return
-            known = select(_usage.c.grant_id).where(_usage.c.grant_id.in_(first))
-            settled = {row.grant_id for row in await connection.execute(known)}
+                return []
+            known = select(_usage.c.grant_id, _tokens).where(_usage.c.grant_id.in_(first))
+            settled = {grant_id: int(tokens) for grant_id, tokens in await connection.execute(known)}
             rows = [
                 {
                     "grant_id": grant.grant_id,
@@ -243,6 +286,10 @@ class TenancyStore:
                     update(_grants).where(_grants.c.grant_id == bindparam("closed")).values(settled_ms=bindparam("at")),
                     [{"closed": row["grant_id"], "at": row["settled_ms"]} for row in rows],
                 )
+        return [
+            Booking(grant, settled.get(grant_id, usage.input_tokens + usage.output_tokens), grant_id not in settled)
+            for grant_id, (grant, usage, _) in first.items()
+        ]
 
     async def usage(self, tenant: TenantId | None) -> list[UsageTotal]:
         """Totals per key and model, of a tenant or of all, ordered by tenant, key and model."""
@@ -266,6 +313,27 @@ class TenancyStore:
             return [UsageTotal(*row) for row in await connection.execute(query)]
 
 
+def missing_columns(present: Mapping[str, Collection[str]], dialect: Dialect) -> list[str]:
+    """The statements that add to tables, given with the columns they have, those that this version has more.
+
+    A new column is nullable or has a default: rows can do without it, and so can an earlier version that writes again.
+    """
+    quote = dialect.identifier_preparer
+    return [
+        f"ALTER TABLE {quote.format_table(table)} ADD COLUMN {CreateColumn(column).compile(dialect=dialect)}"
+        for table in _metadata.sorted_tables
+        for column in table.columns
+        if table.name in present and column.name not in present[table.name]
+    ]
+
+
+def _add_columns(connection: Connection) -> None:
+    inspector = inspect(connection)
+    present = {name: [column["name"] for column in inspector.get_columns(name)] for name in _metadata.tables}
+    for statement in missing_columns(present, connection.dialect):
+        connection.execute(DDL(statement))
+
+
 def _record(row: "Row[tuple[object, ...]]") -> KeyRecord:
     return KeyRecord(
         key_id=KeyId(row.key_id),
@@ -278,4 +346,6 @@ def _record(row: "Row[tuple[object, ...]]") -> KeyRecord:
         created_ms=row.created_ms,
         expires_ms=row.expires_ms,
         revoked_ms=row.revoked_ms,
+        hold_s=row.hold_s,
+        budget_tokens=row.budget_tokens,
     )

@@ -21,6 +21,8 @@ from serve_app.api.bodies import parse_model, read_object
 
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_TTL_S = 10 * 366 * 86_400
+_MAX_HOLD_S = 600  # clients give up on a stream some time after that
+_MAX_BUDGET = 2**53 - 1  # what JSON and the audit log can hold exactly
 
 _Tenant = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
 _Name = Annotated[str, StringConstraints(pattern=r"\A[^\x00-\x1f\x7f]{1,128}\z")]
@@ -28,7 +30,11 @@ _Model = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-
 
 
 class NewKeyBody(BaseModel):
-    """What to create a key from. `models` null: all; `ttl_s` null: no expiry; `person`: the human behind it."""
+    """What to create a key from. `models` null: all; `ttl_s` null: no expiry; `person`: the human behind it.
+
+    `hold_s`: how long a tool call that needs an approval waits for it inside the stream, 0 withholds it at once.
+    `budget_tokens`: what the key may use in all, input and output together; null: no such limit.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -39,6 +45,8 @@ class NewKeyBody(BaseModel):
     models: Annotated[frozenset[_Model], Field(min_length=1, max_length=64)] | None = None
     gate_profile: GateProfile = GateProfile.OPS
     ttl_s: Annotated[int, Field(ge=1, le=_MAX_TTL_S)] | None = None
+    hold_s: Annotated[int, Field(ge=0, le=_MAX_HOLD_S)] = 0
+    budget_tokens: Annotated[int, Field(ge=1, le=_MAX_BUDGET)] | None = None
 
     def to_spec(self) -> KeySpec:
         """The same, as the ledger wants it."""
@@ -50,6 +58,8 @@ class NewKeyBody(BaseModel):
             models=None if self.models is None else frozenset(map(ModelId, self.models)),
             gate_profile=self.gate_profile,
             ttl_s=self.ttl_s,
+            hold_s=self.hold_s,
+            budget_tokens=self.budget_tokens,
         )
 
 
@@ -69,6 +79,8 @@ class KeyReply(BaseModel):
     created_ms: int
     expires_ms: int | None
     revoked_ms: int | None
+    hold_s: int
+    budget_tokens: int | None
 
 
 class NewKeyReply(KeyReply):
@@ -131,4 +143,6 @@ def _reply(record: KeyRecord) -> KeyReply:
         created_ms=record.created_ms,
         expires_ms=record.expires_ms,
         revoked_ms=record.revoked_ms,
+        hold_s=record.hold_s,
+        budget_tokens=record.budget_tokens,
     )

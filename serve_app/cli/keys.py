@@ -26,6 +26,12 @@ def create(
     gate_profile: Annotated[GateProfile, typer.Option(help="How strictly tool calls are judged.")] = GateProfile.OPS,
     model: Annotated[list[str] | None, typer.Option(help="Repeat for several; default: all.")] = None,
     ttl: Annotated[int | None, typer.Option(help="Seconds until the key expires; default: never.")] = None,
+    hold_s: Annotated[
+        int, typer.Option(min=0, max=600, help="Seconds that a tool call waits in the stream for its approval.")
+    ] = 0,
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens the key may use in all, input and output; default: no limit.")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Create a key and show it once."""
@@ -37,6 +43,8 @@ def create(
         "models": model or None,
         "gate_profile": gate_profile.value,
         "ttl_s": ttl,
+        "hold_s": hold_s,
+        "budget_tokens": budget_tokens,
     }
     created = ApiClient().request("POST", "/v1/admin/keys", body)
     if as_json:
@@ -57,7 +65,8 @@ def list_keys(
         for key in keys:
             typer.echo(json.dumps(key))
         return
-    table = Table("id", "tenant", "name", "person", "scopes", "models", "gate", "created", "expires", "revoked")
+    columns = ("id", "tenant", "name", "person", "scopes", "models", "gate", "hold", "budget")
+    table = Table(*columns, "created", "expires", "revoked")
     for key in keys:
         table.add_row(
             key["id"],
@@ -67,6 +76,8 @@ def list_keys(
             " ".join(key["scopes"]),
             "all" if key["models"] is None else " ".join(key["models"]),
             key["gate_profile"],
+            f"{key['hold_s']}s" if key["hold_s"] else "-",
+            "-" if key["budget_tokens"] is None else str(key["budget_tokens"]),
             *(_time(key[field]) for field in ("created_ms", "expires_ms", "revoked_ms")),
         )
     Console().print(table)

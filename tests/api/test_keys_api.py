@@ -47,6 +47,8 @@ async def test_a_key_is_created_and_shown_once(client: httpx.AsyncClient, ledger
         "models": ["demo-20b"],
         "gate_profile": "coding",
         "ttl_s": 3600,
+        "hold_s": 120,
+        "budget_tokens": 5_000_000,
     }
     reply = await client.post("/v1/admin/keys", json=body)
     assert reply.status_code == 201
@@ -54,11 +56,13 @@ async def test_a_key_is_created_and_shown_once(client: httpx.AsyncClient, ledger
     principal = await ledger.authenticate(created["key"])
     assert (principal.person, principal.gate_profile) == ("alice", GateProfile.CODING)
     assert principal.models == {ModelId("demo-20b")}
+    assert principal.hold_s == 120
+    assert (created["hold_s"], created["budget_tokens"]) == (120, 5_000_000)
     assert created["scopes"] == ["approve", "inference"]
     assert created["expires_ms"] - created["created_ms"] == 3_600_000
-    listed = (await client.get("/v1/admin/keys")).text
-    assert created["id"] in listed
-    assert created["key"] not in listed
+    listed = await client.get("/v1/admin/keys")
+    assert {name: value for name, value in created.items() if name != "key"} in listed.json()["data"]
+    assert created["key"] not in listed.text
     assert ledger.actors == ["key_1"]
 
 
@@ -66,6 +70,13 @@ async def test_the_defaults_are_the_strict_ones(client: httpx.AsyncClient) -> No
     created = (await client.post("/v1/admin/keys", json=BODY)).json()
     assert created["scopes"] == ["inference"]
     assert (created["gate_profile"], created["models"], created["person"]) == ("ops", None, None)
+    assert (created["hold_s"], created["budget_tokens"]) == (0, None)
+
+
+@pytest.mark.parametrize("change", [{"hold_s": 600}, {"hold_s": 0}, {"budget_tokens": 1}, {"budget_tokens": 2**53 - 1}])
+async def test_the_ends_of_the_ranges_are_within(client: httpx.AsyncClient, change: dict[str, int]) -> None:
+    created = (await client.post("/v1/admin/keys", json={**BODY, **change})).json()
+    assert {name: created[name] for name in change} == change
 
 
 @pytest.mark.parametrize(
@@ -84,6 +95,12 @@ async def test_the_defaults_are_the_strict_ones(client: httpx.AsyncClient) -> No
         ({"ttl_s": 0}, "ttl_s"),
         ({"ttl_s": "60"}, "ttl_s"),
         ({"ttl_s": True}, "ttl_s"),
+        ({"hold_s": 601}, "hold_s"),
+        ({"hold_s": -1}, "hold_s"),
+        ({"hold_s": None}, "hold_s"),
+        ({"budget_tokens": 0}, "budget_tokens"),
+        ({"budget_tokens": 2**53}, "budget_tokens"),
+        ({"budget_tokens": 1.5}, "budget_tokens"),
         ({"colour": "red"}, "colour"),
     ],
 )

@@ -18,6 +18,8 @@ KEY: dict[str, Any] = {
     "created_ms": 1_767_225_600_000,
     "expires_ms": None,
     "revoked_ms": None,
+    "hold_s": 120,
+    "budget_tokens": 5_000_000,
 }
 
 
@@ -62,13 +64,32 @@ def test_create_prints_the_key_alone_on_stdout(server: Server) -> None:
         "models": ["demo-20b"],
         "gate_profile": "ops",
         "ttl_s": 60,
+        "hold_s": 0,
+        "budget_tokens": None,
     }
+
+
+def test_create_asks_for_a_hold_time_and_a_budget(server: Server) -> None:
+    arguments = "create --tenant acme --name laptop --hold-s 120 --budget-tokens 5000000"
+    assert CliRunner().invoke(keys.app, arguments.split()).exit_code == 0
+    [(_, _, body)] = server.asked
+    assert body is not None
+    assert (body["hold_s"], body["budget_tokens"]) == (120, 5_000_000)
+
+
+@pytest.mark.parametrize("option", ["--hold-s=601", "--hold-s=-1", "--budget-tokens=0"])
+def test_a_limit_that_no_key_can_have_never_reaches_the_server(server: Server, option: str) -> None:
+    done = CliRunner().invoke(keys.app, ["create", "--tenant", "a", "--name", "b", option])
+    assert done.exit_code == 2
+    assert server.asked == []
 
 
 def test_list_is_a_table_or_json_lines(server: Server) -> None:
     done = CliRunner().invoke(keys.app, ["list"], env={"COLUMNS": "200"})
     assert "key_1" in done.stdout
     assert "2026-01-01 00:00:00Z" in done.stdout
+    assert "120s" in done.stdout
+    assert "5000000" in done.stdout
     done = CliRunner().invoke(keys.app, ["list", "--tenant", "a&b", "--json"])
     assert json.loads(done.stdout) == KEY
     assert server.asked[-1] == ("GET", "/v1/admin/keys?tenant=a%26b", None)

@@ -26,6 +26,7 @@ from deployments.ports import (
 from deployments.store import open_store, sqlite_url, wal_is_safe
 from deployments.tenancy import ledger as ledger_module
 from deployments.tenancy.bootstrap import bootstrap
+from deployments.tenancy.budgets import Booking
 from deployments.tenancy.keys import generate
 from deployments.tenancy.ledger import INCORRECT_KEY, KeyLedger
 from deployments.tenancy.pepper import BadPepper, load_or_create_pepper
@@ -84,6 +85,7 @@ async def test_a_created_key_authenticates_as_what_it_was_created_for(world: Wor
         scopes=frozenset({Scope.INFERENCE, Scope.APPROVE}),
         models=frozenset({MODEL}),
         gate_profile=GateProfile.CODING,
+        hold_s=120,
     )
     principal = await world.ledger.authenticate(created.presented)
     assert principal.tenant == ACME
@@ -92,6 +94,7 @@ async def test_a_created_key_authenticates_as_what_it_was_created_for(world: Wor
     assert principal.scopes == {Scope.INFERENCE, Scope.APPROVE}
     assert principal.models == {MODEL}
     assert principal.gate_profile is GateProfile.CODING
+    assert principal.hold_s == 120
 
 
 async def test_every_bad_key_gets_the_same_answer(world: World) -> None:
@@ -302,9 +305,9 @@ async def test_many_at_once_share_transactions(world: World, monkeypatch: pytest
     principals = [await world.ledger.authenticate((await world.key()).presented) for _ in range(40)]
     write, calls = world.store.write, list[int]()
 
-    async def counted(grants: Any, settlements: Any) -> None:
+    async def counted(grants: Any, settlements: Any) -> list[Booking]:
         calls.append(len(grants) + len(settlements))
-        await write(grants, settlements)
+        return await write(grants, settlements)
 
     monkeypatch.setattr(world.store, "write", counted)
     grants = await asyncio.gather(
