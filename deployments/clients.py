@@ -35,6 +35,7 @@ from deployments.ports import (
     EngineInfo,
     EngineItem,
     Grant,
+    JsonValue,
     KeyId,
     KeyRecord,
     KeySpec,
@@ -50,6 +51,7 @@ from deployments.ports import (
     RouteDecision,
     RouteExplanation,
     RouteId,
+    StoredResponse,
     TenantId,
     Usage,
 )
@@ -322,3 +324,37 @@ class AuditClient(_Client):
     async def head(self) -> AuditHead:
         """Where the log stands."""
         return cast(AuditHead, await self._ask("head"))
+
+
+class ResponsesClient(_Client):
+    """`ports.Responses` over a handle."""
+
+    what = "The response store"
+
+    async def put(self, response: StoredResponse) -> None:
+        """Create or replace."""
+        await self._ask("put", response)
+
+    async def get(self, tenant: TenantId, response_id: str) -> StoredResponse:
+        """One response, or `NotFound`."""
+        return cast(StoredResponse, await self._ask("get", tenant, response_id))
+
+    async def delete(self, tenant: TenantId, response_id: str) -> None:
+        """Forget a response, or `NotFound`."""
+        await self._ask("delete", tenant, response_id)
+
+    async def cancel(self, tenant: TenantId, response_id: str) -> StoredResponse:
+        """Stop a background response."""
+        return cast(StoredResponse, await self._ask("cancel", tenant, response_id))
+
+    async def beat(self, tenant: TenantId, response_id: str) -> bool:
+        """A sign of life; False: stop."""
+        return bool(await self._ask("beat", tenant, response_id))
+
+    async def conversation(self, tenant: TenantId, response_id: str) -> Sequence[JsonValue]:
+        """Items of a response and all before it, oldest first."""
+        return cast(Sequence[JsonValue], await self._ask("conversation", tenant, response_id))
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        return bool(await self._ask("ready"))
