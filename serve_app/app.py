@@ -1,6 +1,6 @@
 """The whole graph on one screen.
 
-    Ingress -> {Engine:<model>:<revision>, DifficultyRouter, PolicyGate, AuditSink, Ledger}
+    Ingress -> {Engine:<model>:<revision>, DifficultyRouter, PolicyGate, AuditSink, Ledger, ResponseStore}
 
 `build` is a Serve application builder: `import_path: serve_app.app:build`, with the `AppConfig` as its `args`. Serve
 recognises the annotation, so a wrong key or value is refused before anything starts.
@@ -38,8 +38,11 @@ from deployments.gate.classify import Classifier
 from deployments.gate.deployment import PolicyGate
 from deployments.gate.guard import Guard
 from deployments.ingress.deployment import Ingress
+from deployments.ingress.dialects.codecs import make_codecs
+from deployments.ingress.journey import GENERATING
 from deployments.ingress.surface import Loaded, Parts, ServedModel
 from deployments.ports import Approvals, Audit, Dialect, Gate, ModelId
+from deployments.responses.deployment import ResponseStore
 from deployments.store import sqlite_url
 from deployments.tenancy.deployment import Ledger
 from serve_app.api.factory import create_api
@@ -71,14 +74,16 @@ def build(config: AppConfig) -> Application:
                   config.tenancy, config.tenant, name="Ledger", **small(config.ledger_replicas))  # fmt: skip
     gate = bind(PolicyGate, audit, store_url(config, "gate"), config.gate, name="PolicyGate",
                 **small(config.gate_replicas))  # fmt: skip
-    tiers = {each.tier: (each.engine.model, each.engine.revision) for each in config.models}
+    tiers = {each.tier: (each.engine.model, each.engine.revision) for each in config.models if each.tier is not None}
     router = bind(DifficultyRouter, config.difficulty, read_yaml(config.routing_policy), tiers,
                   name="DifficultyRouter", **small(config.difficulty_replicas))  # fmt: skip
     engines = {
         model.engine.model: engine(model.engine, sources.get(model.engine.model, ""), vocabulary, config.device)
         for model in config.models
     }
-    return bind(Ingress, parts(config), engines, router, gate, audit, ledger, ingress=True, name="Ingress",
+    responses = bind(ResponseStore, store_url(config, "responses"), config.responses, name="ResponseStore",
+                     **small(config.responses_replicas))  # fmt: skip
+    return bind(Ingress, parts(config), engines, router, gate, audit, ledger, responses, ingress=True, name="Ingress",
                 **small(config.ingress_replicas))  # fmt: skip
 
 
@@ -125,14 +130,20 @@ def parts(config: AppConfig) -> Parts:
         make_api=partial(create_api, behind_serve=True),
         make_classifier=partial(load_classifier, config.gate.bundle),
         make_gate=partial(make_gate, config.ingress.audit_timeout_s),
-        make_counters=partial(token_counters, [model.engine.model for model in config.models if model.source],
+        make_counters=partial(token_counters,
+                              [model.engine.model for model in config.models if model.source and model.tier],
                               str(vocabulary_dir(config))),
         make_meter=Counters,
-        readers={Dialect.CHAT: read_chat, Dialect.COMPLETIONS: read_completion},
+        codecs=make_codecs(
+            {ModelId(model.engine.model): model.fim.template() for model in config.models if model.fim is not None},
+            None if config.fim_model is None else ModelId(config.fim_model),
+            config.fim_emulation,
+        ),
+        readers={dialect: read_completion if dialect is Dialect.COMPLETIONS else read_chat for dialect in Dialect},
         models=tuple(
             ServedModel(
                 model=ModelId(model.engine.model),
-                tier=model.tier.value,
+                tier=None if model.tier is None else model.tier.value,
                 kind=model.engine.kind_name,
                 revision=model.engine.revision,
                 max_model_len=model.engine.max_model_len or 131_072,
@@ -141,6 +152,8 @@ def parts(config: AppConfig) -> Parts:
                 local=model.local,
                 may_be_cold=model.engine.scaling is not None and model.engine.scaling.min_replicas == 0,
                 cold_start_s=model.engine.cold_start_s,
+                fim=model.fim is not None,
+                dialects=frozenset({Dialect.EMBEDDINGS}) if model.embeddings else GENERATING,
             )
             for model in config.models
         ),

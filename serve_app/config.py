@@ -21,8 +21,10 @@ from deployments.engine.options import EngineSettings
 from deployments.engine.synthetic import SyntheticSettings
 from deployments.engine.upstream_settings import UpstreamSettings
 from deployments.gate.settings import GateSettings
+from deployments.ingress.dialects.fim import PRESETS, FimTemplate
 from deployments.ingress.settings import IngressSettings
 from deployments.ports import Tier
+from deployments.responses.settings import ResponsesSettings
 from deployments.tenancy.settings import TenancySettings
 
 DEFAULT_STATE_DIR = Path(".gatehouse")
@@ -56,11 +58,70 @@ AnyEngineSettings: TypeAlias = Annotated[
 ]
 
 
-class ServedModelConfig(_Model):
-    """One model behind the router. `source: demo:<name>` stands for an embedded demonstration checkpoint."""
+FimPreset: TypeAlias = Literal["qwen2.5-coder", "codellama", "starcoder2", "deepseek-coder", "codestral"]
 
-    tier: Tier
+
+class FimSettings(_Model):
+    """How a model is asked to fill in the middle: a known family's template, or its own tokens.
+
+    The prompt is `{prefix}BEFORE{suffix}AFTER{middle}`; with `suffix_first` the first two change places. `stop` ends
+    the middle, in addition to what the preset and the client name. The engine is asked to write special tokens out
+    (`skip_special_tokens: false`), so that it finds those stops; name the field in `drop_fields` of a server that
+    refuses it.
+    """
+
+    preset: FimPreset | None = None
+    prefix: str | None = None
+    suffix: str | None = None
+    middle: str | None = None
+    suffix_first: bool = False
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)] = []
+
+    @model_validator(mode="after")
+    def _one_template(self) -> "FimSettings":
+        own = (self.prefix, self.suffix, self.middle)
+        if self.preset is not None:
+            if any(token is not None for token in own) or self.suffix_first:
+                raise ValueError("set either `preset`, or `prefix`, `suffix` and `middle`")
+        elif any(token is None for token in own):
+            raise ValueError("set `preset`, or all of `prefix`, `suffix` and `middle`")
+        elif not self.prefix or not self.suffix:
+            raise ValueError("`prefix` and `suffix` must not be empty")
+        return self
+
+    def template(self) -> FimTemplate:
+        """The template that was configured."""
+        if self.preset is not None:
+            return PRESETS[self.preset].with_stops(self.stop)
+        return FimTemplate(
+            self.prefix or "", self.suffix or "", self.middle or "", tuple(self.stop), suffix_first=self.suffix_first
+        )
+
+
+class ServedModelConfig(_Model):
+    """One model. `source: demo:<name>` stands for an embedded demonstration checkpoint.
+
+    The router chooses among the models with a `tier`; one without is reached by its name alone. `fim`: it can fill in
+    the middle. `embeddings`: it does nothing but that.
+    """
+
+    tier: Tier | None = None
     engine: AnyEngineSettings
+    fim: FimSettings | None = None
+    embeddings: bool = False
+
+    @model_validator(mode="after")
+    def _what_it_can_do(self) -> "ServedModelConfig":
+        if self.embeddings and self.tier is not None:
+            raise ValueError("a model with `embeddings` has no `tier`: it cannot answer what the router sends")
+        if self.embeddings and self.fim is not None:
+            raise ValueError("a model has either `embeddings` or `fim`")
+        if self.embeddings and isinstance(self.engine, SyntheticSettings):
+            raise ValueError("an engine of kind synthetic has no `embeddings`")
+        needed = "/v1/embeddings" if self.embeddings else "/v1/completions" if self.fim is not None else None
+        if isinstance(self.engine, UpstreamSettings) and needed is not None and needed not in self.engine.paths:
+            raise ValueError(f"engine.paths must hold {needed}")
+        return self
 
     @property
     def source(self) -> str | None:
@@ -104,15 +165,25 @@ class AppConfig(_Model):
     min_memory_gib: Annotated[float, Field(ge=0)] = 0.0
     routing_policy: str = "configs/policies/routing-v1.yaml"
     models: Annotated[list[ServedModelConfig], Field(min_length=1, max_length=8)]
+    fim_model: str | None = Field(
+        default=None, description="Which model fills in the middle (completions with a `suffix`) for clients that name "
+        "none; it must have `fim`.",
+    )  # fmt: skip
+    fim_emulation: bool = Field(
+        default=True, description="Fill in the middle through a chat prompt where the model has no tokens for it. Off: "
+        "such a request is refused.",
+    )  # fmt: skip
     ingress: IngressSettings = IngressSettings()
     difficulty: DifficultySettings = DifficultySettings()
     gate: GateSettings = GateSettings()
     audit: AuditSettings = AuditSettings()
     tenancy: TenancySettings = TenancySettings()
+    responses: ResponsesSettings = ResponsesSettings()
     ingress_replicas: ReplicaConfig = ReplicaConfig()
     difficulty_replicas: ReplicaConfig = ReplicaConfig()
     gate_replicas: ReplicaConfig = ReplicaConfig()
     ledger_replicas: ReplicaConfig = ReplicaConfig()
+    responses_replicas: ReplicaConfig = ReplicaConfig()
     audit_replicas: ReplicaConfig = ReplicaConfig(max_ongoing_requests=4096)
 
     @model_validator(mode="after")
@@ -122,11 +193,15 @@ class AppConfig(_Model):
             raise ValueError("two models have the same name")
         if "auto" in names:
             raise ValueError("a model must not be called 'auto': that name means the router's choice")
-        tiers = [model.tier for model in self.models]
+        tiers = [model.tier for model in self.models if model.tier is not None]
         if len(set(tiers)) != len(tiers):
             raise ValueError("two models serve the same tier")
         if Tier.BASE not in tiers:
             raise ValueError("one model must serve the tier 20b")
+        if self.fim_model is not None and not any(
+            model.engine.model == self.fim_model and model.fim is not None for model in self.models
+        ):
+            raise ValueError("fim_model must name a model that has `fim`")
         if not all(model.local for model in self.models) and not any(
             tenant.egress for tenant in self.tenancy.tenants.values()
         ):
@@ -135,8 +210,12 @@ class AppConfig(_Model):
             raise ValueError("audit_replicas: the log has exactly one writer")
         if self.ledger_replicas.replicas > 1:
             raise ValueError("ledger_replicas: one process counts the open grants of a key")
-        if (self.store_url is None or self.store_url.startswith("sqlite")) and self.gate_replicas.replicas > 1:
-            raise ValueError("gate_replicas: one process owns a SQLite file; more replicas need a PostgreSQL store_url")
+        if self.store_url is None or self.store_url.startswith("sqlite"):
+            for name, replicas in (("gate", self.gate_replicas), ("responses", self.responses_replicas)):
+                if replicas.replicas > 1:
+                    raise ValueError(
+                        f"{name}_replicas: one process owns a SQLite file; more replicas need a PostgreSQL store_url"
+                    )
         return self
 
     @property

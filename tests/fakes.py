@@ -4,10 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from deployments.clock import FixedClock
-from deployments.ingress.dialects.codecs import CODECS
-from deployments.ingress.journey import Journey, TierModel
+from deployments.ingress.dialects.codecs import make_codecs
+from deployments.ingress.dialects.values import Codec, Framing
+from deployments.ingress.inquiry import Inquiries
+from deployments.ingress.journey import Journey, RoutedModel
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.surface import ServedModel, Surface
 from deployments.ingress.trail import Recorder
@@ -38,11 +41,13 @@ from router.types import Effort
 from serve_app.api.metrics import Counters
 from tests.fakes_audit import InMemoryAudit
 from tests.fakes_ledger import InMemoryLedger
+from tests.fakes_responses import InMemoryResponses
 
 BASE, STRONG = ModelId("demo-20b"), ModelId("demo-120b")
 JSON_START = EngineStart(200, (("content-type", "application/json"),))
 SSE_START = EngineStart(200, (("content-type", "text/event-stream; charset=utf-8"),))
 KEY = "gh-test-key"
+FRAMING = Framing("0" * 32, BASE, 1_767_225_600, Effort.MEDIUM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,10 @@ class World:
     difficulty: ChoosingDifficulty = field(default_factory=ChoosingDifficulty)
     audit: InMemoryAudit = field(default_factory=InMemoryAudit)
     clock: FixedClock = field(default_factory=FixedClock)
-    approvals: object = field(default_factory=lambda: Ready())
+    approvals: Any = field(default_factory=lambda: Ready())
+    responses: InMemoryResponses = field(default_factory=InMemoryResponses)
+    codecs: Mapping[Dialect, Codec] = field(default_factory=make_codecs)
+    extra_models: tuple[RoutedModel, ...] = ()
     classifier: object = None
     _surface: Surface | None = None
 
@@ -180,28 +188,37 @@ class World:
         counters = Counters()
         recorder = Recorder(self.audit, self.clock, self.settings.audit_timeout_s)
         engines = {BASE: self.engine, STRONG: self.strong}
+        engines |= dict.fromkeys((each.model for each in self.extra_models), self.engine)
         readers = dict.fromkeys(Dialect, read_request)
+        windows = {model: Window(self.limit, lambda text: len(text.split())) for model in engines}
+        routed = (
+            RoutedModel(Tier.BASE, BASE, "r1", True),
+            RoutedModel(Tier.STRONG, STRONG, "r1", self.strong_is_local),
+            *self.extra_models,
+        )
         journey = Journey(
             ledger=self.ledger,
             difficulty=self.difficulty,
             engines=engines,
             gate=self.gate,
+            approvals=self.approvals,
             recorder=recorder,
-            codecs=CODECS,
+            codecs=self.codecs,
             readers=readers,
-            windows={model: Window(self.limit, lambda text: len(text.split())) for model in engines},
+            windows=windows,
             meter=counters,
             settings=self.settings,
             clock=self.clock,
-            tiers=(TierModel(Tier.BASE, BASE, "r1", True), TierModel(Tier.STRONG, STRONG, "r1", self.strong_is_local)),
+            models=routed,
         )
         models = tuple(
             ServedModel(model, tier, "vllm", "r1", self.limit, True, 1_767_225_600)
             for model, tier in ((BASE, "20b"), (STRONG, "120b"))
         )
         return Surface(
-            journey, self.ledger, self.difficulty, self.approvals, self.audit, engines, models, readers,
-            recorder, counters, self.settings, self.clock, self.classifier,
+            journey, Inquiries(self.ledger, engines, windows, routed),
+            self.ledger, self.difficulty, self.approvals, self.audit, self.responses, self.codecs, engines,
+            models, readers, recorder, counters, self.settings, self.clock, self.classifier,
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, cast
 
-from deployments.ports import Effort, JsonValue, Role, RouteRequest, Turn
+from deployments.ports import EFFORTS, Effort, JsonValue, Role, RouteRequest, Turn
 
 MAX_TURNS: Final = 256
 MAX_HEAD_CHARS: Final = 192_000
@@ -20,16 +20,6 @@ _ROLES: Final[Mapping[str, Role]] = {
     "assistant": Role.ASSISTANT,
     "tool": Role.TOOL,
     "function": Role.TOOL,
-}
-# The three efforts of gpt-oss, and the neighbours that clients send to other models.
-_EFFORTS: Final[Mapping[str, Effort]] = {
-    "none": Effort.LOW,
-    "minimal": Effort.LOW,
-    "low": Effort.LOW,
-    "medium": Effort.MEDIUM,
-    "high": Effort.HIGH,
-    "xhigh": Effort.HIGH,
-    "max": Effort.HIGH,
 }
 
 
@@ -110,7 +100,7 @@ def _effort(body: Mapping[str, JsonValue]) -> Effort | None:
     if effort is None:
         reasoning = body.get("reasoning")
         effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
-    return _EFFORTS.get(effort) if isinstance(effort, str) else None
+    return EFFORTS.get(effort) if isinstance(effort, str) else None
 
 
 def _list(value: JsonValue) -> Sequence[JsonValue]:

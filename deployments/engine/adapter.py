@@ -28,6 +28,8 @@ HARMONY_STOPS = frozenset({200002, 200012})  # <|return|>, <|call|>
 _WARM_UP_DEADLINE_S = 600.0  # the first sampled request compiles kernels: 6 s on two quiet cores, minutes on busy ones
 _SHUTDOWN_S = 10.0
 _OK = 200
+_EMBEDDING = frozenset({"/v1/embeddings"})
+_GENERATING = ENGINE_PATHS - _EMBEDDING - {"/tokenize", "/detokenize"}
 
 
 class EngineStartFailed(Exception):
@@ -105,7 +107,8 @@ class VLLM:
         server = _mind(app, settings)
         self = cls(engine, AsgiBridge(cast(AsgiApp, app), settings.flush, settings.abort_grace_s), server, pulse)
         if settings.warm_up:
-            await self._warm_up(settings.model, chat=harmony)
+            embeds = any(path == "/v1/embeddings" for path, _ in _routes(app.routes))
+            await self._warm_up(settings.model, chat=harmony, embeds=embeds)
         gc.collect()
         gc.freeze()  # vLLM's lifespan does this, but it does not run here: the start-up heap is never garbage
         return self
@@ -162,8 +165,11 @@ class VLLM:
             self._engine.shutdown(timeout=_SHUTDOWN_S)
             self._guardian.release()
 
-    async def _warm_up(self, model: str, chat: bool) -> None:
+    async def _warm_up(self, model: str, chat: bool, embeds: bool) -> None:
         """Pay for what the first *sampled* request compiles, and for the first chat template, before being ready."""
+        if embeds:
+            await self._expect_ok("/v1/embeddings", {"model": model, "input": "hi"})
+            return
         sampled = {"model": model, "max_tokens": 2, "temperature": 1.0}
         await self._expect_ok("/v1/completions", sampled | {"prompt": [1, 2, 3]})
         if chat:
@@ -207,7 +213,9 @@ def _mind(app: Any, settings: EngineSettings) -> SimpleNamespace:
     """Where vLLM reports fatal errors of this app; `EngineStartFailed` when it does not serve all that we allow."""
     # vLLM's handler for fatal errors sets `should_exit` here; outside uvicorn the attribute would be missing
     server = app.state.server = SimpleNamespace(should_exit=False)
-    missing = ENGINE_PATHS - {path for path, methods in _routes(app.routes) if "POST" in methods}
+    served = {path for path, methods in _routes(app.routes) if "POST" in methods}
+    # A model that embeds generates nothing, and the other way round: vLLM serves the routes of one kind.
+    missing = ENGINE_PATHS - served - (_GENERATING if served >= _EMBEDDING else _EMBEDDING)
     if missing:
         raise EngineStartFailed(f"This vLLM does not serve {', '.join(sorted(missing))} for {settings.model}.")
     return server

@@ -9,7 +9,9 @@ from deployments.engine.scaling import ScalingSettings, autoscaling_config
 ENGINE_PATHS = frozenset(
     {
         "/v1/chat/completions",
+        "/v1/chat/completions/render",
         "/v1/completions",
+        "/v1/embeddings",
         "/v1/messages",
         "/v1/responses",
         "/tokenize",

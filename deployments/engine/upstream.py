@@ -29,7 +29,7 @@ from deployments.clock import Clock
 from deployments.engine.breaker import Breaker, BreakerState, Refused, Ticket
 from deployments.engine.settings import FORWARDED_HEADERS
 from deployments.engine.upstream_settings import UpstreamSettings
-from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout, GatehouseError
+from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout, GatehouseError, InvalidRequest
 from deployments.ports import EngineCall, EngineInfo, EngineItem, EngineStart, ModelId
 
 _log = logging.getLogger("gatehouse.upstream")
@@ -115,7 +115,7 @@ class UpstreamReplica:
         for a stream that ends without its `[DONE]`.
         """
         if call.method != "POST" or call.path not in self._settings.paths:
-            raise EngineFailed("The engine does not serve this path.")
+            raise InvalidRequest("This model does not serve this endpoint.", "model", "unsupported_model")
         if self._active >= self._settings.max_queued:
             raise EngineOverloaded("The model is busy. Please try again in 2s.", 2)
         exchange = _Exchange(self._settings, call)

@@ -10,10 +10,18 @@ from contextlib import suppress
 from typing import Any
 
 from deployments._local import take_over_port
-from deployments.clients import ApprovalsClient, AuditClient, ColdWatch, DifficultyClient, EngineClient, LedgerClient
+from deployments.clients import (
+    ApprovalsClient,
+    AuditClient,
+    ColdWatch,
+    DifficultyClient,
+    EngineClient,
+    LedgerClient,
+    ResponsesClient,
+)
 from deployments.clock import SystemClock
-from deployments.ingress.dialects.codecs import CODECS
-from deployments.ingress.journey import Journey, TierModel
+from deployments.ingress.inquiry import Inquiries
+from deployments.ingress.journey import Journey, RoutedModel
 from deployments.ingress.surface import AsgiApp, Parts, Surface
 from deployments.ingress.trail import Recorder
 from deployments.ingress.window import Window
@@ -31,6 +39,7 @@ class Ingress:
         approvals: Any,
         audit: Any,
         ledger: Any,
+        responses: Any,
     ) -> None:
         take_over_port()
         settings, clock = parts.settings, SystemClock()
@@ -39,6 +48,7 @@ class Ingress:
         sink = AuditClient(audit, settings.audit_timeout_s)
         desk = ApprovalsClient(approvals, settings.call_timeout_s)
         keys = LedgerClient(ledger, settings.call_timeout_s)
+        kept = ResponsesClient(responses, settings.call_timeout_s)
         router = DifficultyClient(difficulty, settings.call_timeout_s)
         self._cold = ColdWatch()
         replicas = {
@@ -52,28 +62,41 @@ class Ingress:
         }
         meter = parts.make_meter()
         recorder = Recorder(sink, clock, settings.audit_timeout_s)
+        windows = {served.model: Window(served.max_model_len, counters.get(served.model)) for served in parts.models}
+        models = [
+            RoutedModel(
+                None if served.tier is None else Tier(served.tier),
+                served.model,
+                served.revision,
+                served.local,
+                served.dialects,
+            )
+            for served in parts.models
+        ]
         journey = Journey(
             ledger=keys,
             difficulty=router,
             engines=replicas,
             gate=parts.make_gate(classifier, desk, sink, clock),
+            approvals=desk,
             recorder=recorder,
-            codecs=CODECS,
+            codecs=parts.codecs,
             readers=parts.readers,
-            windows={served.model: Window(served.max_model_len, counters.get(served.model)) for served in parts.models},
+            windows=windows,
             meter=meter,
             settings=settings,
             clock=clock,
-            tiers=[
-                TierModel(Tier(served.tier), served.model, served.revision, served.local) for served in parts.models
-            ],
+            models=models,
         )
         self._surface = Surface(
             journey,
+            Inquiries(keys, replicas, windows, models),
             keys,
             router,
             desk,
             sink,
+            kept,
+            parts.codecs,
             replicas,
             parts.models,
             parts.readers,

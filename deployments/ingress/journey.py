@@ -7,7 +7,9 @@ dialect looks like is in `dialects/`; statuses and error bodies are in `serve_ap
 """
 
 import asyncio
+import hashlib
 import logging
+import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
@@ -23,8 +25,9 @@ from deployments.errors import (
     InvalidRequest,
     UnknownModel,
 )
-from deployments.ingress.dialects.values import Asked, Codec, Emit, Judge, ReplyFilter
+from deployments.ingress.dialects.values import Asked, Codec, Emit, Framing, Judge, ReplyFilter
 from deployments.ingress.egress import Reach, check, wish
+from deployments.ingress.holding import Holder
 from deployments.ingress.meter import Meter
 from deployments.ingress.opening import Opening
 from deployments.ingress.principals import Principals
@@ -33,11 +36,13 @@ from deployments.ingress.settings import IngressSettings
 from deployments.ingress.trail import Recorder
 from deployments.ingress.window import Window, without_max_tokens
 from deployments.ports import (
+    Approvals,
     Attempt,
     AttemptOutcome,
     AuditEvent,
     Dialect,
     Difficulty,
+    Effort,
     Engine,
     EngineCall,
     EngineItem,
@@ -45,8 +50,10 @@ from deployments.ports import (
     Gate,
     GateContext,
     Grant,
+    Held,
     JsonValue,
     Ledger,
+    Limit,
     ModelId,
     Principal,
     Receipt,
@@ -55,6 +62,7 @@ from deployments.ports import (
     Risk,
     RouteAsk,
     RouteDecision,
+    RouteId,
     RouteRequest,
     Scope,
     SessionId,
@@ -64,6 +72,7 @@ from deployments.ports import (
 
 _log = logging.getLogger("gatehouse.ingress")
 T = TypeVar("T")
+GENERATING = frozenset(Dialect) - {Dialect.EMBEDDINGS}
 Reader: TypeAlias = Callable[[Mapping[str, JsonValue]], RouteRequest]
 
 
@@ -77,24 +86,33 @@ class Ask:
     headers: Mapping[str, str]
     body: Mapping[str, JsonValue]
     risk: Risk | None = None
+    reply_id: str | None = None
+    """32 hex digits for the reply's own id, when the edge must know it beforehand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """First item of every answer: the status is 200, `headers` say who answers and why."""
+    """First item of every answer: the status is 200, `headers` say who answers and why.
+
+    `reply` answers the filter that writes the reply now: the edge asks it for keepalives, for the last event of a
+    stream that breaks off, and for what is to be stored.
+    """
 
     headers: Mapping[str, str]
     stream: bool
+    limits: tuple[Limit, ...]
+    reply: Callable[[], ReplyFilter]
 
 
 @dataclass(frozen=True, slots=True)
-class TierModel:
-    """The model of a tier at its revision. `local`: prompts stay on the operator's premises."""
+class RoutedModel:
+    """A model at its revision. `tier` None: reached by name alone. `local`: prompts stay on the operator's premises."""
 
-    tier: Tier
+    tier: Tier | None
     model: ModelId
     revision: str
     local: bool
+    dialects: frozenset[Dialect] = GENERATING
 
 
 @dataclass(slots=True)
@@ -111,6 +129,7 @@ class _Turn:
     started_s: float
     recording: asyncio.Task[Receipt | None] | None = None
     first_byte_s: float | None = None
+    headed: bool = False
     tool_calls: int = 0
     engine_reached: bool = False
     completed: bool = False
@@ -133,6 +152,7 @@ class Journey:
         difficulty: Difficulty,
         engines: Mapping[ModelId, Engine],
         gate: Gate,
+        approvals: Approvals,
         recorder: Recorder,
         codecs: Mapping[Dialect, Codec],
         readers: Mapping[Dialect, Reader],
@@ -140,18 +160,23 @@ class Journey:
         meter: Meter,
         settings: IngressSettings,
         clock: Clock,
-        tiers: Sequence[TierModel],
+        models: Sequence[RoutedModel],
     ) -> None:
-        """`tiers` names the model of every tier: for falling back from a cold one, and for what may leave."""
-        self._reaches = [Reach(each.model, each.local) for each in tiers]
+        """`models` names every model that is served, with its tier and the dialects it can answer."""
+        self._models = {each.model: each for each in models}
+        tiers = [(each.tier, each) for each in models if each.tier is not None]
+        self._base = min(tiers, key=lambda each: each[0].rank)[1].model
+        # The router chooses among the tiers; what has none is reached by name alone.
+        self._reaches = [Reach(each.model, each.local) for _, each in tiers]
         self._larger = {
-            each.tier: tuple(other for other in tiers if other.tier.rank > each.tier.rank) for each in tiers
+            tier: tuple((rank, other) for rank, other in tiers if rank.rank > tier.rank) for tier, _ in tiers
         }
         self._principals = Principals(ledger, clock, settings.principal_ttl_s)
         self._ledger = ledger
         self._difficulty = difficulty
         self._engines = engines
         self._gate = gate
+        self._holder = Holder(gate, approvals, clock, settings.hold_poll_s)
         self._recorder = recorder
         self._codecs = codecs
         self._readers = readers
@@ -171,7 +196,7 @@ class Journey:
         started_s = self._clock.monotonic_s()
         principal = await self.authenticate(ask.key, Scope.INFERENCE)
         asked = self._codecs[ask.dialect].read(ask.body)
-        session = session_of(principal, ask.headers, ask.body)
+        session = session_of(principal, ask.headers, ask.body, asked.body)
         routing = self._own(self._route(principal, session, ask, asked))  # while the ledger admits
         try:
             grant = await self._admit(principal, ask, asked)
@@ -181,7 +206,7 @@ class Journey:
         turn: _Turn | None = None
         try:
             decision = await routing
-            reply = self._codecs[ask.dialect].filter(asked)
+            reply = self._codecs[ask.dialect].filter(asked, self._framing(ask, decision))
             turn = _Turn(ask, principal, session, asked, decision, grant, reply, started_s)
             async with aclosing(self._generate(turn)) as released:
                 async for item in released:
@@ -210,17 +235,23 @@ class Journey:
         return principal
 
     async def _admit(self, principal: Principal, ask: Ask, asked: Asked) -> Grant:
-        tokens = sum(len(text) for text in asked.prompt_texts) // 4 + asked.choices * (
-            asked.max_tokens or self._settings.answer_tokens
+        answer = self._settings.answer_tokens if asked.max_tokens is None else asked.max_tokens
+        answer = min(answer, max(window.limit for window in self._windows.values()))  # agents ask for more than exists
+        tokens = (
+            max(asked.prompt_ids, asked.batch_ids)
+            + sum(len(text) for text in asked.prompt_texts) // 4
+            + asked.choices * answer
         )
         return await self._ledger.admit(principal, ask.request_id, ModelId(asked.requested_model), tokens)
 
     async def _route(self, principal: Principal, session: SessionId, ask: Ask, asked: Asked) -> RouteDecision:
         if asked.model is not None and not (asked.model in self._engines and principal.may_use(asked.model)):
             raise UnknownModel(asked.requested_model)
+        if asked.model is not None and self._models[asked.model].tier is None:
+            return await self._direct(self._models[asked.model], principal, asked)
         usable = [each for each in self._reaches if principal.may_use(each.model)]
         wished = wish(asked.model, principal.egress, usable)
-        request = self._readers[ask.dialect](ask.body)
+        request = self._readers[ask.dialect](asked.body)
         decision = await self._difficulty.route(
             RouteAsk(
                 request_id=ask.request_id,
@@ -234,6 +265,31 @@ class Journey:
             raise UnknownModel(asked.requested_model)
         decision = self._warm(decision, asked, principal)
         check(decision.model, principal.egress, self._reaches)
+        return await self._checked(decision, asked)
+
+    async def _direct(self, model: RoutedModel, principal: Principal, asked: Asked) -> RouteDecision:
+        """The way to a model that no policy chooses: a small one for filling in the middle, or for embeddings."""
+        check(model.model, principal.egress, [Reach(model.model, model.local)])
+        decision = RouteDecision(
+            route_id=RouteId(f"rt_{uuid.uuid4().hex}"),
+            model=model.model,
+            tier=Tier.BASE,
+            effort=asked.effort or Effort.LOW,
+            revision=model.revision,
+            reason="model_without_tier",
+            reasons=("model_without_tier",),
+            difficulty=0.0,
+            policy_digest="0" * 64,
+            watched=False,
+        )
+        return await self._checked(decision, asked)
+
+    async def _checked(self, decision: RouteDecision, asked: Asked) -> RouteDecision:
+        """The decision, when its model can answer this dialect and the prompt fits its window."""
+        if asked.dialect not in self._models[decision.model].dialects:
+            raise InvalidRequest(
+                f"The model '{decision.model}' does not serve {asked.dialect.value}.", "model", "unsupported_model"
+            )
         await self._windows[decision.model].check(asked)
         self._meter.routed(decision)
         return decision
@@ -242,14 +298,14 @@ class Journey:
         """The decision, moved to a larger tier while its own has no replica, where the settings allow that."""
         if not self._settings.cold_fallback or asked.model is not None or not self._engines[decision.model].cold():
             return decision
-        for target in self._larger.get(decision.tier, ()):
+        for tier, target in self._larger.get(decision.tier, ()):
             allowed = principal.may_use(target.model) and (principal.egress or target.local)
             if allowed and not self._engines[target.model].cold():
                 reason = "cold_tier_fallback"
                 return replace(
                     decision,
                     model=target.model,
-                    tier=target.tier,
+                    tier=tier,
                     revision=target.revision,
                     reason=reason,
                     reasons=(reason, *decision.reasons),
@@ -259,28 +315,38 @@ class Journey:
     async def _generate(self, turn: _Turn) -> AsyncGenerator[Head | bytes, None]:
         """The engine's reply, gated. The routing record is written while the engine works."""
         turn.recording = self._own(self._recorder.record(self._decided(turn)))
-        headed = False
         while True:
             try:
                 async with aclosing(await self._open(turn)) as items:
                     receipt = await asyncio.shield(turn.recording)
                     turn.reply.receipt(receipt)
-                    opening = await self._first_bytes(turn, items)
-                    if not headed:
-                        headed = True
-                        yield Head(_headers(turn, receipt), turn.asked.stream)
-                    for data in opening:
-                        yield data
-                    async for item in items:
-                        async for data in self._release(turn, item):
-                            yield data
-                turn.reply.close()
-                async for data in self._steps(turn):
-                    yield data
+                    if not turn.headed and not (turn.asked.stream and items.waiting):
+                        yield self._head(turn, receipt)
+                    async with aclosing(self._flow(turn, items)) as released:
+                        async for data in released:
+                            if not turn.headed:
+                                yield self._head(turn, receipt)
+                            if data:
+                                yield data
             except _Malformed:
                 self._begin_again(turn)
             else:
                 return
+
+    def _head(self, turn: _Turn, receipt: Receipt | None) -> Head:
+        turn.headed = True
+        return Head(_headers(turn, receipt), turn.asked.stream, turn.grant.limits, lambda: turn.reply)
+
+    async def _flow(self, turn: _Turn, items: Opening) -> AsyncGenerator[bytes, None]:
+        """What may leave. Empty bytes mean that all is well so far: until the first ones a failure becomes a status."""
+        async for item in items:
+            async for data in self._release(turn, item):
+                yield data
+            if not turn.headed:
+                yield b""
+        turn.reply.close()
+        async for data in self._steps(turn):
+            yield data
 
     def _begin_again(self, turn: _Turn) -> None:
         """A second attempt in place of one that nobody has seen a byte of; the first one is paid for, too."""
@@ -288,7 +354,7 @@ class Journey:
         if spent is not None:
             turn.spent = spent
         turn.attempts += 1
-        turn.reply = self._codecs[turn.ask.dialect].filter(turn.asked)
+        turn.reply = turn.reply.again()
 
     async def _open(self, turn: _Turn) -> Opening:
         """The chosen engine's reply, its status known to be good."""
@@ -297,7 +363,7 @@ class Journey:
             return await self._call(turn, asked)
         except ContextTooLong:
             # The prompt may fit and only the answer's limit not: then the window is the limit (see Window.clamp).
-            if asked.max_tokens is None:
+            if not asked.max_tokens:
                 raise
             return await self._call(turn, without_max_tokens(asked))
 
@@ -319,13 +385,6 @@ class Journey:
             await opening.aclose()
             raise
         return opening
-
-    async def _first_bytes(self, turn: _Turn, items: Opening) -> list[bytes]:
-        """What a stream's first item releases: a failure here still becomes a status, not a broken stream."""
-        if not turn.asked.stream or not items.waiting:
-            return []
-        first = await anext(items, None)
-        return [] if first is None else [data async for data in self._release(turn, first)]
 
     async def _release(self, turn: _Turn, item: EngineItem) -> AsyncGenerator[bytes, None]:
         match item:
@@ -355,6 +414,10 @@ class Journey:
                     turn.tool_calls += len(step.calls)
                     verdicts = await self._gate.judge(_context(turn), step.calls)
                     self._meter.judged(turn.ask.dialect, verdicts)
+                    if turn.principal.hold_s and any(isinstance(verdict, Held) for verdict in verdicts):
+                        yield b""  # what follows may take minutes
+                        verdicts = await self._holder.wait(_context(turn), step.calls, verdicts)
+                        self._meter.judged(turn.ask.dialect, verdicts)
                     turn.reply.resolve(verdicts)
                 case _:
                     assert_never(step)
@@ -369,7 +432,8 @@ class Journey:
             await turn.recording  # the order of the log is the order of events
         await self._recorder.record(self._finished(turn, usage))
         outcome = _outcome(turn)
-        if outcome is not None and (turn.decision.watched or outcome is not AttemptOutcome.OK):
+        routed = self._models[turn.decision.model].tier is not None  # the memory is about tiers
+        if routed and outcome is not None and (turn.decision.watched or outcome is not AttemptOutcome.OK):
             attempt = Attempt(
                 event_id=turn.decision.route_id,
                 tenant=turn.principal.tenant,
@@ -391,6 +455,10 @@ class Journey:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _framing(self, ask: Ask, decision: RouteDecision) -> Framing:
+        reply_id = ask.reply_id or hashlib.sha256(decision.route_id.encode()).hexdigest()[:32]
+        return Framing(reply_id, decision.model, self._clock.now_ms() // 1000, decision.effort)
 
     def _decided(self, turn: _Turn) -> AuditEvent:
         decision = turn.decision
@@ -479,6 +547,8 @@ def _headers(turn: _Turn, receipt: Receipt | None) -> dict[str, str]:
     if receipt is not None:
         headers["x-gatehouse-audit-index"] = str(receipt.index)
         headers["x-gatehouse-receipt"] = receipt.leaf_hash.hex()
+    if turn.asked.dropped_tools:
+        headers["x-gatehouse-dropped-tools"] = ",".join(turn.asked.dropped_tools)
     return headers
 
 

@@ -23,10 +23,16 @@ SESSION_HEADERS = (
 _MAX_CHARS = 256
 
 
-def session_of(principal: Principal, headers: Mapping[str, str], body: Mapping[str, JsonValue]) -> SessionId:
-    """A session id of 32 hex digits, keyed by tenant so that no client can name another tenant's session."""
+def session_of(
+    principal: Principal, headers: Mapping[str, str], body: Mapping[str, JsonValue], internal: Mapping[str, JsonValue]
+) -> SessionId:
+    """A session id of 32 hex digits, keyed by tenant so that no client can name another tenant's session.
+
+    `body` is what the client sent, in which it may name its session. `internal` is the same request as chat, which has
+    lost what changes from request to request (Claude Code's billing header).
+    """
     named = _named(headers, body)
-    material = named if named is not None else f"{principal.key_id}\0{_opening(body)}"
+    material = named if named is not None else f"{principal.key_id}\0{_opening(body.get('model'), internal)}"
     digest = hmac.new(principal.tenant.encode(), material.encode("utf-8", "surrogatepass"), hashlib.sha256)
     return SessionId(digest.hexdigest()[:32])
 
@@ -52,9 +58,9 @@ def _named(headers: Mapping[str, str], body: Mapping[str, JsonValue]) -> str | N
     return None
 
 
-def _opening(body: Mapping[str, JsonValue]) -> str:
+def _opening(model: JsonValue, body: Mapping[str, JsonValue]) -> str:
     """What stays the same over the turns of a conversation: model, system text and first user message."""
-    parts: list[JsonValue] = [body.get("model"), body.get("prompt")]
+    parts: list[JsonValue] = [model, body.get("prompt")]
     messages = body.get("messages")
     if isinstance(messages, list):
         for message in messages:

@@ -9,6 +9,10 @@ class IngressSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024, description="Largest request body accepted, in bytes.")
+    max_held_bytes: int = Field(
+        default=256 * 2**20, ge=1024, description="What a replica holds of request bodies that are still arriving."
+    )
+    body_timeout_s: float = Field(default=60.0, gt=0, description="How long a request body may take to arrive.")
     first_byte_s: float = Field(
         default=10.0, gt=0, description="How long a stream's 200 waits for the first byte, so that early failures "
         "keep their status code.",
@@ -17,7 +21,10 @@ class IngressSettings(BaseModel):
         default=False, description="Let the other tier answer a routed request while its own is scaled to zero, when "
         "that one is larger. Off: the request waits for the first replica. A request is never moved to a smaller tier.",
     )  # fmt: skip
-    keepalive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a comment.")
+    keepalive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a sign of life.")
+    hold_poll_s: float = Field(
+        default=0.5, gt=0, le=10, description="How often a waiting stream asks whether its call has been approved."
+    )
     call_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of a call to ledger, router or gate.")
     audit_timeout_s: float = Field(default=2.0, gt=0, description="Deadline of an audit acknowledgement.")
     principal_ttl_s: float = Field(

@@ -4,11 +4,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from deployments.clock import Clock
-from deployments.ingress.journey import Journey, Reader
+from deployments.ingress.dialects.values import Codec
+from deployments.ingress.inquiry import Inquiries
+from deployments.ingress.journey import GENERATING, Journey, Reader
 from deployments.ingress.meter import Meter
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.trail import Recorder
-from deployments.ports import Approvals, Audit, Dialect, Difficulty, Engine, Gate, Ledger, ModelId
+from deployments.ports import Approvals, Audit, Dialect, Difficulty, Engine, Gate, Ledger, ModelId, Responses
 
 AsgiApp = Callable[..., Awaitable[None]]
 
@@ -18,11 +20,13 @@ class ServedModel:
     """What clients are told of a model, and how the ingress reaches it. `created` is in seconds since the epoch.
 
     `local`: prompts stay on the operator's premises. `may_be_cold`: its policy scales to zero; a first replica is then
-    waited for up to `cold_start_s`.
+    waited for up to `cold_start_s`. `dialects`: what it can answer. `fim`: it has
+    tokens for filling in the middle. `tier` is None for a model that is reached by name
+    alone.
     """
 
     model: ModelId
-    tier: str
+    tier: str | None
     kind: str
     revision: str
     max_model_len: int
@@ -31,6 +35,8 @@ class ServedModel:
     local: bool = True
     may_be_cold: bool = False
     cold_start_s: float = 300.0
+    dialects: frozenset[Dialect] = GENERATING
+    fim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,13 @@ class Surface:
     """Everything an HTTP app may touch."""
 
     journey: Journey
+    inquiries: Inquiries
     ledger: Ledger
     difficulty: Difficulty
     approvals: Approvals
     audit: Audit
+    responses: Responses
+    codecs: Mapping[Dialect, Codec]
     engines: Mapping[ModelId, Engine]
     models: tuple[ServedModel, ...]
     readers: Mapping[Dialect, Reader]
@@ -74,6 +83,7 @@ class Parts:
     make_classifier: Callable[[], object]
     make_gate: Callable[[object, Approvals, Audit, Clock], Gate]
     make_counters: Callable[[], Mapping[ModelId, Callable[[str], int]]]
+    codecs: Mapping[Dialect, Codec]
     readers: Mapping[Dialect, Reader]
     models: tuple[ServedModel, ...]
     make_meter: Callable[[], Meter]

@@ -5,7 +5,7 @@ that count is over it for certain; the engine has the last word on the rest.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from deployments.errors import ContextTooLong
@@ -15,6 +15,14 @@ from deployments.ports import Dialect
 # Text is counted in pieces: tokenisers slow down on very long runs without blanks, and an absurd prompt need not be
 # read to its end. A cut can split one token in two, so every piece counts one less.
 _PIECE_CHARS = 20_000
+_BATCHED = (Dialect.COMPLETIONS, Dialect.EMBEDDINGS)
+_PARAM = {
+    Dialect.CHAT: "messages",
+    Dialect.COMPLETIONS: "prompt",
+    Dialect.RESPONSES: "input",
+    Dialect.MESSAGES: "messages",
+    Dialect.EMBEDDINGS: "input",
+}
 
 
 class Window:
@@ -30,15 +38,24 @@ class Window:
 
     async def check(self, asked: Asked) -> None:
         """Raise `ContextTooLong` when the prompt alone fills the window."""
-        param = "messages" if asked.dialect is Dialect.CHAT else "prompt"
+        param = _PARAM[asked.dialect]
         if asked.prompt_ids >= self.limit:
             raise ContextTooLong(asked.prompt_ids, self.limit, param)
+        texts = asked.prompt_texts
+        if asked.dialect in _BATCHED:  # every text is a prompt of its own
+            texts = (max(texts, key=len, default=""),)
         # A token is at least one character: most requests end here, uncounted.
-        if self._count is None or sum(len(text) for text in asked.prompt_texts) < self.limit:
+        if self._count is None or sum(len(text) for text in texts) < self.limit:
             return
-        tokens = await asyncio.to_thread(self._tokens, asked, self._count)
+        tokens = await asyncio.to_thread(self._tokens, texts, self._count)
         if tokens >= self.limit:
             raise ContextTooLong(tokens, self.limit, param)
+
+    async def tokens(self, asked: Asked) -> int:
+        """How many tokens the texts of a request have; where no tokenizer is at hand, four characters make one."""
+        if self._count is None:
+            return asked.prompt_ids + sum(len(text) for text in asked.prompt_texts) // 4
+        return asked.prompt_ids + await asyncio.to_thread(self._tokens, asked.prompt_texts, self._count)
 
     def clamp(self, asked: Asked) -> Asked:
         """The request without an answer limit that no prompt could leave room for.
@@ -50,9 +67,9 @@ class Window:
             return asked
         return without_max_tokens(asked)
 
-    def _tokens(self, asked: Asked, count: Callable[[str], int]) -> int:
+    def _tokens(self, texts: Sequence[str], count: Callable[[str], int]) -> int:
         total = 0
-        for text in asked.prompt_texts:
+        for text in texts:
             for start in range(0, len(text), _PIECE_CHARS):
                 piece = count(text[start : start + _PIECE_CHARS])
                 total += piece - 1 if start else piece

@@ -14,13 +14,18 @@ from deployments.ports import Dialect
 from serve_app.api.approvals import create_approvals_router
 from serve_app.api.audit import create_audit_router
 from serve_app.api.auth import Authorizer
-from serve_app.api.errors import error_response, no_such_url, wrong_method
-from serve_app.api.generate import create_generate_router
+from serve_app.api.bodies import Intake
+from serve_app.api.catalogue import create_catalogue_router
+from serve_app.api.errors import caller_of, error_response, no_such_url, wrong_method
+from serve_app.api.generate import Generation, create_generate_router
 from serve_app.api.keys import create_keys_router
 from serve_app.api.metrics import Counters
 from serve_app.api.middleware import Edge
+from serve_app.api.openapi import create_openapi_router
+from serve_app.api.responses import create_responses_router
 from serve_app.api.route import create_route_router
 from serve_app.api.status import create_status_router
+from serve_app.api.tokens import create_tokens_router
 
 
 def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
@@ -31,9 +36,11 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     counters = cast(Counters, surface.meter)
     app = FastAPI(title="Gatehouse", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     authorize = Authorizer(surface.ledger)
+    limits = surface.settings
+    server = Generation(surface, counters, Intake(limits.max_body_bytes, limits.max_held_bytes, limits.body_timeout_s))
 
     async def on_gatehouse_error(request: Request, error: Exception) -> Response:
-        reply = error_response(error)
+        reply = error_response(error, caller_of(request))
         counters.refused(request.url.path, reply.status_code, error)
         return reply
 
@@ -43,14 +50,18 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     async def on_http_error(request: Request, error: Exception) -> Response:
         failure = cast(HTTPException, error)
         if failure.status_code == 405:
-            return wrong_method(request.method, request.url.path, (failure.headers or {}).get("Allow", ""))
-        return no_such_url(request.method, request.url.path)
+            return wrong_method(request, (failure.headers or {}).get("Allow", ""))
+        return no_such_url(request)
 
     app.add_exception_handler(Exception, on_gatehouse_error)  # a bug: 500, a request id, and nothing else
     app.add_exception_handler(GatehouseError, on_gatehouse_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.include_router(create_generate_router(surface, counters))
+    app.include_router(create_generate_router(server))
+    app.include_router(create_responses_router(surface, server))
+    app.include_router(create_tokens_router(surface, server))
+    app.include_router(create_catalogue_router(surface))
+    app.include_router(create_openapi_router())
     app.include_router(create_status_router(surface, counters, authorize))
     app.include_router(create_keys_router(authorize, surface.ledger))
     app.include_router(create_audit_router(authorize, surface.audit))

@@ -12,6 +12,15 @@ from deployments.ports import Denied, Dialect, Held, ModelId, Released, RouteDec
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
+_DIALECTS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+    "/v1/embeddings": "embeddings",
+}
+
+
 class Counters:
     """Everything the ingress counts. Implements `deployments.ingress.meter.Meter`."""
 
@@ -90,7 +99,7 @@ class Counters:
 
     def refused(self, path: str, status: int, error: BaseException) -> None:
         """A request was refused before an answer began."""
-        dialect = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}.get(path, "other")
+        dialect = _DIALECTS.get(path, "other")
         self._requests.labels(dialect, "", str(status), _code(error)).inc()
 
     def broken(self, dialect: Dialect, error: BaseException) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from serve_app.api.errors import error_response, log_unexpected
+from serve_app.api.errors import caller_of, error_response, log_unexpected
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -56,7 +56,7 @@ class Edge:
                 return
             if started:
                 raise  # the connection is reset: a reply that broke off must not look complete
-            await error_response(error)(scope, receive, send_with_id)
+            await error_response(error, caller_of(Request(scope)))(scope, receive, send_with_id)
 
 
 def _request_id(scope: Scope) -> str:

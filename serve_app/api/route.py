@@ -51,7 +51,7 @@ def create_route_router(
             RouteAsk(
                 request_id=RequestId(f"dryrun_{secrets.token_hex(12)}"),
                 tenant=principal.tenant,
-                session=session_of(principal, request.headers, body),
+                session=session_of(principal, request.headers, body, body),
                 request=replace(asked, trusted_risk=_risk(body, asked.trusted_risk)),
                 model=model,
                 dry_run=True,

@@ -31,6 +31,7 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
             "router": surface.difficulty.ready(),
             "gate": surface.approvals.ready(),
             "audit": surface.audit.head(),
+            "responses": surface.responses.ready(),
             **{f"engine:{model}": engine.info() for model, engine in surface.engines.items()},
         }
         states = dict(zip(probes, await asyncio.gather(*map(_answers, probes.values())), strict=True))
@@ -88,15 +89,18 @@ def _visible(surface: Surface, principal: Principal) -> list[ServedModel]:
     own = [each for each in surface.models if principal.may_use(each.model)]
     if not own:
         return []
+    routed = [each for each in own if each.tier is not None]
+    if not routed:
+        return own
     # "auto" answers with whatever the router chooses, so it promises the smallest window of all.
     auto = ServedModel(
         model=ModelId("auto"),
         tier="auto",
         kind="router",
         revision="",
-        max_model_len=min(each.max_model_len for each in own),
-        demonstration=any(each.demonstration for each in own),
-        created=max(each.created for each in own),
+        max_model_len=min(each.max_model_len for each in routed),
+        demonstration=any(each.demonstration for each in routed),
+        created=max(each.created for each in routed),
     )
     return [auto, *own]
 
@@ -111,6 +115,8 @@ def _card(served: ServedModel) -> dict[str, object]:
         "max_model_len": served.max_model_len,
         "max_output_tokens": served.max_model_len,
         "tier": served.tier,
+        "dialects": sorted(served.dialects),
+        "fim": served.fim,
         "kind": served.kind,
         "revision": served.revision,
         "demonstration": served.demonstration,

@@ -9,11 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.errors import GatehouseError
-from serve_app.api.errors import error_event, log_unexpected
+from serve_app.api.errors import log_unexpected
 from serve_app.api.middleware import Receive, Scope, Send
 
 T = TypeVar("T")
-KEEPALIVE = b": keep-alive\n\n"
 
 
 class ClientGone(Exception):
@@ -44,31 +43,37 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def with_error_event(
-    chunks: AsyncGenerator[bytes, None], request_id: str, on_error: Callable[[BaseException], None]
+    chunks: AsyncGenerator[bytes, None], request_id: str, last_event: Callable[[BaseException], bytes]
 ) -> AsyncGenerator[bytes, None]:
-    """`chunks`; when they break off, an error event, so that the stream does not look finished."""
+    """`chunks`; when they break off, the dialect's error event, so that the stream does not look finished."""
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
                 yield chunk
         except GatehouseError as error:
-            on_error(error)
-            yield error_event(error)
+            yield last_event(error)
         except Exception as error:
             log_unexpected(error, None, request_id)
-            on_error(error)
-            yield error_event(error)
+            yield last_event(error)
 
 
 class EventStream(Response):
     """A `text/event-stream` reply whose generator is always closed, also when the client hangs up mid-send.
 
-    After every `silence_s` seconds without a chunk a comment is sent, which keeps proxies from hanging up.
+    After every `silence_s` seconds without a chunk `keepalive` is asked for a sign of life; it is told how long nothing
+    but such signs has been sent.
     """
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str], silence_s: float) -> None:
+    def __init__(
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        silence_s: float,
+        keepalive: Callable[[float], bytes],
+    ) -> None:
         self._chunks = chunks
         self._silence_s = silence_s
+        self._keepalive = keepalive
         self.background = None
         self.status_code = 200
         self.media_type = "text/event-stream"
@@ -85,7 +90,7 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         loop = asyncio.get_running_loop()
         sending = asyncio.Lock()
-        sent_s = loop.time()
+        sent_s = spoke_s = loop.time()
 
         async def keep_alive() -> None:
             nonlocal sent_s
@@ -93,7 +98,8 @@ class EventStream(Response):
                 await asyncio.sleep(sent_s + self._silence_s - loop.time())
                 async with sending:
                     if loop.time() - sent_s >= self._silence_s:
-                        await send({"type": "http.response.body", "body": KEEPALIVE, "more_body": True})
+                        sign = self._keepalive(loop.time() - spoke_s)
+                        await send({"type": "http.response.body", "body": sign, "more_body": True})
                         sent_s = loop.time()
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -102,7 +108,7 @@ class EventStream(Response):
             async for chunk in self._chunks:
                 async with sending:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                sent_s = loop.time()
+                sent_s = spoke_s = loop.time()
             async with sending:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:

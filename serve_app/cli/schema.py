@@ -27,7 +27,9 @@ def check_config(path: Annotated[str, typer.Argument(help="A Serve config file."
         file = load_serve_file(find(path))
     except ConfigError as error:
         fail(str(error), 2)
-    models = ", ".join(f"{model.tier.value}={model.engine.model}" for model in file.app.models)
+    models = ", ".join(
+        f"{model.tier.value}={model.engine.model}" if model.tier else model.engine.model for model in file.app.models
+    )
     typer.echo(f"{Path(path).name}: profile {file.app.profile}, {models}, {file.host}:{file.port}")
 
 

@@ -73,7 +73,7 @@ async def test_a_dry_run_answers_with_the_decision(client: httpx.AsyncClient, di
     (asked,) = difficulty.asks
     assert asked.dry_run
     # the same id as the journey gives the conversation: a dry run sees what the session has latched
-    expected = session_of(KEYS["gh-acme"], {"x-session-id": "s1"}, {})
+    expected = session_of(KEYS["gh-acme"], {"x-session-id": "s1"}, {}, {})
     assert (asked.tenant, asked.session, asked.model) == ("acme", expected, "auto")
     assert asked.request.turns == (Turn(Role.USER, "Hello!"),)
     assert asked.request.trusted_risk is Risk.R2
@@ -83,7 +83,7 @@ async def test_the_session_may_be_the_cache_key(client: httpx.AsyncClient, diffi
     await client.post("/v1/route", json={**BODY, "prompt_cache_key": "c1"})
     await client.post("/v1/route", json=BODY)
     named = {**BODY, "prompt_cache_key": "c1"}
-    expected = [session_of(KEYS["gh-acme"], {}, named), session_of(KEYS["gh-acme"], {}, BODY)]
+    expected = [session_of(KEYS["gh-acme"], {}, body, body) for body in (named, BODY)]
     assert [asked.session for asked in difficulty.asks] == expected
 
 

@@ -16,20 +16,12 @@ from pydantic import ValidationError
 from deployments.errors import EngineFailed, InvalidRequest
 from deployments.ingress.dialects.notices import held_objects, notices
 from deployments.ingress.dialects.requests import DROPPED, ChatRequest, invalid
+from deployments.ingress.dialects.sse import data_event
 from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, usage_of
-from deployments.ingress.dialects.values import Asked, Emit, Judge, ReplyFilter, Step, wanted_model
-from deployments.ports import Dialect, Effort, JsonValue, ModelId, Released, ToolCall, Verdict
+from deployments.ingress.dialects.values import Asked, Emit, Framing, Judge, ReplyFilter, Step, wanted_model
+from deployments.ports import EFFORTS, Dialect, Effort, JsonValue, ModelId, Released, ToolCall, Verdict
 
 PATH = "/v1/chat/completions"
-_EFFORT = {
-    "none": Effort.LOW,  # gpt-oss always reasons; low is the least it can do
-    "minimal": Effort.LOW,
-    "low": Effort.LOW,
-    "medium": Effort.MEDIUM,
-    "high": Effort.HIGH,
-    "xhigh": Effort.HIGH,
-    "max": Effort.HIGH,
-}
 
 
 class ChatCodec:
@@ -49,10 +41,12 @@ class ChatCodec:
         return Asked(
             dialect=Dialect.CHAT,
             engine_path=PATH,
-            body={name: value for name, value in body.items() if name not in DROPPED and value is not None},
+            body=_with_reasoning(
+                {name: value for name, value in body.items() if name not in DROPPED and value is not None}
+            ),
             model=wanted_model(request.model),
             requested_model=request.model or "auto",
-            effort=_EFFORT[request.reasoning_effort] if request.reasoning_effort else None,
+            effort=EFFORTS[request.reasoning_effort] if request.reasoning_effort else None,
             stream=bool(request.stream),
             include_usage=bool(request.stream_options and request.stream_options.include_usage),
             choices=request.n or 1,
@@ -72,9 +66,22 @@ class ChatCodec:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
-    def filter(self, asked: Asked) -> ReplyFilter:
+    def filter(self, asked: Asked, framing: Framing) -> ReplyFilter:
         """A fresh filter for one reply."""
-        return ChatStream(asked.include_usage) if asked.stream else ChatReply()
+        return ChatStream(asked.include_usage, framing) if asked.stream else ChatReply()
+
+
+def _with_reasoning(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The body with replayed reasoning under vLLM's name too: clients know it as `reasoning_content`."""
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        body["messages"] = [
+            {**each, "reasoning": each["reasoning_content"]}
+            if isinstance(each, dict) and each.get("reasoning_content") and not each.get("reasoning")
+            else each
+            for each in messages
+        ]
+    return body
 
 
 def _check_tools(request: ChatRequest) -> None:
@@ -119,7 +126,7 @@ def _texts(request: ChatRequest) -> list[str]:
 
 
 @dataclass(slots=True)
-class _OpenCall:
+class OpenCall:
     """A call whose pieces are still arriving."""
 
     call_id: str = ""
@@ -130,15 +137,16 @@ class _OpenCall:
 
 @dataclass(slots=True)
 class _Choice:
-    calls: dict[int, _OpenCall] = field(default_factory=dict[int, _OpenCall])
+    calls: dict[int, OpenCall] = field(default_factory=dict[int, OpenCall])
     finished: bool = False
 
 
 class ChatStream(OpenAiStream):
     """Filter of a streamed reply (`chat.completion.chunk` events). Implements `ReplyFilter`."""
 
-    def __init__(self, include_usage: bool) -> None:
+    def __init__(self, include_usage: bool, framing: Framing) -> None:
         super().__init__(include_usage)
+        self._framing = framing
         self._choices: dict[int, _Choice] = {}
         self._judging: tuple[int, dict[str, Any], dict[str, Any]] | None = None
         self._calls: tuple[ToolCall, ...] = ()
@@ -166,6 +174,24 @@ class ChatStream(OpenAiStream):
             released[-1].receipt if released else self._receipt,
         )
 
+    def again(self) -> ReplyFilter:
+        """A filter for another attempt."""
+        return ChatStream(self._include_usage, self._framing)
+
+    def _idle(self) -> bytes:
+        choice: dict[str, JsonValue] = {"index": 0, "delta": {}, "finish_reason": None}
+        return data_event(
+            dump(
+                {
+                    "id": f"chatcmpl-{self._framing.reply_id}",
+                    "object": "chat.completion.chunk",
+                    "created": self._framing.created_s,
+                    "model": self._framing.model,
+                    "choices": [choice],  # not empty: callers look at the first one
+                }
+            )
+        )
+
     def _unfinished(self) -> bool:
         return any(not choice.finished for choice in self._choices.values())
 
@@ -180,7 +206,7 @@ class ChatStream(OpenAiStream):
         if legacy is not None:
             pieces = [*pieces, {"index": 0, "function": legacy}]
         for piece in pieces:
-            _collect(state.calls, piece)
+            collect(state.calls, piece)
         rename_reasoning(delta)
         spoke = bool(delta.get("content") or delta.get("reasoning_content"))
         self._saw_text |= spoke
@@ -194,7 +220,7 @@ class ChatStream(OpenAiStream):
             self._emit(chunk, {**choice, "delta": delta, "finish_reason": None})
             choice = {**choice, "logprobs": None}
         # A call that the length limit (or an abort) has cut is never released, whole as it may look.
-        calls = tuple(_closed(state.calls, index, bool(self._notes))) if finish in ("tool_calls", "stop") else ()
+        calls = tuple(closed(state.calls, index, bool(self._notes))) if finish in ("tool_calls", "stop") else ()
         if calls:
             self._judging, self._calls, self._waiting = (index, chunk, choice), calls, True
             self._out.append(Judge(calls))
@@ -234,6 +260,10 @@ class ChatReply(Observed):
             raise EngineFailed("The model's answer could not be read.") from error
         self._body = body
 
+    def again(self) -> ReplyFilter:
+        """A filter for another attempt."""
+        return ChatReply()
+
     def step(self) -> Step | None:
         """First every choice's calls, then the whole body."""
         if self._body is None or self._judging is not None or self._written:
@@ -242,7 +272,7 @@ class ChatReply(Observed):
             self._judging = self._pending.popleft()
             return Judge(self._judging[1])
         self._written = True
-        self._finish = [str(choice.get("finish_reason")) for choice in self._body["choices"]]
+        self._finished = [str(choice.get("finish_reason")) for choice in self._body["choices"]]
         if self._receipt is not None and "audit" not in self._extra:
             self._extra["audit"] = {"index": self._receipt.index, "leaf": self._receipt.leaf_hash.hex()}
         if self._extra:
@@ -275,19 +305,20 @@ class ChatReply(Observed):
         legacy = message.pop("function_call", None)
         if legacy is not None:
             pieces = [*pieces, {"function": legacy}]
-        calls: dict[int, _OpenCall] = {}
+        calls: dict[int, OpenCall] = {}
         for number, piece in enumerate(pieces):
-            _collect(calls, {**piece, "index": number})
+            collect(calls, {**piece, "index": number})
         finish = choice.get("finish_reason")
-        closed = _closed(calls, int(choice.get("index", 0)), bool(self._notes))
-        if closed and finish in ("tool_calls", "stop"):
-            self._pending.append((choice, tuple(closed)))
+        done = closed(calls, int(choice.get("index", 0)), bool(self._notes))
+        if done and finish in ("tool_calls", "stop"):
+            self._pending.append((choice, tuple(done)))
         elif finish == "tool_calls":
             choice["finish_reason"] = "stop"
 
 
-def _collect(calls: dict[int, _OpenCall], piece: Mapping[str, Any]) -> None:
-    call = calls.setdefault(int(piece.get("index", 0)), _OpenCall())
+def collect(calls: dict[int, OpenCall], piece: Mapping[str, Any]) -> None:
+    """Add a `tool_calls` delta (or a whole call) to the calls so far; contradictions mark the call as broken."""
+    call = calls.setdefault(int(piece.get("index", 0)), OpenCall())
     function = cast(dict[str, Any], piece.get("function") or {})
     if piece.get("type") not in (None, "function"):
         call.broken = "call of an unknown type"
@@ -305,7 +336,8 @@ def _collect(calls: dict[int, _OpenCall], piece: Mapping[str, Any]) -> None:
         call.arguments.append(arguments)
 
 
-def _closed(calls: Mapping[int, _OpenCall], choice: int, recovered: bool) -> list[ToolCall]:
+def closed(calls: Mapping[int, OpenCall], choice: int, recovered: bool) -> list[ToolCall]:
+    """The calls of a choice, complete and in order."""
     return [
         ToolCall(
             call_id=call.call_id or f"call_{choice}_{index}",

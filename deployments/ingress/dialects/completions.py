@@ -1,23 +1,59 @@
-"""Completions: plain text in, plain text out; no tool calls exist here."""
+"""Completions: plain text in, plain text out; no tool calls exist here.
+
+A `suffix` asks for what stands between `prompt` and `suffix`: of a model that was trained for it through its template,
+else of a chat model through a prompt (`fim.py`). A prompt that a client has rendered itself is like any other.
+"""
 
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 from deployments.errors import EngineFailed, InvalidRequest
+from deployments.ingress.dialects.chat import PATH as CHAT_PATH
+from deployments.ingress.dialects.fim import FimAsk, FimTemplate, MiddleWriter, emulation, text_chunk
 from deployments.ingress.dialects.requests import DROPPED, CompletionRequest, invalid
+from deployments.ingress.dialects.sse import data_event
 from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, usage_of
-from deployments.ingress.dialects.values import Asked, Emit, ReplyFilter, Step, wanted_model
+from deployments.ingress.dialects.translated import TranslatedReply
+from deployments.ingress.dialects.values import Asked, Emit, Framing, ReplyFilter, Step, wanted_model
 from deployments.ports import Dialect, Effort, JsonValue, ModelId, Verdict
 
 PATH = "/v1/completions"
 
+_MIDDLE_TOKENS = 256  # of an emulated middle, when the client names no limit
+_REASONING_TOKENS = 512  # on top of the client's limit: a chat model thinks before it answers, and that counts, too
+_CARRIED = (
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "logit_bias",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+)
+_NOT_EMULATED = ("logprobs", "min_tokens", "ignore_eos", "skip_special_tokens", "stop_token_ids")
+
 
 class CompletionCodec:
     """The `completions` dialect."""
+
+    def __init__(
+        self, fim: Mapping[ModelId, FimTemplate] | None = None, emulate: bool = False, default: ModelId | None = None
+    ) -> None:
+        """`fim` holds the templates of the models that can fill in the middle.
+
+        `default` is the one among them that does so when the client names no model. `emulate`: what asks any other
+        model for the middle becomes a chat.
+        """
+        self._fim = fim or {}
+        self._emulate = emulate
+        self._default = default
 
     def read(self, body: Mapping[str, JsonValue]) -> Asked:
         """Parse a request body, or raise `InvalidRequest` naming the field."""
@@ -25,19 +61,13 @@ class CompletionCodec:
             request = CompletionRequest.model_validate(body)
         except ValidationError as error:
             raise invalid(error) from None
-        if request.suffix:
-            raise InvalidRequest(
-                "'suffix' is not supported by this model; use one that can fill in the middle.",
-                "suffix",
-                "unsupported_parameter",
-            )
         if request.best_of not in (None, 1, request.n):
             raise InvalidRequest("'best_of' is not supported.", "best_of", "unsupported_parameter")
         if request.stream_options is not None and not request.stream:
             raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", "stream_options")
-        if not request.prompt:
+        if not request.prompt and not request.suffix:
             raise InvalidRequest("'prompt' must not be empty.", "prompt")
-        return Asked(
+        asked = Asked(
             dialect=Dialect.COMPLETIONS,
             engine_path=PATH,
             body={
@@ -53,25 +83,98 @@ class CompletionCodec:
             prompt_texts=_texts(request.prompt),
             max_tokens=request.max_tokens,
             prompt_ids=_longest(request.prompt),
+            batch_ids=_all_ids(request.prompt),
         )
+        return self._middle(request, request.suffix, asked) if request.suffix else asked
 
     def engine_body(self, asked: Asked, model: ModelId, effort: Effort) -> bytes:
-        """The bytes for the engine; completions carry no effort."""
-        del effort
+        """The bytes for the engine; only an emulated middle carries an effort."""
         body: dict[str, JsonValue] = {**asked.body, "model": model}
+        if _emulated(asked) is not None:
+            body["reasoning_effort"] = effort.value
         if asked.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return dump(body)
 
-    def filter(self, asked: Asked) -> ReplyFilter:
+    def filter(self, asked: Asked, framing: Framing) -> ReplyFilter:
         """A fresh filter for one reply."""
-        return CompletionStream(asked.include_usage) if asked.stream else CompletionReply()
+        ask = _emulated(asked)
+        if ask is not None:
+            return TranslatedReply(MiddleWriter(ask, framing, asked.include_usage), asked.stream)
+        return CompletionStream(asked.include_usage, framing) if asked.stream else CompletionReply()
+
+    def _middle(self, request: CompletionRequest, suffix: str, asked: Asked) -> Asked:
+        """The request for what stands between `prompt` and `suffix`."""
+        if not isinstance(request.prompt, str):
+            raise InvalidRequest("'suffix' needs a 'prompt' that is one string.", "suffix")
+        if request.echo:
+            raise InvalidRequest("'echo' is not supported together with 'suffix'.", "echo", "unsupported_parameter")
+        stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+        if "" in stops:
+            raise InvalidRequest("'stop' must not hold an empty string.", "stop")
+        target = asked.model or self._default
+        template = None if target is None else self._fim.get(target)
+        if template is not None:
+            return _rendered(request.prompt, suffix, replace(asked, model=target), template, stops)
+        if self._emulate:
+            return _emulation(request, FimAsk(request.prompt, suffix, True, stops), asked)
+        raise InvalidRequest(
+            "'suffix' is not supported by this model; use one that can fill in the middle.",
+            "suffix",
+            "unsupported_parameter",
+        )
+
+
+def _rendered(before: str, after: str, asked: Asked, template: FimTemplate, stops: Sequence[str]) -> Asked:
+    prompt = template.render(before, after)
+    body: dict[str, JsonValue] = {
+        # Many of the stops are special tokens: where an engine leaves those out of the text it never finds them.
+        "skip_special_tokens": False,
+        **asked.body,
+        "prompt": prompt,
+    }
+    if stops or template.stop:
+        body["stop"] = list(dict.fromkeys((*stops, *template.stop)))
+    return replace(asked, body=body, prompt_texts=(prompt,), extra=FimAsk(before, after, False))
+
+
+def _emulation(request: CompletionRequest, ask: FimAsk, asked: Asked) -> Asked:
+    refused = [name for name in _NOT_EMULATED if asked.body.get(name) is not None]
+    if asked.choices != 1:
+        refused.append("n")
+    if refused:
+        raise InvalidRequest(
+            f"'{refused[0]}' is not supported together with 'suffix' by this model.",
+            refused[0],
+            "unsupported_parameter",
+        )
+    limit = (request.max_tokens or _MIDDLE_TOKENS) + _REASONING_TOKENS
+    messages = emulation(ask.before, ask.after)
+    body: dict[str, JsonValue] = {name: asked.body[name] for name in _CARRIED if name in asked.body}
+    return replace(
+        asked,
+        engine_path=CHAT_PATH,
+        body={**body, "messages": messages, "max_tokens": limit},
+        effort=Effort.LOW,
+        prompt_texts=("".join(str(message["content"]) for message in messages if isinstance(message, dict)),),
+        max_tokens=limit,
+        extra=ask,
+    )
+
+
+def _emulated(asked: Asked) -> FimAsk | None:
+    return asked.extra if isinstance(asked.extra, FimAsk) and asked.extra.emulated else None
 
 
 def _texts(prompt: str | list[str] | list[int] | list[list[int]]) -> tuple[str, ...]:
     if isinstance(prompt, str):
         return (prompt,)
     return tuple(item for item in prompt if isinstance(item, str))
+
+
+def _all_ids(prompt: str | list[str] | list[int] | list[list[int]]) -> int:
+    """Tokens of all prompts that were given as token ids."""
+    return sum(len(each) if isinstance(each, list) else isinstance(each, int) for each in prompt)
 
 
 def _longest(prompt: str | list[str] | list[int] | list[list[int]]) -> int:
@@ -85,13 +188,21 @@ def _longest(prompt: str | list[str] | list[int] | list[list[int]]) -> int:
 class CompletionStream(OpenAiStream):
     """Filter of a streamed reply (`text_completion` events). Implements `ReplyFilter`."""
 
-    def __init__(self, include_usage: bool) -> None:
+    def __init__(self, include_usage: bool, framing: Framing) -> None:
         super().__init__(include_usage)
+        self._framing = framing
         self._open: dict[int, bool] = {}
 
     def resolve(self, verdicts: Sequence[Verdict]) -> None:
         """There is nothing to judge in this dialect."""
         raise RuntimeError("resolve() without its Judge")
+
+    def again(self) -> ReplyFilter:
+        """A filter for another attempt."""
+        return CompletionStream(self._include_usage, self._framing)
+
+    def _idle(self) -> bytes:
+        return data_event(dump(text_chunk(self._framing, "")))
 
     def _unfinished(self) -> bool:
         return any(self._open.values())
@@ -128,7 +239,7 @@ class CompletionReply(Observed):
             choices = cast(list[dict[str, Any]], body["choices"])
             usage = cast(dict[str, Any] | None, body.get("usage"))
             self._usage = usage_of(usage) if usage else None
-            self._finish = [str(choice.get("finish_reason")) for choice in choices]
+            self._finished = [str(choice.get("finish_reason")) for choice in choices]
             self._saw_text = any(choice.get("text") for choice in choices)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineFailed("The model's answer could not be read.") from error
@@ -136,6 +247,10 @@ class CompletionReply(Observed):
             audit = {"index": self._receipt.index, "leaf": self._receipt.leaf_hash.hex()}
             body["x_gatehouse"] = {"audit": audit}
         self._out.append(Emit(dump(body)))
+
+    def again(self) -> ReplyFilter:
+        """A filter for another attempt."""
+        return CompletionReply()
 
     def step(self) -> Step | None:
         """The whole body, once."""

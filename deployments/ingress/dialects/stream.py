@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from deployments.errors import EngineFailed
+from deployments.errors import EngineFailed, GatehouseError
 from deployments.ingress.dialects.sse import DONE, EventSplitter, data_event, data_of
 from deployments.ingress.dialects.upstream import error_of
-from deployments.ingress.dialects.values import Emit, Step
+from deployments.ingress.dialects.values import Emit, Failure, Step
 from deployments.ports import JsonValue, Receipt, Usage, Verdict
 
 # An event with none of these holds text or reasoning of an unfinished choice, and nothing that has to be looked at.
@@ -27,6 +27,10 @@ _MARKERS = (
 )
 
 
+COMMENT = b": keep-alive\n\n"
+DATA_AFTER_S = 55.0
+"""Silence after which a keepalive is an event of the dialect: clients that count data hang up after 300 s."""
+
 _SAID = (b'"content":"', b'"reasoning":"', b'"reasoning_content":"', b'"text":"')
 
 
@@ -37,7 +41,7 @@ class Observed:
         self._notes: list[str] = []
         self._receipt: Receipt | None = None
         self._usage: Usage | None = None
-        self._finish: list[str] = []
+        self._finished: list[str] = []
         self._saw_text: bool = False
 
     @property
@@ -48,7 +52,7 @@ class Observed:
     @property
     def finish_reasons(self) -> tuple[str, ...]:
         """Finish reasons as the client sees them."""
-        return tuple(self._finish)
+        return tuple(self._finished)
 
     @property
     def saw_text(self) -> bool:
@@ -63,6 +67,23 @@ class Observed:
         """The receipt of the routing record."""
         self._receipt = receipt
 
+    @property
+    def final(self) -> Mapping[str, JsonValue] | None:
+        """Nothing is stored of the OpenAI dialects that have no state."""
+        return None
+
+    def keepalive(self, silent_s: float) -> bytes:
+        """A comment at first; then data, because that is what a client's own timer counts."""
+        return COMMENT if silent_s < DATA_AFTER_S else self._idle()
+
+    def failed(self, failure: Failure) -> bytes:
+        """The error as an event; no `[DONE]` follows."""
+        return data_event(failure.body)
+
+    def _idle(self) -> bytes:
+        """An event that says nothing."""
+        return COMMENT
+
 
 class OpenAiStream(Observed, ABC):
     """A streamed reply that ends in `data: [DONE]`. Subclasses say what a choice of their dialect means."""
@@ -75,6 +96,7 @@ class OpenAiStream(Observed, ABC):
         self._out: deque[Step] = deque()
         self._waiting = False
         self._done = False
+        self._broken: GatehouseError | None = None
 
     def feed(self, data: bytes) -> None:
         """Take engine bytes, cut anywhere."""
@@ -89,6 +111,8 @@ class OpenAiStream(Observed, ABC):
 
     def step(self) -> Step | None:
         """What to do next. Neighbouring events that need no judgement leave as one chunk."""
+        if self._broken is not None:
+            raise self._broken
         passed: list[bytes] = []
         while True:
             if self._out:
@@ -98,7 +122,13 @@ class OpenAiStream(Observed, ABC):
                 self._out.popleft()
                 passed.append(first.data)
             elif self._events and not self._waiting:
-                self._take(self._events.popleft())
+                try:
+                    self._take(self._events.popleft())
+                except GatehouseError as error:
+                    self._broken = error
+                    if passed:  # what came before it is good, however the bytes were cut
+                        return Emit(b"".join(passed))
+                    raise
             else:
                 break
         if passed:
@@ -130,7 +160,7 @@ class OpenAiStream(Observed, ABC):
                 raise EngineFailed("The model's answer could not be read.")
             self._out.append(Emit(event))
         elif payload == b"[DONE]":
-            if self._unfinished() or not self._finish:  # text on the fast path opens no choice
+            if self._unfinished() or not self._finished:  # text on the fast path opens no choice
                 raise EngineFailed("The model's answer ended before it was complete.")
             self._done = True
             self._out.append(Emit(DONE))
@@ -158,7 +188,7 @@ class OpenAiStream(Observed, ABC):
     def _finish_choice(
         self, chunk: dict[str, Any], choice: dict[str, Any], extra: dict[str, JsonValue], audit: Receipt | None
     ) -> None:
-        self._finish.append(str(choice["finish_reason"]))
+        self._finished.append(str(choice["finish_reason"]))
         if audit is not None:
             extra["audit"] = {"index": audit.index, "leaf": audit.leaf_hash.hex()}
         body = {**chunk, "choices": [choice]}

@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from deployments.ports import Dialect, Effort, JsonValue, ModelId, Receipt, ToolCall, Usage, Verdict
+from deployments.ports import Dialect, Effort, JsonValue, ModelId, Receipt, Released, ToolCall, Usage, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request body after parsing, in the words the stages need.
 
-    `body` is the engine's request but for model and effort. `prompt_texts` (and `prompt_ids`, the length of the
+    `body` is the engine's request but for model and effort: a chat request for every dialect that knows turns, which is
+    the one internal form that routing, gate and sessions read. `prompt_texts` (and `prompt_ids`, the length of the
     longest prompt given as token ids) and `max_tokens` size the reservation and the window check. `model` is the
-    client's wish, with "auto" and the empty string already turned into None.
+    client's wish, with "auto" and the empty string already turned into None. `dropped_tools` names what was left out
+    because nothing here can run it. `batch_ids` counts the token ids of all prompts of a batch. `extra` is for the
+    codec's own filter; nobody else looks into it.
     """
 
     dialect: Dialect
@@ -29,6 +32,82 @@ class Asked:
     prompt_texts: tuple[str, ...]
     max_tokens: int | None
     prompt_ids: int = 0
+    batch_ids: int = 0
+    dropped_tools: tuple[str, ...] = ()
+    extra: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What is known of a reply before the engine says a word. `reply_id` is 32 hex digits, unique per request."""
+
+    reply_id: str
+    model: ModelId
+    created_s: int
+    effort: Effort
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a reply broke off. `body` is the error object of the dialect, as it would have been sent with a status."""
+
+    code: str
+    message: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a reply of one choice ended.
+
+    `finish` is `stop`, `length`, `tool_calls` or `content_filter`, after the gate: `tool_calls` when `released` holds
+    any. `notice` is what the reader is told of the calls that were not released, or empty. `extension` is the
+    `x_gatehouse` object, or empty. `stop_sequence` is the stop string that ended the text.
+    """
+
+    finish: str
+    released: tuple[Released, ...]
+    notice: str
+    usage: Usage
+    extension: Mapping[str, JsonValue]
+    stop_sequence: str | None = None
+
+
+class Writer(Protocol):
+    """Writes one reply of one choice in a dialect; see `translated.py`, which tells it what the engine says.
+
+    Every method answers the bytes to send now, when the client asked for a stream; else they are not looked at, and
+    `final` is the reply. No method sees the same text twice.
+    """
+
+    @property
+    def final(self) -> Mapping[str, JsonValue] | None:
+        """The whole reply, once `finish` was called."""
+        ...
+
+    def reasoning(self, text: str) -> bytes:
+        """A piece of reasoning, not empty."""
+        ...
+
+    def text(self, text: str) -> bytes:
+        """A piece of the answer, not empty."""
+        ...
+
+    def finish(self, end: End) -> bytes:
+        """Close what is open, then the notice, then the released calls, then the terminal event."""
+        ...
+
+    def keepalive(self, silent_s: float) -> bytes:
+        """What keeps client and proxies waiting after `silent_s` without a word; may be the first bytes of all."""
+        ...
+
+    def failed(self, failure: Failure) -> bytes:
+        """The last event of a stream that broke off."""
+        ...
+
+    def again(self) -> "Writer":
+        """A writer for another attempt, in place of one that wrote nothing but keepalives."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +133,8 @@ class ReplyFilter(Protocol):
     Feed bytes, then call `step` until it answers None. After a `Judge`, call `resolve` with one verdict per call. When
     the engine's body has ended call `close`, then `step` again until None. Raises `EngineFailed` (or whatever the
     engine's own error maps to) when the reply is broken or incomplete; bytes already emitted stay valid.
+
+    `keepalive` and `failed` may be called at any time between two steps; their bytes continue the stream.
     """
 
     @property
@@ -95,6 +176,23 @@ class ReplyFilter(Protocol):
         """The verdicts on the calls of the last `Judge`, in order."""
         ...
 
+    @property
+    def final(self) -> Mapping[str, JsonValue] | None:
+        """The whole reply for the store of responses; None before its end, and in dialects that store nothing."""
+        ...
+
+    def keepalive(self, silent_s: float) -> bytes:
+        """What keeps client and proxies waiting after `silent_s` seconds without a word."""
+        ...
+
+    def failed(self, failure: Failure) -> bytes:
+        """The last event of a stream that broke off; nothing that looks like an end may follow."""
+        ...
+
+    def again(self) -> "ReplyFilter":
+        """A filter for another attempt at the same reply, in place of one that released nothing."""
+        ...
+
 
 class Codec(Protocol):
     """One wire dialect."""
@@ -107,7 +205,7 @@ class Codec(Protocol):
         """The bytes for the engine that was chosen."""
         ...
 
-    def filter(self, asked: Asked) -> ReplyFilter:
+    def filter(self, asked: Asked, framing: Framing) -> ReplyFilter:
         """A fresh filter for one reply."""
         ...
 

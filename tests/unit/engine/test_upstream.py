@@ -15,7 +15,7 @@ from deployments.clock import FixedClock
 from deployments.engine.settings import FlushSettings
 from deployments.engine.upstream import UpstreamReplica, retry_after_s
 from deployments.engine.upstream_settings import UpstreamSettings
-from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout, GatehouseError
+from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout, GatehouseError, InvalidRequest
 from deployments.ingress.opening import Opening
 from deployments.ports import EngineCall, EngineItem, EngineStart, RequestId, SessionId
 
@@ -194,7 +194,7 @@ async def test_cookies_of_the_upstream_are_not_kept(monkeypatch: pytest.MonkeyPa
 async def test_other_paths_are_not_served(method: str, path: str) -> None:
     async with rig(whole({})) as it:
         call = EngineCall(path, {}, b"{}", RequestId("r"), SessionId("s"), method)
-        with pytest.raises(EngineFailed, match="does not serve"):
+        with pytest.raises(InvalidRequest, match="does not serve"):
             await anext(it.replica.call(call))
         assert it.server.asked == []
 

@@ -10,7 +10,7 @@ from deployments.ingress.dialects.chat import ChatReply, ChatStream
 from deployments.ingress.dialects.completions import CompletionStream
 from deployments.ingress.dialects.values import Emit, Judge, ReplyFilter
 from deployments.ports import ApprovalId, Denied, Held, Receipt, Released, Risk, ToolCall, Verdict, Withheld
-from tests.fakes import USAGE, call_chunk, chunk, json_reply, release, sse
+from tests.fakes import FRAMING, USAGE, call_chunk, chunk, json_reply, release, sse
 
 SECRET = '{"command":"kubectl delete namespace staging"}'
 RECEIPT = Receipt(3, b"\x03" * 32)
@@ -71,14 +71,14 @@ TWO = sse(
 
 
 def test_text_passes_byte_for_byte_but_for_the_reasoning_key() -> None:
-    out, judged = drive(ChatStream(include_usage=True), [TEXT])
+    out, judged = drive(ChatStream(include_usage=True, framing=FRAMING), [TEXT])
     assert judged == []
     expected = TEXT.replace(b'"reasoning":', b'"reasoning_content":')
     assert out == expected
 
 
 def test_usage_is_kept_from_a_client_that_did_not_ask() -> None:
-    filter_ = ChatStream(include_usage=False)
+    filter_ = ChatStream(include_usage=False, framing=FRAMING)
     out, _ = drive(filter_, [TEXT])
     assert b"prompt_tokens" not in out
     assert filter_.usage is not None
@@ -91,17 +91,17 @@ def test_usage_is_kept_from_a_client_that_did_not_ask() -> None:
 def test_any_chunking_gives_the_same_bytes(recorded: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(recorded)), max_size=40)))
     pieces = [recorded[a:b] for a, b in zip([0, *cuts], [*cuts, len(recorded)], strict=True)]
-    whole, judged_whole = drive(ChatStream(True), [recorded], hold_dangerous)
-    out, judged = drive(ChatStream(True), pieces, hold_dangerous)
+    whole, judged_whole = drive(ChatStream(True, framing=FRAMING), [recorded], hold_dangerous)
+    out, judged = drive(ChatStream(True, framing=FRAMING), pieces, hold_dangerous)
     assert out == whole
     assert judged == judged_whole
 
 
 @pytest.mark.parametrize("recorded", [TEXT, CALLS, LENGTH, TWO])
 def test_fast_path_and_parsed_path_agree(recorded: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    fast, _ = drive(ChatStream(True), [recorded], hold_dangerous)
+    fast, _ = drive(ChatStream(True, framing=FRAMING), [recorded], hold_dangerous)
     monkeypatch.setattr(stream_module, "_MARKERS", (b"data",))  # every event is parsed
-    slow, _ = drive(ChatStream(True), [recorded], hold_dangerous)
+    slow, _ = drive(ChatStream(True, framing=FRAMING), [recorded], hold_dangerous)
     assert parsed(fast) == parsed(slow)
 
 
@@ -109,7 +109,7 @@ def test_released_calls_leave_whole_and_canonical() -> None:
     def canonical(call: ToolCall) -> Released:
         return Released(call, '{"canonical":true}', Risk.R0, (), RECEIPT)
 
-    out, judged = drive(ChatStream(False), [CALLS], canonical)
+    out, judged = drive(ChatStream(False, framing=FRAMING), [CALLS], canonical)
     assert [call.arguments for call in judged] == ['{"command":"git status"}', SECRET]
     calls = [c for p in parsed(out) for c in p["choices"][0]["delta"].get("tool_calls", [])]
     assert [(c["index"], c["id"], c["function"]["name"], c["function"]["arguments"]) for c in calls] == [
@@ -120,7 +120,7 @@ def test_released_calls_leave_whole_and_canonical() -> None:
 
 
 def test_no_byte_of_a_held_call_leaves() -> None:
-    out, _ = drive(ChatStream(False), [CALLS], hold_dangerous)
+    out, _ = drive(ChatStream(False, framing=FRAMING), [CALLS], hold_dangerous)
     assert b"namespace" not in out
     assert b"git status" in out
     last = parsed(out)[-1]
@@ -134,7 +134,7 @@ def test_no_byte_of_a_held_call_leaves() -> None:
 
 
 def test_nothing_released_ends_with_stop() -> None:
-    out, _ = drive(ChatStream(False), [CALLS], hold)
+    out, _ = drive(ChatStream(False, framing=FRAMING), [CALLS], hold)
     assert parsed(out)[-1]["choices"][0]["finish_reason"] == "stop"
     assert b'"tool_calls"' not in out
 
@@ -147,20 +147,20 @@ def test_nothing_released_ends_with_stop() -> None:
     ],
 )
 def test_other_refusals_are_told_in_band(verdict, word: str) -> None:
-    out, _ = drive(ChatStream(False), [CALLS], verdict)
+    out, _ = drive(ChatStream(False, framing=FRAMING), [CALLS], verdict)
     assert word in out.decode()
     assert b"namespace" not in out
 
 
 def test_a_call_cut_by_the_length_limit_is_never_judged_nor_released() -> None:
-    out, judged = drive(ChatStream(False), [LENGTH])
+    out, judged = drive(ChatStream(False, framing=FRAMING), [LENGTH])
     assert judged == []
     assert b"namespace" not in out
     assert parsed(out)[-1]["choices"][0]["finish_reason"] == "length"
 
 
 def test_a_repair_marks_every_call_of_the_reply() -> None:
-    filter_ = ChatStream(False)
+    filter_ = ChatStream(False, framing=FRAMING)
     filter_.repaired(["header rebuilt"])
     _, judged = drive(filter_, [CALLS])
     assert [call.recovered for call in judged] == [True, True]
@@ -169,19 +169,19 @@ def test_a_repair_marks_every_call_of_the_reply() -> None:
 @pytest.mark.parametrize("second", [call_chunk(0, "other", "{}"), call_chunk(0, "shell", "{}", call_id="call_other")])
 def test_a_call_that_changes_midway_is_untrusted(second: dict) -> None:
     recorded = sse(call_chunk(0, "shell", ""), second, chunk(finish="tool_calls"), USAGE, "[DONE]")
-    _, judged = drive(ChatStream(False), [recorded])
+    _, judged = drive(ChatStream(False, framing=FRAMING), [recorded])
     assert judged[0].recovered
 
 
 @pytest.mark.parametrize("cut", [len(TEXT) - 1, len(TEXT) - len(b"data: [DONE]\n\n"), len(TEXT) // 2, 10])
 def test_a_truncated_stream_never_looks_complete(cut: int) -> None:
     with pytest.raises(EngineFailed):
-        drive(ChatStream(True), [TEXT[:cut]])
+        drive(ChatStream(True, framing=FRAMING), [TEXT[:cut]])
 
 
 def test_an_error_inside_the_stream_ends_it_without_done() -> None:
     recorded = sse(chunk(content="par"), '{"error": {"message": "EngineCore broke", "code": 500}}', "[DONE]")
-    filter_ = ChatStream(True)
+    filter_ = ChatStream(True, framing=FRAMING)
     filter_.feed(recorded)
     with pytest.raises(EngineFailed) as caught:
         while filter_.step():
@@ -194,7 +194,7 @@ def test_an_error_inside_the_stream_ends_it_without_done() -> None:
 )
 def test_junk_is_an_engine_failure(junk: bytes) -> None:
     with pytest.raises(GatehouseError):
-        drive(ChatStream(True), [junk.replace(b"nope", b'"usage":{'), b"data: [DONE]\n\n"])
+        drive(ChatStream(True, framing=FRAMING), [junk.replace(b"nope", b'"usage":{'), b"data: [DONE]\n\n"])
 
 
 def test_an_escaped_marker_does_not_slip_through_the_fast_path() -> None:
@@ -203,14 +203,16 @@ def test_an_escaped_marker_does_not_slip_through_the_fast_path() -> None:
         rb'{"name":"shell","arguments":"{\"command\":\"kubectl delete namespace staging\"}"}}]},"finish_reason":null}]}'
         b"\n\n"
     )
-    out, judged = drive(ChatStream(False), [hidden, sse(chunk(finish="tool_calls"), USAGE, "[DONE]")], hold)
+    out, judged = drive(
+        ChatStream(False, framing=FRAMING), [hidden, sse(chunk(finish="tool_calls"), USAGE, "[DONE]")], hold
+    )
     assert len(judged) == 1
     assert b"namespace" not in out
 
 
 def test_legacy_function_call_is_judged_too() -> None:
     recorded = sse(chunk(function_call={"name": "shell", "arguments": SECRET}), chunk(finish="stop"), USAGE, "[DONE]")
-    out, judged = drive(ChatStream(False), [recorded], hold)
+    out, judged = drive(ChatStream(False, framing=FRAMING), [recorded], hold)
     assert judged[0].arguments == SECRET
     assert b"namespace" not in out
 
@@ -247,7 +249,7 @@ def test_completion_stream_passes_text_and_strips_usage() -> None:
         return {"id": "cmpl-1", "choices": [{"index": 0, "text": value, "finish_reason": finish}]}
 
     recorded = sse(text("a"), text("b"), text("", "stop"), {**USAGE, "id": "cmpl-1"}, "[DONE]")
-    filter_ = CompletionStream(include_usage=False)
+    filter_ = CompletionStream(include_usage=False, framing=FRAMING)
     out, _ = drive(filter_, [recorded])
     assert "".join(p["choices"][0]["text"] for p in parsed(out)) == "ab"
     assert b"prompt_tokens" not in out
@@ -256,14 +258,14 @@ def test_completion_stream_passes_text_and_strips_usage() -> None:
 
 @pytest.mark.parametrize("event", [b"event: x\ndata: {}\n\n", b"id: 1\n\n", b"retry: 5\n\n", b"nonsense\n\n"])
 def test_an_event_in_a_shape_we_do_not_know_is_never_passed_on(event: bytes) -> None:
-    stream = ChatStream(include_usage=False)
+    stream = ChatStream(include_usage=False, framing=FRAMING)
     stream.feed(event)
     with pytest.raises(EngineFailed):
         stream.step()
 
 
 def test_text_that_ends_without_a_finish_reason_is_cut_and_not_complete() -> None:
-    stream = ChatStream(include_usage=False)
+    stream = ChatStream(include_usage=False, framing=FRAMING)
     stream.feed(sse(chunk(content="half an ans"), "[DONE]"))
     with pytest.raises(EngineFailed):
         while stream.step() is not None:
@@ -271,7 +273,7 @@ def test_text_that_ends_without_a_finish_reason_is_cut_and_not_complete() -> Non
 
 
 def test_a_role_alone_is_no_text() -> None:
-    stream = ChatStream(include_usage=False)
+    stream = ChatStream(include_usage=False, framing=FRAMING)
     stream.feed(sse(chunk(role="assistant"), chunk(role="assistant", content="")))
     while stream.step() is not None:
         pass

@@ -2,20 +2,22 @@
 
 import asyncio
 import pickle
+from collections.abc import Mapping
 
 import pytest
 
 from deployments import errors
 from deployments.clock import FixedClock
 from deployments.errors import AuditRefused, ContextTooLong, GatehouseError, Unauthenticated
+from deployments.ingress import session
 from deployments.ingress.dialects.chat import ChatCodec
 from deployments.ingress.dialects.completions import CompletionCodec
 from deployments.ingress.dialects.upstream import upstream_error
 from deployments.ingress.principals import Principals
-from deployments.ingress.session import SESSION_HEADERS, session_of
+from deployments.ingress.session import SESSION_HEADERS
 from deployments.ingress.trail import Recorder
 from deployments.ingress.window import Window
-from deployments.ports import AuditEvent, TenantId
+from deployments.ports import AuditEvent, JsonValue, Principal, SessionId, TenantId
 from tests.fakes_audit import InMemoryAudit
 from tests.fakes_ledger import InMemoryLedger
 
@@ -27,6 +29,11 @@ TURN = [{"role": "system", "content": "s"}, {"role": "user", "content": "first"}
 
 def asked(text: str, **more: object):
     return ChatCodec().read({"messages": [{"role": "user", "content": text}], **more})
+
+
+def session_of(principal: Principal, headers: Mapping[str, str], body: Mapping[str, JsonValue]) -> SessionId:
+    """Of a chat request, which is its own internal form."""
+    return session.session_of(principal, headers, body, body)
 
 
 @pytest.mark.parametrize("name", SESSION_HEADERS)
@@ -42,6 +49,16 @@ def test_without_a_name_the_opening_of_the_conversation_is_the_session() -> None
     later = [*TURN, {"role": "assistant", "content": "x"}, {"role": "user", "content": "second"}]
     assert first == session_of(ACME, {}, {"model": "auto", "messages": later})
     assert first != session_of(ACME, {}, {"model": "auto", "messages": TURN[:1]})
+
+
+def test_what_changes_with_every_request_does_not_change_the_session() -> None:
+    internal = {"messages": TURN}
+    bodies: list[Mapping[str, JsonValue]] = [
+        {"model": "auto", "system": [{"type": "text", "text": f"x-anthropic-billing-header: cch={number}"}]}
+        for number in range(2)
+    ]
+    one, two = (session.session_of(ACME, {}, body, internal) for body in bodies)
+    assert one == two
 
 
 def test_sessions_named_in_the_body() -> None:

@@ -1,0 +1,106 @@
+"""Questions to an engine that generate nothing: how many tokens is this, which ones, and what do these say?"""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import cast
+
+from deployments.errors import EngineFailed, EngineOverloaded, GatehouseError, InvalidRequest, UnknownModel
+from deployments.ingress.dialects.values import Asked
+from deployments.ingress.egress import Reach, check
+from deployments.ingress.journey import RoutedModel
+from deployments.ingress.opening import Opening
+from deployments.ingress.window import Window
+from deployments.ports import (
+    Engine,
+    EngineCall,
+    JsonValue,
+    Ledger,
+    ModelId,
+    Principal,
+    RequestId,
+    SessionId,
+    Tier,
+    Usage,
+)
+
+_RENDER = "/v1/chat/completions/render"
+_RENDERED = frozenset({"messages", "tools", "tool_choice"})
+
+
+class Inquiries:
+    """Asks engines by name; "auto" asks the lowest tier. A question takes a place among the key's open requests."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        engines: Mapping[ModelId, Engine],
+        windows: Mapping[ModelId, Window],
+        models: Sequence[RoutedModel],
+    ) -> None:
+        self._ledger = ledger
+        self._engines = engines
+        self._windows = windows
+        self._reaches = [Reach(each.model, each.local) for each in models]
+        tiers: list[tuple[Tier, ModelId]] = [(each.tier, each.model) for each in models if each.tier is not None]
+        self._base = min(tiers, key=lambda each: each[0].rank)[1]
+
+    async def count(self, principal: Principal, asked: Asked) -> int:
+        """How many input tokens a chat request has: the engine's count of the prompt that it would read.
+
+        Where an engine cannot say (somebody else's server, or one that is starting) the texts are counted, without
+        what the model's chat format adds.
+        """
+        model = self._target(principal, asked.model)
+        try:
+            return len(await self.render(principal, asked.model, asked.body))
+        except (EngineFailed, EngineOverloaded, InvalidRequest):
+            return await self._windows[model].tokens(asked)
+
+    async def render(self, principal: Principal, model: ModelId | None, body: Mapping[str, JsonValue]) -> list[int]:
+        """The token ids of a chat request's prompt."""
+        question = {name: value for name, value in body.items() if name in _RENDERED}
+        ids = (await self.ask(principal, model, _RENDER, question)).get("token_ids")
+        if not isinstance(ids, list) or not all(isinstance(each, int) for each in ids):
+            raise EngineFailed("The model's answer could not be read.")
+        return cast(list[int], ids)
+
+    def window(self, principal: Principal, model: ModelId | None) -> int:
+        """The context window of a model, in tokens."""
+        return self._windows[self._target(principal, model)].limit
+
+    async def ask(
+        self, principal: Principal, model: ModelId | None, path: str, body: Mapping[str, JsonValue]
+    ) -> Mapping[str, JsonValue]:
+        """The engine's answer to a question at `path`; raises what its status means."""
+        target = self._target(principal, model)
+        request_id = RequestId(f"ask_{uuid.uuid4().hex}")
+        grant = await self._ledger.admit(principal, request_id, target, 0)
+        try:
+            call = EngineCall(
+                path=path,
+                headers={"content-type": "application/json"},
+                body=json.dumps({**body, "model": target}).encode(),
+                request_id=request_id,
+                session=SessionId(request_id),
+            )
+            async with aclosing(Opening(self._engines[target].call(call))) as opening:
+                await opening.start(None)
+                data = b"".join([item async for item in opening if isinstance(item, bytes)])
+            answer: JsonValue = json.loads(data)
+        except ValueError:
+            raise EngineFailed("The model's answer could not be read.") from None
+        finally:
+            with suppress(GatehouseError):  # it stops counting by itself after a while
+                await self._ledger.settle(grant, Usage())
+        if not isinstance(answer, dict):
+            raise EngineFailed("The model's answer could not be read.")
+        return answer
+
+    def _target(self, principal: Principal, model: ModelId | None) -> ModelId:
+        target = model or self._base
+        if target not in self._engines or not principal.may_use(target):
+            raise UnknownModel(target)
+        check(target, principal.egress, self._reaches)
+        return target

@@ -1,0 +1,403 @@
+"""`GET /openapi.json`: what is served, as an OpenAPI 3.1 document. A test holds it against the routes that exist.
+
+FastAPI would write one from the signatures of the routes, which know neither the bodies (they are parsed by hand, for
+the sake of their errors) nor the dialects.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import APIRouter, Response
+
+from deployments.ingress.session import SESSION_HEADERS
+from deployments.ports import ApprovalState, Dialect
+from serve_app.api.schemas import Schema, ref, schemas
+
+PATH: Final = "/openapi.json"
+_JSON: Final = "application/json"
+_EVENTS: Final = "text/event-stream"
+
+
+def create_openapi_router() -> APIRouter:
+    """The document; it needs no key, because it says nothing about this installation."""
+    router = APIRouter()
+
+    @router.get(PATH)
+    async def openapi() -> Response:
+        return Response(_bytes(), media_type=_JSON)
+
+    return router
+
+
+@cache
+def _bytes() -> bytes:
+    return json.dumps(document(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def document() -> dict[str, Any]:
+    """The document, made anew."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in _operations():
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Gatehouse",
+            "version": "1",
+            "summary": "Self-hosted models for coding and operations agents: routed, gated, audited.",
+            "description": "One model service in the words of several vendors. A refusal with `x-should-retry: false` "
+            "is final; one with `retry-after` is not.",
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}, {"x-api-key": []}, {"api-key": []}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "headers": _headers(),
+            "parameters": _parameters(),
+            "responses": dict(_error_responses()),
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "A key of this Gatehouse: `gh-...`."},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "api-key": {"type": "apiKey", "in": "header", "name": "api-key"},
+            },
+        },
+    }
+
+
+def statuses(dialect: Dialect) -> frozenset[int]:
+    """The statuses of errors in a dialect; every other one is a bug."""
+    match dialect:
+        case Dialect.RESPONSES:
+            return frozenset({400, 401, 404, 429, 500})
+        case Dialect.MESSAGES:
+            return frozenset({400, 401, 403, 404, 413, 429, 500, 504, 529})
+        case _:
+            return frozenset({400, 401, 403, 404, 413, 429, 500, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """One method of one path.
+
+    `reply` names the schema of a JSON reply, `event` that of one event where a stream can be asked for; `body` that of
+    the request. `errors` are statuses of the dialect. `parameters` are in the path, unless they are references.
+    """
+
+    method: str
+    path: str
+    tag: str
+    summary: str
+    reply: str | None = None
+    event: str | None = None
+    body: str | None = None
+    dialect: Dialect = Dialect.CHAT
+    errors: frozenset[int] = frozenset()
+    parameters: tuple[str, ...] = ()
+    query: tuple[Schema, ...] = ()
+    headers: tuple[str, ...] = ()
+    status: int = 200
+    public: bool = False
+    media: str = _JSON
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+_TAGS: Final = {
+    "generate": "The dialects: chat and completions (OpenAI), responses (OpenAI), messages (Anthropic), embeddings.",
+    "responses": "Stored responses, each visible to its own tenant alone.",
+    "tokens": "Counting without generating.",
+    "models": "What the key may use.",
+    "route": "Where a turn would go, and why another one went where it went.",
+    "gate": "Tool calls that wait for a human.",
+    "keys": "Virtual keys; scope `admin`.",
+    "audit": "The audit log; scope `audit-read` or `admin`.",
+    "operations": "Probes and metrics.",
+}
+_KEYED: Final = frozenset({400, 401, 403, 500, 503})
+_BODY: Final = frozenset({413})
+_SESSION: Final = tuple(f"header-{name}" for name in SESSION_HEADERS)
+_ASKING: Final = ("header-x-request-id", "header-x-gatehouse-risk", *_SESSION)
+_DECISION: Final = ("model", "tier", "effort", "route-id", "route-reason", "revision")
+_ANSWER: Final = (
+    *(f"x-gatehouse-{name}" for name in (*_DECISION, "audit-index", "receipt", "dropped-tools")),
+    "openai-processing-ms",
+)
+_LIMITS: Final = tuple(
+    f"x-ratelimit-{what}-{kind}" for kind in ("requests", "tokens") for what in ("limit", "remaining", "reset")
+)
+_ANTHROPIC_LIMITS: Final = tuple(
+    f"anthropic-ratelimit-{kind}-{what}" for kind in ("requests", "tokens") for what in ("limit", "remaining", "reset")
+)
+
+
+def _operations() -> Iterator[_Operation]:
+    yield from _generating()
+    yield from _stored()
+    yield from _counting()
+    yield from _listing()
+    yield from _gate()
+    yield from _administration()
+    yield from _probes()
+
+
+def _generating() -> Iterator[_Operation]:
+    for dialect, path, body, reply, event in (
+        (Dialect.CHAT, "/v1/chat/completions", "ChatRequest", "ChatCompletion", "ChatChunk"),
+        (Dialect.COMPLETIONS, "/v1/completions", "CompletionRequest", "Completion", "Completion"),
+        (Dialect.RESPONSES, "/v1/responses", "ResponsesRequest", "Response", "ResponsesEvent"),
+        (Dialect.MESSAGES, "/v1/messages", "MessagesRequest", "Message", "MessagesEvent"),
+        (Dialect.EMBEDDINGS, "/v1/embeddings", "EmbeddingRequest", "Embeddings", None),
+    ):
+        own = {Dialect.MESSAGES: ("request-id", *_ANTHROPIC_LIMITS)}.get(dialect, _LIMITS)
+        originator = ("header-originator",) if dialect is Dialect.RESPONSES else ()
+        yield _Operation(
+            "post", path, "generate", f"Generate in the dialect `{dialect.value}`.", reply, event, body, dialect,
+            statuses(dialect), (*_ASKING, *originator), headers=(*_ANSWER, *own),
+        )  # fmt: skip
+
+
+def _stored() -> Iterator[_Operation]:
+    dialect, errors = Dialect.RESPONSES, statuses(Dialect.RESPONSES)
+    path = "/v1/responses/{response_id}"
+    stream = _query("stream", {"type": "string", "enum": ["false", "0"]}, "A stored response cannot be streamed again.")
+    yield _Operation(
+        "get", path, "responses", "Read a stored response.", "Response", dialect=dialect, errors=errors, query=(stream,)
+    )
+    yield _Operation(
+        "delete", path, "responses", "Delete a stored response.", "DeletedResponse", dialect=dialect, errors=errors
+    )
+    yield _Operation(
+        "post", f"{path}/cancel", "responses", "Stop a background response.", "Response", dialect=dialect, errors=errors
+    )
+    yield _Operation(
+        "get", f"{path}/input_items", "responses", "List what a response was asked.", "InputItems", dialect=dialect,
+        errors=errors,
+        query=(
+            _query("order", {"type": "string", "enum": ["asc", "desc"]}, "Newest first unless `asc`."),
+            _query("limit", {"type": "integer", "minimum": 1, "maximum": 100}, "Items of a page; 20 unless given."),
+            _query("after", {"type": "string"}, "The id of the last item of the page before."),
+        ),
+    )  # fmt: skip
+
+
+def _counting() -> Iterator[_Operation]:
+    errors = statuses(Dialect.MESSAGES)
+    yield _Operation(
+        "post", "/v1/messages/count_tokens", "tokens", "Count the tokens of a messages request.", "TokenCount",
+        body="CountRequest", dialect=Dialect.MESSAGES, errors=errors,
+    )  # fmt: skip
+    errors = statuses(Dialect.CHAT)
+    yield _Operation(
+        "post", "/tokenize", "tokens", "The tokens of a text or a chat.", "Tokens", body="TokenizeRequest",
+        errors=errors,
+    )  # fmt: skip
+    yield _Operation(
+        "post", "/detokenize", "tokens", "The text of tokens.", "Text", body="DetokenizeRequest", errors=errors
+    )
+
+
+def _listing() -> Iterator[_Operation]:
+    yield _Operation("get", "/v1/models", "models", "The models that the key may use.", "ModelList", errors=_KEYED)
+    yield _Operation("get", "/v1/models/{model}", "models", "One model.", "Model", errors=_KEYED | {404})
+    yield _Operation(
+        "get", "/v1/codex/models.json", "models", "The same as Codex's model catalogue.", "CodexModels", errors=_KEYED
+    )
+    yield _Operation(
+        "post", "/v1/route", "route", "Decide as for a chat request, and change nothing.", "RouteDecision",
+        body="RouteQuestion", errors=_KEYED | _BODY | {404}, parameters=("header-x-request-id", *_SESSION),
+    )  # fmt: skip
+    yield _Operation(
+        "get", "/v1/route/{route_id}", "route", "Why a recent turn was routed as it was.", "RouteExplanation",
+        errors=_KEYED | {404},
+    )  # fmt: skip
+
+
+def _gate() -> Iterator[_Operation]:
+    named = _KEYED | {404}
+    state = _query("state", {"type": "string", "enum": [each.value for each in ApprovalState]}, "Only those.")
+    yield _Operation(
+        "get", "/v1/approvals", "gate", "The queue, newest first.", "ApprovalList", errors=_KEYED, query=(state,)
+    )
+    yield _Operation(
+        "get", "/v1/approvals/{approval_id}", "gate", "One request, with all that a vote signs.", "Approval",
+        errors=named,
+    )  # fmt: skip
+    for path in ("/v1/approvals/{approval_id}", "/v1/gate/calls/{approval_id}"):
+        yield _Operation(
+            "post", f"{path}/plan", "gate", "Record change id and rollback plan.", "Approval", body="Plan",
+            errors=named | _BODY,
+        )  # fmt: skip
+    yield _Operation(
+        "post", "/v1/approvals/{approval_id}/votes", "gate", "Vote; scope `approve`.", "Approval", body="Vote",
+        errors=named | _BODY,
+    )  # fmt: skip
+    yield _Operation(
+        "post", "/v1/approvals/{approval_id}/cancel", "gate", "Withdraw a request.", "Approval", body="Cancellation",
+        errors=named | _BODY,
+    )  # fmt: skip
+    yield _Operation(
+        "get", "/v1/gate/calls/{gate_call_id}", "gate", "Where a held call stands.", "HeldCall", errors=named
+    )
+    yield _Operation(
+        "post", "/v1/gate/classify", "gate", "What the gate would do with a call; nothing is recorded.",
+        "Classification", body="Classify", errors=_KEYED | _BODY,
+    )  # fmt: skip
+
+
+def _administration() -> Iterator[_Operation]:
+    tenant = _query("tenant", {"type": "string"}, "Only keys of this tenant.")
+    path = "/v1/admin/keys"
+    yield _Operation(
+        "post", path, "keys", "Create a key. Its text is in this reply and nowhere else.", "CreatedKey", body="NewKey",
+        errors=_KEYED | _BODY, status=201,
+    )  # fmt: skip
+    yield _Operation("get", path, "keys", "List keys, oldest first.", "KeyList", errors=_KEYED, query=(tenant,))
+    yield _Operation(
+        "delete", f"{path}/{{key_id}}", "keys", "Revoke a key; it works nowhere after 5 s.", "Key",
+        errors=_KEYED | {404},
+    )  # fmt: skip
+    yield _Operation(
+        "get", "/v1/admin/engines", "operations", "What the engines say of themselves; scope `admin`.", "EngineList",
+        errors=_KEYED,
+    )  # fmt: skip
+    yield _Operation("get", "/v1/audit/head", "audit", "Size and hash of the log.", "AuditHead", errors=_KEYED)
+
+
+def _probes() -> Iterator[_Operation]:
+    bug = frozenset({500})
+    tag = "operations"
+    yield _Operation("get", "/", tag, "A probe; answers nothing.", errors=bug, public=True)
+    yield _Operation("head", "/", tag, "The same.", errors=bug, public=True)
+    yield _Operation("get", PATH, tag, "This document.", "Document", errors=bug, public=True)
+    yield _Operation("get", "/healthz", tag, "The process runs.", "Health", errors=bug, public=True)
+    yield _Operation(
+        "get", "/readyz", tag, "Every part answers.", "Readiness", errors=bug, public=True,
+        more={"503": _reply("A part does not answer.", {_JSON: {"schema": ref("Readiness")}}, ())},
+    )  # fmt: skip
+    yield _Operation(
+        "get", "/metrics", tag, "Metrics in Prometheus' text format.", errors=bug, public=True, media="text/plain"
+    )
+
+
+def _described(operation: _Operation) -> dict[str, Any]:
+    name = operation.path.strip("/").replace("/", "-").replace("{", "").replace("}", "") or "root"
+    described: dict[str, Any] = {
+        "operationId": f"{operation.method}-{name}",
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "responses": _responses(operation),
+    }
+    if operation.public:
+        described["security"] = []
+    parameters: list[Schema] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in _in_path(operation.path)
+    ]
+    parameters += operation.query
+    named = operation.parameters or (() if operation.public else ("header-x-request-id",))
+    parameters += [{"$ref": f"#/components/parameters/{each}"} for each in named]
+    if parameters:
+        described["parameters"] = parameters
+    if operation.body is not None:
+        described["requestBody"] = {"required": True, "content": {_JSON: {"schema": ref(operation.body)}}}
+    return described
+
+
+def _in_path(path: str) -> list[str]:
+    return [part[1:-1] for part in path.split("/") if part.startswith("{")]
+
+
+def _responses(operation: _Operation) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if operation.reply is not None:
+        content[_JSON] = {"schema": ref(operation.reply)}
+    elif operation.media != _JSON:
+        content[operation.media] = {"schema": {"type": "string"}}
+    if operation.event is not None:
+        # 3.1 has no word for the schema of one event.
+        content[_EVENTS] = {"schema": {"type": "string"}, "x-event-schema": ref(operation.event)}
+    family = _FAMILY.get(operation.dialect, "Error")
+    return {
+        str(operation.status): _reply("Done.", content, operation.headers),
+        **{str(status): {"$ref": f"#/components/responses/{family}{status}"} for status in sorted(operation.errors)},
+        **operation.more,
+    }
+
+
+_FAMILY: Final = {Dialect.RESPONSES: "ResponsesError", Dialect.MESSAGES: "MessagesError"}
+
+
+def _error_responses() -> Iterator[tuple[str, dict[str, Any]]]:
+    for dialect, family, schema in (
+        (Dialect.CHAT, "Error", "Error"),
+        (Dialect.RESPONSES, "ResponsesError", "Error"),
+        (Dialect.MESSAGES, "MessagesError", "MessagesError"),
+    ):
+        for status in sorted(statuses(dialect)):
+            text = "Overloaded" if status == 529 else HTTPStatus(status).phrase
+            extra = ("request-id",) if dialect is Dialect.MESSAGES else ()
+            advice = ("x-should-retry", "retry-after", *(("www-authenticate",) if status == 401 else ()))
+            yield f"{family}{status}", _reply(f"{text}.", {_JSON: {"schema": ref(schema)}}, (*advice, *extra))
+
+
+def _reply(text: str, content: Mapping[str, Any], headers: Sequence[str]) -> dict[str, Any]:
+    reply: dict[str, Any] = {
+        "description": text,
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", *headers)},
+    }
+    return reply | {"content": dict(content)} if content else reply
+
+
+def _query(name: str, schema: Schema, text: str) -> Schema:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": text}
+
+
+def _parameters() -> dict[str, Schema]:
+    texts = {
+        "x-request-id": "Taken over when it looks like an id, so that both sides' logs meet.",
+        "x-gatehouse-risk": "Raises the risk that the router assumes; never lowers it.",
+        "originator": "Codex names itself here, and gets errors in the form that it stops on.",
+        **dict.fromkeys(SESSION_HEADERS, "The conversation that this request belongs to; the first one given counts."),
+    }
+    schema: dict[str, Schema] = {"x-gatehouse-risk": {"type": "string", "enum": ["R0", "R1", "R2", "R3"]}}
+    return {
+        f"header-{name}": {
+            "name": name, "in": "header", "required": False, "schema": schema.get(name, {"type": "string"}),
+            "description": text,
+        }
+        for name, text in texts.items()
+    }  # fmt: skip
+
+
+def _headers() -> dict[str, Schema]:
+    number: Schema = {"type": "string", "pattern": "^[0-9]+$"}
+    texts: dict[str, tuple[str, Schema]] = {
+        "x-request-id": ("Finds this request in the log.", {}),
+        "request-id": ("The same, under the name that Anthropic's clients read.", {}),
+        "x-should-retry": ("Trying again is useless.", {"const": "false"}),
+        "retry-after": ("Seconds after which trying again makes sense, 1 to 60.", number),
+        "www-authenticate": ("How to present a key.", {}),
+        "openai-processing-ms": ("Milliseconds until this reply began.", number),
+        "x-gatehouse-model": ("The model that answers.", {}),
+        "x-gatehouse-tier": ("Its tier.", {}),
+        "x-gatehouse-effort": ("The effort that was used.", {}),
+        "x-gatehouse-route-id": ("The decision, for `GET /v1/route/{route_id}`.", {}),
+        "x-gatehouse-route-reason": ("The rule that decided.", {}),
+        "x-gatehouse-revision": ("The revision of the model.", {}),
+        "x-gatehouse-audit-index": ("Where the decision is in the audit log.", number),
+        "x-gatehouse-receipt": ("The hash of that record's leaf.", {"pattern": "^[0-9a-f]{64}$"}),
+        "x-gatehouse-dropped-tools": ("Types of the tools that were left out, because nothing here can run them.", {}),
+        **{name: ("A limit of the key.", {}) for name in (*_LIMITS, *_ANTHROPIC_LIMITS)},
+    }
+    certain = {"x-request-id", "www-authenticate", "openai-processing-ms", "request-id"} | {
+        f"x-gatehouse-{name}" for name in _DECISION
+    }
+    return {
+        name: {"description": text, "required": name in certain, "schema": {"type": "string", **schema}}
+        for name, (text, schema) in texts.items()
+    }
