@@ -4,7 +4,20 @@ import sys
 
 import typer
 
-from serve_app.cli import approvals, audit, bench, bench_more, demo, doctor, gate, keys, route, schema, up
+from serve_app.cli import (
+    approvals,
+    audit,
+    bench,
+    bench_more,
+    client_config,
+    demo,
+    doctor,
+    gate,
+    keys,
+    route,
+    schema,
+    up,
+)
 
 app = typer.Typer(
     help="Gatehouse: self-hosted LLM serving, routed, gated and audited.",
@@ -17,6 +30,7 @@ app.command("doctor")(doctor.doctor)
 app.command("schema")(schema.schema)
 app.command("serve-config")(schema.serve_config)
 app.command("check-config")(schema.check_config)
+app.command("client-config")(client_config.client_config)
 app.add_typer(keys.app, name="keys")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(gate.app, name="gate")

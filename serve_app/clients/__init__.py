@@ -1,0 +1,1 @@
+"""Configurations for the clients people use. Pure: values in, file contents out."""
