@@ -16,8 +16,13 @@ import aiohttp
 from serve_app.bench.machine import cpu_between, cpu_seconds
 from serve_app.bench.stream import Sample, stream_once
 
-Api = Literal["chat", "completions"]
-PATHS: dict[Api, str] = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
+Api = Literal["chat", "completions", "responses", "messages"]
+PATHS: dict[Api, str] = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+}
 NOT_SENT = "not sent: too many open"
 MAX_REQUESTS = 1_000_000
 _MAX_OPEN = 2048
@@ -64,7 +69,7 @@ class Shape:
     salt: str = ""
 
     def __post_init__(self) -> None:
-        if self.ignore_eos and self.api == "chat":
+        if self.ignore_eos and self.api != "completions":
             raise BenchRefused("ignore_eos breaks the format of chat answers: use --api completions with it.")
 
 
@@ -139,17 +144,19 @@ def prompt(shape: Shape, number: int) -> str:
 
 
 def request_body(shape: Shape, model: str, number: int) -> dict[str, Any]:
-    """Request `number`, streamed and with its usage at the end."""
-    body: dict[str, Any] = {
-        "model": model,
-        "max_tokens": shape.max_tokens,
-        "temperature": shape.temperature,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    """Request `number`, streamed and with its usage at the end. Reasoning is asked for, and nothing is stored."""
+    body: dict[str, Any] = {"model": model, "temperature": shape.temperature, "stream": True}
     text = prompt(shape, number)
+    turn = [{"role": "user", "content": text}]
+    match shape.api:
+        case "responses":
+            return body | {"max_output_tokens": shape.max_tokens, "input": text, "store": False}
+        case "messages":
+            return body | {"max_tokens": shape.max_tokens, "messages": turn, "thinking": {"type": "adaptive"}}
+        case "chat" | "completions":
+            body |= {"max_tokens": shape.max_tokens, "stream_options": {"include_usage": True}}
     if shape.api == "chat":
-        return body | {"messages": [{"role": "user", "content": text}]}
+        return body | {"messages": turn}
     return body | {"prompt": text} | ({"ignore_eos": True} if shape.ignore_eos else {})
 
 

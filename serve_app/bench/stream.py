@@ -1,7 +1,7 @@
 """One streamed request, timed from the client's side: `stream_once` -> `Sample`.
 
-It reads chat completions and text completions as server-sent events, in whatever pieces they arrive, and never raises
-for what a server does wrong: how a request ended is part of the sample. Texts of prompts and replies are not kept.
+It reads the streams of every dialect, in whatever pieces they arrive, and never raises for what a server does wrong:
+how a request ended is part of the sample. Texts of prompts and replies are not kept.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ import aiohttp
 
 _DONE = b"[DONE]"
 _MAX_LINE = 1 << 22
+_ENDS = ("response.completed", "response.incomplete", "message_stop")
+_DELTAS = ("response.output_text.delta", "response.reasoning_text.delta", "content_block_delta")
 
 OK = "ok"
 ERROR_EVENT = "error event"
@@ -55,7 +57,7 @@ class Sample:
 
     @property
     def ok(self) -> bool:
-        """True when the stream was complete: text, no error, and `[DONE]`."""
+        """True when the stream was complete: text, no error, and the end of its dialect."""
         return self.ending == OK
 
     @property
@@ -123,17 +125,25 @@ class EventReader:
             self.malformed = True
             return False
         event = cast(dict[str, Any], value)
-        if event.get("error"):
+        kind = event.get("type")
+        if event.get("error") or kind == "response.failed":
             self.error = True
             return False
-        usage = event.get("usage")
+        if kind in _ENDS:
+            self.done = True
+        response = event.get("response")
+        usage = cast(dict[str, Any], response).get("usage") if isinstance(response, dict) else event.get("usage")
         if isinstance(usage, dict):
             self.usage = cast(dict[str, Any], usage)
         return _has_text(event)
 
 
 def _has_text(event: Mapping[str, Any]) -> bool:
-    """True when a chunk of either API carries text or reasoning; an announced role alone is none."""
+    """True when an event of any API carries text or reasoning; an announced role alone is none."""
+    delta = event.get("delta")
+    if event.get("type") in _DELTAS and delta:
+        parts = cast(dict[str, Any], delta) if isinstance(delta, dict) else {"text": delta}
+        return bool(parts.get("text") or parts.get("thinking"))
     choices = event.get("choices")
     for choice in cast(list[Any], choices) if isinstance(choices, list) else []:
         if not isinstance(choice, dict):
@@ -204,8 +214,8 @@ async def stream_once(
         e2e_s=e2e_s,
         arrivals=tuple(arrivals),
         events=reader.events,
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
+        prompt_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        output_tokens=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
         cached_tokens=_cached(usage),
     )
 
@@ -223,7 +233,9 @@ def _ending(failed: str | None, reader: EventReader, text: bool) -> str:
 
 
 def _cached(usage: Mapping[str, Any]) -> int | None:
-    details = usage.get("prompt_tokens_details")
+    if "cache_read_input_tokens" in usage:
+        return _count(usage["cache_read_input_tokens"])
+    details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
     return _count(cast(dict[str, Any], details).get("cached_tokens")) if isinstance(details, dict) else None
 
 

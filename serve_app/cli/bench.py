@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from serve_app.bench.compare import ComparePlan, Comparison, compare, out_folder
 from serve_app.bench.load import (
+    PATHS,
     Api,
     BenchRefused,
     Endpoint,
@@ -47,6 +48,7 @@ _console = Console(highlight=False)
 _MODEL = "demo-20b"
 _T = TypeVar("_T", int, float)
 _Api = Annotated[str, typer.Option(help="chat or completions.")]
+_Apis = Annotated[str, typer.Option(help="Of chat, completions, responses, messages; several with commas.")]
 _Prompt = Annotated[int, typer.Option(min=2, max=131_072, help="About; every prompt is another one.")]
 _Tokens = Annotated[int, typer.Option(min=1, max=131_072, help="Limit of an answer.")]
 _IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Exactly --max-tokens; completions on vLLM only.")]
@@ -57,7 +59,7 @@ def run(
     url: Annotated[str, typer.Option(help="The server's address, without /v1.")] = "http://127.0.0.1:8000",
     model: Annotated[str, typer.Option(help="Model name, or auto.")] = "auto",
     key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "GATEHOUSE_KEY",
-    api: _Api = "chat",
+    api: _Apis = "chat",
     streams: Annotated[str, typer.Option(help="Closed loop: numbers of streams, with commas; '' for none.")] = "1,8,32",
     rate: Annotated[str, typer.Option(help="Open loop: arrivals per second (Poisson), with commas.")] = "",
     requests: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Per level; default 64.")] = None,
@@ -79,7 +81,12 @@ def run(
         require_loopback(url, allow_remote)
         if plot is not None:
             require_matplotlib()
-        shape = Shape(_api(api), prompt_tokens, max_tokens, temperature, ignore_eos, seed, timeout)
+        apis = dict.fromkeys(part.strip() for part in api.split(","))
+        shapes = {
+            each: Shape(_api(each), prompt_tokens, max_tokens, temperature, ignore_eos, seed, timeout,
+                        f"{each} " if len(apis) > 1 else "")
+            for each in apis
+        }  # fmt: skip
         count = 64 if requests is None and duration is None else requests
         plan = levels(_numbers(streams, int), _numbers(rate, float), count, duration)
         if not plan:
@@ -91,8 +98,8 @@ def run(
     where = machine()
     _console.print(where.sentence, markup=False, soft_wrap=True)
     with _progress() as bar:
-        windows = asyncio.run(_run_levels(endpoint, shape, plan, warm_up, bar))
-    measured = {level.label: figures([window]) for level, window in zip(plan, windows, strict=True)}
+        windows = asyncio.run(_run_levels(endpoint, shapes, plan, warm_up, bar))
+    measured = {label: figures([window]) for label, window in windows.items()}
     for label, each in measured.items():
         _console.print(run_table(label, each))
         for line in run_lines(each):
@@ -107,19 +114,25 @@ def run(
         fail("no request was answered completely.")
 
 
-async def _run_levels(endpoint: Endpoint, shape: Shape, plan: list[Level], warm_up: int, bar: Progress) -> list[Window]:
-    windows: list[Window] = []
+async def _run_levels(
+    endpoint: Endpoint, shapes: Mapping[str, Shape], plan: list[Level], warm_up: int, bar: Progress
+) -> dict[str, Window]:
+    """A window per level, or per level and API when several are compared: one after the other, at the same load."""
+    windows: dict[str, Window] = {}
     async with client_session() as session:
-        if warm_up:
-            await run_level(session, endpoint, shape, Level(streams=min(warm_up, 4), requests=warm_up))
+        for shape in shapes.values():
+            if warm_up:
+                await run_level(session, endpoint, shape, Level(streams=min(warm_up, 4), requests=warm_up))
         for number, level in enumerate(plan, 1):
-            task = bar.add_task(level.label, total=level.requests)
+            for api, shape in shapes.items():
+                label = level.label if len(shapes) == 1 else f"{level.label}, {api}"
+                task = bar.add_task(label, total=level.requests)
 
-            def done(sample: object, task: TaskID = task) -> None:
-                del sample
-                bar.advance(task)
+                def done(sample: object, task: TaskID = task) -> None:
+                    del sample
+                    bar.advance(task)
 
-            windows.append(await run_level(session, endpoint, shape, level, number * 1_000_000, done))
+                windows[label] = await run_level(session, endpoint, shape, level, number * 1_000_000, done)
     return windows
 
 
@@ -154,7 +167,9 @@ def compare_servers(
             raise BenchRefused("--engine is vllm or synthetic.")
         closed = [Level(streams=each, requests=max(requests, each * per_stream)) for each in _numbers(streams, int)]
         opened = [Level(rate=each, requests=requests) for each in _numbers(rate, float)]
-        shape = Shape(_api(api), prompt_tokens, max_tokens, ignore_eos=ignore_eos, seed=seed)
+        if api not in ("chat", "completions"):
+            raise BenchRefused("--api is chat or completions: not every server compared speaks more.")
+        shape = Shape(api, prompt_tokens, max_tokens, ignore_eos=ignore_eos, seed=seed)
         named = tuple(name.strip() for name in targets.split(",") if name.strip())
         plan = ComparePlan(named, (*closed, *opened), shape, rounds, warm_up, interleave)
         file = load_serve_file(find("configs/serve.local.yaml"))
@@ -221,8 +236,8 @@ def _progress() -> Progress:
 
 
 def _api(text: str) -> Api:
-    if text not in ("chat", "completions"):
-        raise BenchRefused("--api is chat or completions.")
+    if text not in PATHS:
+        raise BenchRefused(f"--api is one of {', '.join(PATHS)}.")
     return text
 
 

@@ -191,7 +191,7 @@ def test_facts_of_this_machine(tmp_path: Path) -> None:
         (["run", "--url", "http://10.1.1.1:80"], "--allow-remote"),
         (["run", "--streams", "a"], "not a list of numbers"),
         (["run", "--streams", ""], "nothing to do"),
-        (["run", "--api", "x"], "chat or completions"),
+        (["run", "--api", "x"], "one of chat, completions"),
         (["compare", "--no-plot", "--targets", "nobody"], "targets are"),
         (["compare", "--no-plot", "--engine", "x"], "vllm or synthetic"),
     ],

@@ -115,10 +115,38 @@ async def test_cancelling_a_request_hangs_up() -> None:
         ({"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]}, 0),
         ({"choices": [None, {"delta": None}]}, 0),
         ({"choices": None}, 0),
+        ({"type": "response.output_text.delta", "delta": "a"}, 1),
+        ({"type": "response.reasoning_text.delta", "delta": "a"}, 1),
+        ({"type": "response.function_call_arguments.delta", "delta": "{}"}, 0),
+        ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}}, 1),
+        ({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "a"}}, 1),
+        ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": ""}}, 0),
+        ({"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{}"}}, 0),
     ],
 )
 def test_what_counts_as_text(chunk: dict, text: int) -> None:
     assert EventReader().feed(b"data: " + json.dumps(chunk).encode() + b"\n\n") == text
+
+
+@pytest.mark.parametrize(
+    ("event", "done", "error", "tokens"),
+    [
+        (
+            {"type": "response.completed", "response": {"usage": {"input_tokens": 3, "output_tokens": 2}}},
+            True,
+            False,
+            2,
+        ),
+        ({"type": "response.failed", "response": {"error": {"code": "x"}}}, False, True, None),
+        ({"type": "message_delta", "delta": {}, "usage": {"input_tokens": 3, "output_tokens": 2}}, False, False, 2),
+        ({"type": "message_stop"}, True, False, None),
+        ({"type": "error", "error": {"type": "api_error"}}, False, True, None),
+    ],
+)
+def test_how_the_other_dialects_end(event: dict, done: bool, error: bool, tokens: int | None) -> None:
+    reader = EventReader()
+    reader.feed(b"event: x\ndata: " + json.dumps(event).encode() + b"\n\n")
+    assert (reader.done, reader.error, reader.usage.get("output_tokens")) == (done, error, tokens)
 
 
 def test_a_line_without_end_is_not_kept() -> None:
