@@ -72,12 +72,12 @@ class ChatCodec:
 
 
 def _with_reasoning(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """The body with replayed reasoning under vLLM's name too: clients know it as `reasoning_content`."""
+    """The body with replayed reasoning under the name that most engines read; vLLM 0.29 takes either."""
     messages = body.get("messages")
     if isinstance(messages, list):
         body["messages"] = [
-            {**each, "reasoning": each["reasoning_content"]}
-            if isinstance(each, dict) and each.get("reasoning_content") and not each.get("reasoning")
+            {**{name: value for name, value in each.items() if name != "reasoning"}, "reasoning_content": said}
+            if isinstance(each, dict) and (said := each.get("reasoning")) and not each.get("reasoning_content")
             else each
             for each in messages
         ]

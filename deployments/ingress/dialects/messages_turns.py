@@ -142,7 +142,7 @@ class _Turns:
             return
         message: dict[str, JsonValue] = {"role": "assistant", "content": None if calls and not text else text}
         if reasoning:
-            message["reasoning"] = reasoning
+            message["reasoning_content"] = reasoning
         if calls:
             message["tool_calls"] = calls
         self._say(message)

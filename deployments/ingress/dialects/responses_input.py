@@ -38,7 +38,7 @@ class _Assistant:
         if self.texts or not self.calls:
             message["content"] = "\n\n".join(self.texts)
         if self.reasoning:
-            message["reasoning"] = "\n\n".join(self.reasoning)
+            message["reasoning_content"] = "\n\n".join(self.reasoning)
         if self.calls:
             message["tool_calls"] = self.calls
         return message

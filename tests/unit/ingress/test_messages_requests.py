@@ -134,7 +134,7 @@ def test_a_body_of_claude_code_becomes_a_chat() -> None:
         {
             "role": "assistant",
             "content": "Looking.",
-            "reasoning": "I should look.",
+            "reasoning_content": "I should look.",
             "tool_calls": [
                 {
                     "id": "toolu_1",
@@ -227,7 +227,11 @@ def test_empty_texts_are_skipped() -> None:
 def test_what_is_replayed_of_our_own_reply_is_one_turn() -> None:
     thinking = {"type": "thinking", "thinking": "hm", "signature": "Z2F0ZWhvdXNl"}
     turns = chat(USER, assistant(thinking, text("Working."), text("[gatehouse:held id=apr_1]")), user(text("go on")))
-    assert turns[1] == {"role": "assistant", "content": "Working.\n\n[gatehouse:held id=apr_1]", "reasoning": "hm"}
+    assert turns[1] == {
+        "role": "assistant",
+        "content": "Working.\n\n[gatehouse:held id=apr_1]",
+        "reasoning_content": "hm",
+    }
 
 
 def test_a_call_without_a_result_may_end_the_conversation() -> None:

@@ -139,7 +139,7 @@ def engine_json(content: str | None, arguments: tuple[str, ...] = (), finish: st
         {"id": f"call_{number}", "type": "function", "function": {"name": "shell", "arguments": each}}
         for number, each in enumerate(arguments)
     ]
-    message = {"role": "assistant", "content": content, "reasoning": "I need tools", "tool_calls": calls}
+    message = {"role": "assistant", "content": content, "reasoning_content": "I need tools", "tool_calls": calls}
     choice = {"index": 0, "message": message, "finish_reason": finish, **more}
     return json.dumps({"choices": [choice], "usage": USAGE["usage"]}).encode()
 

@@ -203,3 +203,10 @@ def test_an_engine_error_never_echoes_pydantic() -> None:
     body = b'{"error":{"message":"1 validation error: secret input","param":"body.x","code":400}}'
     error = upstream_error(400, body)
     assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_replayed_reasoning_reaches_the_engine_under_one_name(name: str) -> None:
+    turns = [{"role": "assistant", "content": "a", name: "hm"}, {"role": "user", "content": "b"}]
+    messages = ChatCodec().read({"messages": turns}).body["messages"]
+    assert messages == [{"role": "assistant", "content": "a", "reasoning_content": "hm"}, turns[1]]

@@ -276,7 +276,7 @@ def test_what_was_sent_comes_back_as_the_engine_wrote_it() -> None:
     read = CODEC.read({"input": [{"role": "user", "content": "hi"}, *first, *outputs], "tools": TOOLS})
     sent: Any = read.body
     assistant = sent["messages"][1]
-    assert assistant["reasoning"] == "R"
+    assert assistant["reasoning_content"] == "R"
     assert [(each["id"], each["function"]["name"], each["function"]["arguments"]) for each in assistant["tool_calls"]] \
         == [
             ("call_a", "exec_command", '{"cmd":"ls"}'),

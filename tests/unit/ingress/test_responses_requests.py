@@ -143,11 +143,11 @@ def test_instructions_come_first() -> None:
             [{"role": "assistant", "content": "no"}],
         ),
         # the reasoning belongs to what follows it, and one turn of the assistant is one message
-        ([thought("r"), message("assistant", "a")], [{"role": "assistant", "content": "a", "reasoning": "r"}]),
-        ([thought("r"), call("c1")], [{"role": "assistant", "reasoning": "r", "tool_calls": [chat_call("c1")]}]),
+        ([thought("r"), message("assistant", "a")], [{"role": "assistant", "content": "a", "reasoning_content": "r"}]),
+        ([thought("r"), call("c1")], [{"role": "assistant", "reasoning_content": "r", "tool_calls": [chat_call("c1")]}]),
         (
             [thought("r"), message("assistant", "a"), message("assistant", "[gatehouse:held ...]"), call("c1")],
-            [{"role": "assistant", "content": "a\n\n[gatehouse:held ...]", "reasoning": "r",
+            [{"role": "assistant", "content": "a\n\n[gatehouse:held ...]", "reasoning_content": "r",
               "tool_calls": [chat_call("c1")]}],
         ),
         (
@@ -156,14 +156,14 @@ def test_instructions_come_first() -> None:
                 {"role": "assistant", "tool_calls": [chat_call("c1"), chat_call("c2")]},
                 {"role": "tool", "tool_call_id": "c1", "content": "ok"},
                 {"role": "tool", "tool_call_id": "c2", "content": "two"},
-                {"role": "assistant", "reasoning": "r", "tool_calls": [chat_call("c3")]},
+                {"role": "assistant", "reasoning_content": "r", "tool_calls": [chat_call("c3")]},
             ],
         ),
         (  # a call that nobody answered ends its message all the same
             [call("c1"), thought("r"), message("assistant", "a"), message("user", "u")],
             [
                 {"role": "assistant", "tool_calls": [chat_call("c1")]},
-                {"role": "assistant", "content": "a", "reasoning": "r"},
+                {"role": "assistant", "content": "a", "reasoning_content": "r"},
                 {"role": "user", "content": "u"},
             ],
         ),
@@ -171,7 +171,7 @@ def test_instructions_come_first() -> None:
         (
             [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": "gAAA"},
              message("assistant", "a")],
-            [{"role": "assistant", "content": "a", "reasoning": "s"}],
+            [{"role": "assistant", "content": "a", "reasoning_content": "s"}],
         ),
         (
             [{"type": "reasoning", "summary": [], "content": None, "encrypted_content": "gAAA"},
