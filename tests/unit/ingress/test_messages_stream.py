@@ -385,7 +385,7 @@ def test_a_reply_with_an_empty_block_can_be_replayed() -> None:
         "messages": [{"role": "user", "content": "hi"}, answer, {"role": "user", "content": results}],
     }
     turn = MessagesCodec().read(body).body["messages"][1]  # type: ignore[index,call-overload]
-    assert (turn["content"], turn["reasoning"], len(turn["tool_calls"])) == ("Working.", "I need tools", 2)  # type: ignore[index,call-overload]
+    assert (turn["content"], turn["reasoning_content"], len(turn["tool_calls"])) == ("Working.", "I need tools", 2)  # type: ignore[index,call-overload]
 
 
 def test_another_attempt_goes_on_where_keepalives_left_the_stream() -> None:

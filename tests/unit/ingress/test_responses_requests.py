@@ -144,7 +144,10 @@ def test_instructions_come_first() -> None:
         ),
         # the reasoning belongs to what follows it, and one turn of the assistant is one message
         ([thought("r"), message("assistant", "a")], [{"role": "assistant", "content": "a", "reasoning_content": "r"}]),
-        ([thought("r"), call("c1")], [{"role": "assistant", "reasoning_content": "r", "tool_calls": [chat_call("c1")]}]),
+        (
+            [thought("r"), call("c1")],
+            [{"role": "assistant", "reasoning_content": "r", "tool_calls": [chat_call("c1")]}],
+        ),
         (
             [thought("r"), message("assistant", "a"), message("assistant", "[gatehouse:held ...]"), call("c1")],
             [{"role": "assistant", "content": "a\n\n[gatehouse:held ...]", "reasoning_content": "r",
