@@ -104,13 +104,17 @@ class NotFound(GatehouseError):
 
 
 class QuotaExceeded(GatehouseError):
-    """A rate or concurrency limit; trying again after `retry_after_s` (1..60) makes sense."""
+    """A rate or concurrency limit; trying again after `retry_after_s` (1..60) makes sense.
+
+    `open_requests` is the limit that was reached, when it is one on requests that are open at once.
+    """
 
     code = "rate_limit_exceeded"
 
-    def __init__(self, public_message: str, retry_after_s: int = 1) -> None:
-        super().__init__(public_message, retry_after_s)
+    def __init__(self, public_message: str, retry_after_s: int = 1, open_requests: int | None = None) -> None:
+        super().__init__(public_message, retry_after_s, open_requests)
         self.retry_after_s = retry_after_s
+        self.open_requests = open_requests
 
 
 class BudgetExceeded(GatehouseError):

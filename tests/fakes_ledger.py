@@ -95,7 +95,7 @@ class InMemoryLedger:
                 )
             limits.append(Limit(LimitKind.TOKENS, budget, remaining, 0))
         if self.full or len(waiting) >= self.max_requests:
-            raise QuotaExceeded("Too many requests at once for this key. Please try again in 1s.", 1)
+            raise QuotaExceeded("Too many requests at once for this key. Please try again in 1s.", 1, self.max_requests)
         limits.insert(0, Limit(LimitKind.REQUESTS, self.max_requests, self.max_requests - len(waiting) - 1, 0))
         grant = Grant(
             grant_id=f"grant_{next(self._numbers)}",

@@ -112,6 +112,7 @@ class KeyLedger:
                 f"Concurrency limit of {limit} requests reached for key {principal.key_id}. "
                 f"Please try again in {_RETRY_AFTER_S}s.",
                 _RETRY_AFTER_S,
+                limit,
             )
         budget = self._budgets.reserve(grant.key_id, grant.grant_id, grant.reserved_tokens)
         self._writer.grant(grant, now_ms)

@@ -36,7 +36,8 @@ from deployments.errors import (
     UnknownModel,
 )
 from deployments.ingress.dialects.values import Failure
-from deployments.ports import Dialect
+from deployments.ports import Dialect, Limit, LimitKind
+from serve_app.api.limits import limit_headers
 
 _log = logging.getLogger("gatehouse.api")
 
@@ -72,6 +73,7 @@ TABLE: Mapping[type[GatehouseError], Row] = {
 _UNKNOWN = Row(500, "server_error", "api_error")
 _RETRY_AFTER_S = 2
 _BUSY = "The model is busy."
+_MESSAGE_CHARS, _PARAM_CHARS = 1000, 256  # both may hold a field's name, which a client can make as long as its body
 _CODEX_WAIT_S = 5  # a 429 costs Codex six requests, each after this wait; any 5xx costs it thirty
 
 
@@ -132,6 +134,7 @@ def told(error: BaseException, caller: Caller) -> Told:
         message, code = error.public_message, error.code
     else:
         message, code = "Something went wrong inside Gatehouse; the request id finds it in the log.", "internal_error"
+    message = message[:_MESSAGE_CHARS]
     wait_s = max(1, min(60, int(getattr(error, "retry_after_s", _RETRY_AFTER_S))))
     match caller.dialect:
         case Dialect.RESPONSES:
@@ -150,6 +153,8 @@ def told(error: BaseException, caller: Caller) -> Told:
     headers = {"x-should-retry": "false"} if row.final else {"retry-after": str(wait_s)}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, QuotaExceeded) and error.open_requests is not None:
+        headers |= limit_headers([Limit(LimitKind.REQUESTS, error.open_requests, 0, wait_s)], caller.dialect)
     if caller.dialect is Dialect.MESSAGES:
         headers["request-id"] = caller.request_id
     return Told(status, body, headers, code, message)
@@ -175,7 +180,7 @@ def _for_messages(error: BaseException, message: str) -> str:
 
 
 def _openai_body(error: BaseException, kind: str, code: str, message: str) -> bytes:
-    param = error.param if isinstance(error, InvalidRequest) else None
+    param = error.param[:_PARAM_CHARS] if isinstance(error, InvalidRequest) and error.param is not None else None
     return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
 
 

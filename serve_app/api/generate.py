@@ -108,7 +108,7 @@ class Generation:
             head = await anext(items)
             if not isinstance(head, Head):
                 raise EngineFailed("The model's answer has no head.")
-            limits = limit_headers(head.limits, ask.dialect, self._surface.clock.now_ms())
+            limits = limit_headers(head.limits, ask.dialect)
             headers = {**head.headers, **limits}
             chunks = _kept(items, head, keep)
             if not head.stream:

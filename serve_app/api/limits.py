@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from deployments.ports import Dialect, Limit
 
 
-def limit_headers(limits: Sequence[Limit], dialect: Dialect, now_ms: int) -> Mapping[str, str]:
+def limit_headers(limits: Sequence[Limit], dialect: Dialect, now: datetime | None = None) -> Mapping[str, str]:
     """What an answer says of the limits it was admitted under. Resets are durations, on messages moments."""
     headers: dict[str, str] = {}
+    at = now or datetime.now(UTC)  # noqa: TID251 - a moment for a person, or a client's clock; nothing is decided by it
     for each in limits:
         if dialect is Dialect.MESSAGES:
-            moment = datetime.fromtimestamp(now_ms / 1000, UTC) + timedelta(seconds=each.reset_s)
+            moment = at + timedelta(seconds=each.reset_s)
             prefix, reset = f"anthropic-ratelimit-{each.kind.value}", moment.strftime("%Y-%m-%dT%H:%M:%SZ")
             headers |= {f"{prefix}-limit": str(each.limit), f"{prefix}-remaining": str(each.remaining)}
             headers[f"{prefix}-reset"] = reset
