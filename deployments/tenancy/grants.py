@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from deployments.errors import PartUnavailable
 from deployments.ports import Grant, KeyId, Usage
 from deployments.tenancy.budgets import Booking
 from deployments.tenancy.store import TenancyStore
@@ -109,21 +108,50 @@ class GrantWriter:
             grants = [self._grants[i] for i in range(min(_BATCH, len(self._grants)))]
             settlements = [self._settlements.popleft() for _ in range(min(_BATCH, len(self._settlements)))]
             try:
-                bookings = await self._store.write(
-                    grants, [(each.grant, each.usage, each.at_ms) for each in settlements]
-                )
-            except SQLAlchemyError as error:
+                await self._write(grants, settlements)
+            except Exception as error:  # whatever it is, nobody may wait for ever behind it
                 _log.error("the ledger's store failed: %s", type(error).__name__)
-                for each in settlements:
-                    if not each.committed.done():
-                        each.committed.set_exception(error)
-                if not settlements:
-                    await asyncio.sleep(_RETRY_S)
-                continue
-            for _ in grants:
-                self._grants.popleft()
-            for booking in bookings:
-                self._booked(booking)
+                await self._write_singly(grants, settlements)
+            else:
+                for _ in grants:
+                    self._grants.popleft()
+
+    async def _write(self, grants: Sequence[tuple[Grant, int]], settlements: Sequence[Settlement]) -> None:
+        bookings = await self._store.write(grants, [(each.grant, each.usage, each.at_ms) for each in settlements])
+        for booking in bookings:
+            self._booked(booking)
+        for each in settlements:
+            if not each.committed.done():
+                each.committed.set_result(None)
+
+    async def _write_singly(self, grants: Sequence[tuple[Grant, int]], settlements: Sequence[Settlement]) -> None:
+        """After a failed batch: one row that the store does not take must not keep the others from it.
+
+        While the store is away grants wait for it, and whoever settles learns of the failure.
+        """
+        if not await self._answers():
             for each in settlements:
                 if not each.committed.done():
-                    each.committed.set_result(None)
+                    each.committed.set_exception(PartUnavailable("The ledger's store does not answer."))
+            await asyncio.sleep(_RETRY_S)
+            return
+        for grant in grants:
+            self._grants.popleft()
+            try:
+                await self._write([grant], [])
+            except Exception as error:  # its settlement brings all that usage has to say
+                _log.critical("the row of a grant cannot be written: %s", type(error).__name__)
+        for each in settlements:
+            try:
+                await self._write([], [each])
+            except Exception as error:
+                _log.critical("a settlement cannot be written: %s", type(error).__name__)
+                if not each.committed.done():
+                    each.committed.set_exception(PartUnavailable("The ledger's store did not take the usage."))
+
+    async def _answers(self) -> bool:
+        try:
+            await self._store.ping()
+        except Exception:
+            return False
+        return True

@@ -39,6 +39,11 @@ _MAX_TOKENS = 10**9
 """Of one request: beyond the window of any model. What clients and upstreams say is not bounded, a column is."""
 
 
+def _stored(text: str, chars: int) -> str:
+    """A client's text as any database takes it: no lone surrogate, no NUL, and no longer than its column."""
+    return "".join(char if char.isascii() and char.isprintable() else "?" for char in text[:chars])
+
+
 class KeyLedger:
     """Implements `ports.Ledger` over the tenancy store. Key changes are in the audit log before they take effect."""
 
@@ -101,8 +106,8 @@ class KeyLedger:
             tenant=principal.tenant,
             key_id=principal.key_id,
             reserved_tokens=min(tokens, _MAX_TOKENS),
-            request_id=RequestId(request_id[:128]),  # both come from the client; the columns end there
-            model=ModelId(model[:256]),
+            request_id=RequestId(_stored(request_id, 128)),  # both come from the client; the columns end there
+            model=ModelId(_stored(model, 256)),
         )
         self._budgets.check(grant.key_id, grant.reserved_tokens)  # first: this refusal is final, the other one is not
         limit = self._settings.max_concurrent_requests

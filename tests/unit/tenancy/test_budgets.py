@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.clock import FixedClock
-from deployments.errors import BudgetExceeded, QuotaExceeded
+from deployments.errors import BudgetExceeded, PartUnavailable, QuotaExceeded
 from deployments.ports import Grant, KeyId, KeySpec, Limit, LimitKind, ModelId, Principal, RequestId, TenantId, Usage
 from deployments.store import open_store, sqlite_url
 from deployments.tenancy.budgets import Booking
@@ -277,7 +277,7 @@ async def test_tokens_stay_set_aside_until_their_usage_is_on_disk(
     grant = await world.admit(principal, 60)
     await world.ledger.drain()
     monkeypatch.setattr(world.disk, "dead", True)
-    with pytest.raises(OperationalError):
+    with pytest.raises(PartUnavailable):
         await world.ledger.settle(grant, Usage(output_tokens=10))
     with pytest.raises(BudgetExceeded):
         await world.admit(principal, 41)
@@ -312,7 +312,7 @@ async def test_a_settlement_whose_commit_was_in_doubt_is_counted_once(
         raise OperationalError("commit", {}, Exception("connection lost"))
 
     monkeypatch.setattr(world.disk, "write", lost_answer)
-    with pytest.raises(OperationalError):
+    with pytest.raises(PartUnavailable):
         await world.ledger.settle(grant, Usage(output_tokens=10))
     monkeypatch.setattr(world.disk, "write", write)
     await world.ledger.settle(grant, Usage(output_tokens=99))

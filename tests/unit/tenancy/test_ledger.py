@@ -8,7 +8,14 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from deployments.clock import FixedClock
-from deployments.errors import AuditUnavailable, InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
+from deployments.errors import (
+    AuditUnavailable,
+    InvalidRequest,
+    NotFound,
+    PartUnavailable,
+    QuotaExceeded,
+    Unauthenticated,
+)
 from deployments.ports import (
     SYSTEM_TENANT,
     Audit,
@@ -293,10 +300,44 @@ async def test_a_settlement_that_cannot_be_written_is_no_success(world: World, m
         raise OperationalError("insert", {}, Exception("disk full"))
 
     monkeypatch.setattr(world.store, "write", broken)
-    with pytest.raises(OperationalError):
+    with pytest.raises(PartUnavailable):
         await world.ledger.settle(grant, Usage(output_tokens=1))
     monkeypatch.setattr(world.store, "write", write)
     await world.ledger.settle(grant, Usage(output_tokens=2))
+    [total] = await world.ledger.usage(ACME)
+    assert total.output_tokens == 2
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\x00b", "Ünï" * 200])
+async def test_no_name_that_a_client_invents_stops_the_books(world: World, text: str) -> None:
+    principal = await world.ledger.authenticate((await world.key()).presented)
+    odd = await world.ledger.admit(principal, RequestId(text), ModelId(text), 1)
+    even = await world.ledger.admit(principal, RequestId("r"), MODEL, 1)
+    await world.ledger.settle(even, Usage(output_tokens=1))
+    await world.ledger.settle(odd, Usage(output_tokens=2))
+    assert sum(total.output_tokens for total in await world.ledger.usage(ACME)) == 3
+
+
+async def test_a_row_that_cannot_be_written_does_not_keep_the_others_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    principal = await world.ledger.authenticate((await world.key()).presented)
+    bad, good = [await world.ledger.admit(principal, RequestId(name), MODEL, 1) for name in ("bad", "good")]
+    await world.ledger.drain()
+    write = world.store.write
+
+    async def refuses(grants: Any, settlements: Any) -> list[Booking]:
+        if any(grant.request_id == "bad" for grant, *_ in settlements):
+            raise UnicodeEncodeError("utf-8", "x", 0, 1, "no")
+        return await write(grants, settlements)
+
+    monkeypatch.setattr(world.store, "write", refuses)
+    told = await asyncio.gather(
+        world.ledger.settle(bad, Usage(output_tokens=1)), world.ledger.settle(good, Usage(output_tokens=2)),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert isinstance(told[0], PartUnavailable)
+    assert told[1] is None
     [total] = await world.ledger.usage(ACME)
     assert total.output_tokens == 2
 
