@@ -30,7 +30,10 @@ _RENDERED = frozenset({"messages", "tools", "tool_choice"})
 
 
 class Inquiries:
-    """Asks engines by name; "auto" asks the lowest tier. A question takes a place among the key's open requests."""
+    """Asks engines by name; "auto" asks the lowest tier that the key may use.
+
+    A question takes a place among the key's open requests.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Inquiries:
         self._windows = windows
         self._reaches = [Reach(each.model, each.local) for each in models]
         tiers: list[tuple[Tier, ModelId]] = [(each.tier, each.model) for each in models if each.tier is not None]
-        self._base = min(tiers, key=lambda each: each[0].rank)[1]
+        self._tiers = [model for _, model in sorted(tiers, key=lambda each: each[0].rank)]
 
     async def count(self, principal: Principal, asked: Asked) -> int:
         """How many input tokens a chat request has: the engine's count of the prompt that it would read.
@@ -89,7 +92,7 @@ class Inquiries:
                 await opening.start(None)
                 data = b"".join([item async for item in opening if isinstance(item, bytes)])
             answer: JsonValue = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise EngineFailed("The model's answer could not be read.") from None
         finally:
             with suppress(GatehouseError):  # it stops counting by itself after a while
@@ -99,8 +102,8 @@ class Inquiries:
         return answer
 
     def _target(self, principal: Principal, model: ModelId | None) -> ModelId:
-        target = model or self._base
-        if target not in self._engines or not principal.may_use(target):
-            raise UnknownModel(target)
+        target = model or next((each for each in self._tiers if principal.may_use(each)), None)
+        if target is None or target not in self._engines or not principal.may_use(target):
+            raise UnknownModel(model or "auto")
         check(target, principal.egress, self._reaches)
         return target

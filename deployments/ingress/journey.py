@@ -72,6 +72,9 @@ from deployments.ports import (
 
 _log = logging.getLogger("gatehouse.ingress")
 T = TypeVar("T")
+_MOST_DROPPED = 32  # tools that are named in a header
+_MOST_REASONS = 16  # choices that a client may ask for
+_WORDS = frozenset({"stop", "length", "tool_calls", "content_filter", "abort", "error", "repetition"})
 GENERATING = frozenset(Dialect) - {Dialect.EMBEDDINGS}
 Reader: TypeAlias = Callable[[Mapping[str, JsonValue]], RouteRequest]
 
@@ -339,14 +342,20 @@ class Journey:
 
     async def _flow(self, turn: _Turn, items: Opening) -> AsyncGenerator[bytes, None]:
         """What may leave. Empty bytes mean that all is well so far: until the first ones a failure becomes a status."""
-        async for item in items:
-            async for data in self._release(turn, item):
+        try:
+            async for item in items:
+                async for data in self._release(turn, item):
+                    yield data
+                if not turn.headed:
+                    yield b""
+            turn.reply.close()
+            async for data in self._steps(turn):
                 yield data
-            if not turn.headed:
-                yield b""
-        turn.reply.close()
-        async for data in self._steps(turn):
-            yield data
+        except GatehouseError as error:
+            if not turn.reply.ended:
+                raise
+            # The client has the whole answer, and an error after its end would take that back.
+            _log.warning("engine of %s: %s after the end of its answer", turn.decision.model, error.code)
 
     def _begin_again(self, turn: _Turn) -> None:
         """A second attempt in place of one that nobody has seen a byte of; the first one is paid for, too."""
@@ -499,7 +508,7 @@ class Journey:
                 "output_tokens": usage.output_tokens,
                 "reasoning_tokens": usage.reasoning_tokens,
                 "estimated": usage.estimated,
-                "finish_reasons": list(turn.reply.finish_reasons),
+                "finish_reasons": [_word(each) for each in turn.reply.finish_reasons[:_MOST_REASONS]],
                 "duration_ms": round(duration_s * 1000),
                 "ttft_ms": None if ttft_s is None else round(ttft_s * 1000),
                 "tool_calls": turn.tool_calls,
@@ -548,7 +557,8 @@ def _headers(turn: _Turn, receipt: Receipt | None) -> dict[str, str]:
         headers["x-gatehouse-audit-index"] = str(receipt.index)
         headers["x-gatehouse-receipt"] = receipt.leaf_hash.hex()
     if turn.asked.dropped_tools:
-        headers["x-gatehouse-dropped-tools"] = ",".join(turn.asked.dropped_tools)
+        dropped = list(dict.fromkeys(turn.asked.dropped_tools))
+        headers["x-gatehouse-dropped-tools"] = ",".join(dropped[:_MOST_DROPPED])
     return headers
 
 
@@ -576,6 +586,11 @@ def _worth_another_attempt(turn: _Turn, step: Judge) -> bool:
     )
 
 
+def _word(finish: str) -> str:
+    """A finish reason for the log, which takes no text of any length from an engine."""
+    return finish if finish in _WORDS else "other"
+
+
 def _sum(one: Usage, other: Usage) -> Usage:
     return Usage(
         input_tokens=one.input_tokens + other.input_tokens,
@@ -591,7 +606,7 @@ def _charge(turn: _Turn) -> Usage:
 
     Nothing, when it was not reached or refused the request; else what was reserved, marked as an estimate.
     """
-    refused = isinstance(turn.error, InvalidRequest | EngineOverloaded)
+    refused = turn.first_byte_s is None and isinstance(turn.error, InvalidRequest | EngineOverloaded)
     if refused or not turn.engine_reached:
         return Usage()
     return Usage(output_tokens=turn.grant.reserved_tokens, estimated=True)

@@ -51,7 +51,7 @@ def _named(headers: Mapping[str, str], body: Mapping[str, JsonValue]) -> str | N
         if isinstance(user, str):
             try:
                 inner = json.loads(user)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return None
             if isinstance(inner, dict) and isinstance(inner.get("session_id"), str):  # pyright: ignore[reportUnknownMemberType]
                 return str(inner["session_id"])[:_MAX_CHARS]  # pyright: ignore[reportUnknownArgumentType]

@@ -50,12 +50,12 @@ class Intake:
         try:
             async with asyncio.timeout(self._timeout_s):
                 async for chunk in request.stream():
+                    if len(body) + len(chunk) > self._limit_bytes:  # first: this refusal is final, the other one is not
+                        raise BodyTooLarge(self._limit_bytes)
                     if self._held_bytes + len(chunk) > self._total_bytes:
                         raise EngineOverloaded("Too many large requests at once. Please try again in 2s.", 2)
                     self._held_bytes += len(chunk)
                     body += chunk
-                    if len(body) > self._limit_bytes:
-                        raise BodyTooLarge(self._limit_bytes)
             if len(body) > _IN_LOOP_BYTES:
                 return await asyncio.to_thread(parse_object, bytes(body))
             return parse_object(bytes(body))

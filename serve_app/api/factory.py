@@ -37,7 +37,8 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app = FastAPI(title="Gatehouse", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     authorize = Authorizer(surface.ledger)
     limits = surface.settings
-    server = Generation(surface, counters, Intake(limits.max_body_bytes, limits.max_held_bytes, limits.body_timeout_s))
+    intake = Intake(limits.max_body_bytes, limits.max_held_bytes, limits.body_timeout_s)
+    server = Generation(surface, counters, intake)
 
     async def on_gatehouse_error(request: Request, error: Exception) -> Response:
         reply = error_response(error, caller_of(request))
@@ -65,11 +66,7 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_status_router(surface, counters, authorize))
     app.include_router(create_keys_router(authorize, surface.ledger))
     app.include_router(create_audit_router(authorize, surface.audit))
-    app.include_router(
-        create_route_router(
-            authorize, surface.difficulty, surface.readers[Dialect.CHAT], surface.settings.max_body_bytes
-        )
-    )
+    app.include_router(create_route_router(authorize, surface.difficulty, surface.readers[Dialect.CHAT], intake))
     app.include_router(create_approvals_router(authorize, surface.approvals, cast(Classifier, surface.classifier)))
     return Edge(app, sends_request_id=not behind_serve)
 

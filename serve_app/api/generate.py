@@ -128,10 +128,11 @@ class Generation:
         def keepalive(silent_s: float) -> bytes:
             reply = head.reply()
             # Once the end is written, and waits to be sent, nothing of the dialect may come before it.
-            return COMMENT if reply.final is not None else reply.keepalive(silent_s)
+            return COMMENT if reply.ended else reply.keepalive(silent_s)
 
         return EventStream(
             with_error_event(chunks, ask.request_id, last_event),
+            items,
             headers,
             self._surface.settings.keepalive_s,
             keepalive,

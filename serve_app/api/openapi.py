@@ -319,8 +319,11 @@ def _responses(operation: _Operation) -> dict[str, Any]:
     elif operation.media != _JSON:
         content[operation.media] = {"schema": {"type": "string"}}
     if operation.event is not None:
-        # 3.1 has no word for the schema of one event.
-        content[_EVENTS] = {"schema": {"type": "string"}, "x-event-schema": ref(operation.event)}
+        data: Schema = {"type": "string", "contentMediaType": _JSON, "contentSchema": ref(operation.event)}
+        if operation.dialect in (Dialect.CHAT, Dialect.COMPLETIONS):
+            data = {"anyOf": [{"type": "string", "const": "[DONE]"}, data]}
+        event = {"type": "object", "required": ["data"], "properties": {"event": {"type": "string"}, "data": data}}
+        content[_EVENTS] = {"schema": {**event, "description": "One event; comments between events are none."}}
     family = _FAMILY.get(operation.dialect, "Error")
     return {
         str(operation.status): _reply("Done.", content, operation.headers),
@@ -341,6 +344,8 @@ def _error_responses() -> Iterator[tuple[str, dict[str, Any]]]:
         for status in sorted(statuses(dialect)):
             text = "Overloaded" if status == 529 else HTTPStatus(status).phrase
             extra = ("request-id",) if dialect is Dialect.MESSAGES else ()
+            if status == HTTPStatus.TOO_MANY_REQUESTS:
+                extra = (*extra, *(_ANTHROPIC_LIMITS if dialect is Dialect.MESSAGES else _LIMITS))
             advice = ("x-should-retry", "retry-after", *(("www-authenticate",) if status == 401 else ()))
             yield f"{family}{status}", _reply(f"{text}.", {_JSON: {"schema": ref(schema)}}, (*advice, *extra))
 
@@ -364,7 +369,7 @@ def _parameters() -> dict[str, Schema]:
         "originator": "Codex names itself here, and gets errors in the form that it stops on.",
         **dict.fromkeys(SESSION_HEADERS, "The conversation that this request belongs to; the first one given counts."),
     }
-    schema: dict[str, Schema] = {"x-gatehouse-risk": {"type": "string", "enum": ["R0", "R1", "R2", "R3"]}}
+    schema: dict[str, Schema] = {"x-gatehouse-risk": {"type": "string", "pattern": r"^\s*([Rr][0-3])?\s*$"}}
     return {
         f"header-{name}": {
             "name": name, "in": "header", "required": False, "schema": schema.get(name, {"type": "string"}),

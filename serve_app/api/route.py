@@ -24,7 +24,7 @@ from deployments.ports import (
     Scope,
 )
 from serve_app.api.auth import Authorizer
-from serve_app.api.bodies import read_object
+from serve_app.api.bodies import Intake
 
 _NAMED = frozenset({"explicit_model", "explicit_model_overridden"})  # the model was asked for by its name
 _RISKS = {risk.value: risk for risk in (Risk.R0, Risk.R1, Risk.R2, Risk.R3)}
@@ -33,7 +33,7 @@ ReadRequest = Callable[[Mapping[str, JsonValue]], RouteRequest]
 
 
 def create_route_router(
-    authorizer: Authorizer, difficulty: Difficulty, read_request: ReadRequest, max_body_bytes: int
+    authorizer: Authorizer, difficulty: Difficulty, read_request: ReadRequest, intake: Intake
 ) -> APIRouter:
     """The routes of the difficulty router; `read_request` turns a chat body into what the router may see."""
     router = APIRouter()
@@ -42,7 +42,7 @@ def create_route_router(
     async def dry_run(request: Request) -> JSONResponse:
         """Decide as for a chat completion and change nothing: no state, no budget, no generation."""
         principal = await authorizer(request, Scope.INFERENCE)
-        body = await read_object(request, max_body_bytes)
+        body = await intake.read_object(request)
         if not isinstance(body.get("messages"), list):
             raise InvalidRequest("'messages' must be a list.", "messages")
         model = _model(body)

@@ -74,8 +74,9 @@ def schemas() -> dict[str, Schema]:
         _add(found, name, model.model_json_schema(ref_template=f"{_WHERE}{name}_{{model}}"))
     for name, model in _REPLIES.items():
         _add(found, name, model.model_json_schema(ref_template=f"{_WHERE}{name}_{{model}}", mode="serialization"))
-    found["MessagesRequest"]["required"] = ["messages", "max_tokens"]
     counted = found["MessagesRequest"]["properties"]
+    counted["max_tokens"] = {"type": "integer", "minimum": 1}
+    found["MessagesRequest"]["required"] = ["messages", "max_tokens"]
     found["CountRequest"] = {
         **found["MessagesRequest"],
         "required": ["messages"],

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -50,7 +51,11 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
     @router.get("/v1/models")
     async def models(request: Request) -> JSONResponse:
         principal = await surface.journey.authenticate(presented_key(request.headers), Scope.INFERENCE)
-        return JSONResponse({"object": "list", "data": [_card(each) for each in _visible(surface, principal)]})
+        cards = [_card(each) for each in _visible(surface, principal)]
+        ids = [card["id"] for card in cards]
+        # One page, with the words of both OpenAI's and Anthropic's list.
+        ends = {"has_more": False, "first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
+        return JSONResponse({"object": "list", "data": cards, **ends})
 
     @router.get("/v1/models/{model:path}")
     async def model(model: str, request: Request) -> JSONResponse:
@@ -109,7 +114,10 @@ def _card(served: ServedModel) -> dict[str, object]:
     return {
         "id": served.model,
         "object": "model",
+        "type": "model",
         "created": served.created,
+        "created_at": datetime.fromtimestamp(served.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "display_name": served.model,
         "owned_by": "gatehouse",
         "context_window": served.max_model_len,
         "max_model_len": served.max_model_len,

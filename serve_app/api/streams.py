@@ -67,11 +67,14 @@ class EventStream(Response):
     def __init__(
         self,
         chunks: AsyncGenerator[bytes, None],
+        source: AsyncGenerator[object, None],
         headers: Mapping[str, str],
         silence_s: float,
         keepalive: Callable[[float], bytes],
     ) -> None:
+        """`source` is what `chunks` reads: closing a generator that never began closes nothing behind it."""
         self._chunks = chunks
+        self._source = source
         self._silence_s = silence_s
         self._keepalive = keepalive
         self.background = None
@@ -81,7 +84,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send head and chunks until they end or the client is gone."""
-        async with aclosing(self._chunks):
+        async with aclosing(self._source), aclosing(self._chunks):
             try:
                 await while_connected(receive, self._send(send))
             except ClientGone:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from deployments.difficulty.reading import read_chat, read_completion
-from deployments.errors import NotFound
 from deployments.gate.bundle import bundle_path
 from deployments.gate.classify import Classifier
 from deployments.gate.policy import read_policy
@@ -42,6 +41,7 @@ from tests.fakes import (
     sse,
     stream_reply,
 )
+from tests.fakes_difficulty import FixedDifficulty
 from tests.fakes_gate import InMemoryApprovals
 from tests.unit.ingress.test_chat_stream import hold
 
@@ -49,6 +49,7 @@ ALL = "gh-all-scopes"
 OTHER = "gh-other-tenant"
 EMBEDDER = ModelId("demo-embed")
 TOOL = "shell"
+KNOWN_ROUTE = RouteId("rt_known")
 SAFE, DANGEROUS = '{"command":"ls"}', '{"command":"kubectl delete namespace staging"}'
 
 
@@ -76,6 +77,8 @@ class AnsweringEngine(ScriptedEngine):
         match path:
             case "/tokenize":
                 return _json({"count": 2, "max_model_len": 4096, "tokens": [1, 2], "token_strs": None})
+            case "/v1/chat/completions/render":
+                return _json({"request_id": "chatcmpl-1", "token_ids": [1, 2]})
             case "/detokenize":
                 return _json({"prompt": "text"})
             case "/v1/embeddings":
@@ -128,11 +131,12 @@ def _completion(body: Mapping[str, Any]) -> Any:
 
 
 class Explaining(ChoosingDifficulty):
-    """Remembers no decision."""
+    """Remembers one decision, `KNOWN_ROUTE`, of every tenant."""
 
     async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteExplanation:
-        del tenant, route_id
-        raise NotFound("There is no such route decision.")
+        known = FixedDifficulty(owner=tenant)
+        known.decision = replace(known.decision, route_id=KNOWN_ROUTE)
+        return await known.explain(tenant, route_id)
 
 
 def hold_dangerous(call: ToolCall) -> Verdict:
@@ -152,7 +156,7 @@ def answering(engine: AnsweringEngine | None = None, settings: IngressSettings |
         extra_models=(RoutedModel(None, EMBEDDER, "r1", True, frozenset({Dialect.EMBEDDINGS})),),
         classifier=Classifier(read_policy(bundle_path("default")), ShellReader(20.0)),
     )
-    world.ledger.add_key(ALL, *Scope, person="ann")
+    world.ledger.add_key(ALL, *Scope, person="bob")
     world.ledger.add_key(OTHER, tenant="rival")
     return world
 

@@ -10,6 +10,7 @@ from deployments.errors import GatehouseError, Unauthenticated
 from deployments.ingress.session import session_of
 from deployments.ports import KeyId, ModelId, Principal, Risk, Role, Scope, TenantId, Turn
 from serve_app.api.auth import Authorizer
+from serve_app.api.bodies import Intake
 from serve_app.api.route import create_route_router
 from tests.fakes_difficulty import DECISION, FixedDifficulty
 
@@ -39,7 +40,7 @@ def difficulty() -> FixedDifficulty:
 @pytest.fixture
 async def client(difficulty: FixedDifficulty) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
-    app.include_router(create_route_router(Authorizer(Keys()), difficulty, read_chat, 2**20))
+    app.include_router(create_route_router(Authorizer(Keys()), difficulty, read_chat, Intake(2**20, 2**20, 60)))
 
     @app.exception_handler(GatehouseError)
     async def failed(_: object, error: GatehouseError) -> JSONResponse:

@@ -17,11 +17,13 @@ from deployments.errors import EngineFailed, InvalidRequest
 from deployments.ingress.dialects.notices import held_objects, notices
 from deployments.ingress.dialects.requests import DROPPED, ChatRequest, invalid
 from deployments.ingress.dialects.sse import data_event
-from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, usage_of
+from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, mended, usage_of
+from deployments.ingress.dialects.upstream import UNREADABLE
 from deployments.ingress.dialects.values import Asked, Emit, Framing, Judge, ReplyFilter, Step, wanted_model
 from deployments.ports import EFFORTS, Dialect, Effort, JsonValue, ModelId, Released, ToolCall, Verdict
 
 PATH = "/v1/chat/completions"
+_ID_CHARS = 256  # of a call: with a longer one no dialect takes it back
 
 
 class ChatCodec:
@@ -256,7 +258,7 @@ class ChatReply(Observed):
                 self._choice(choice)
             usage = cast(dict[str, Any] | None, body.get("usage"))
             self._usage = usage_of(usage) if usage else None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise EngineFailed("The model's answer could not be read.") from error
         self._body = body
 
@@ -337,18 +339,27 @@ def collect(calls: dict[int, OpenCall], piece: Mapping[str, Any]) -> None:
 
 
 def closed(calls: Mapping[int, OpenCall], choice: int, recovered: bool) -> list[ToolCall]:
-    """The calls of a choice, complete and in order."""
-    return [
-        ToolCall(
-            call_id=call.call_id or f"call_{choice}_{index}",
-            choice=choice,
-            index=index,
-            name=call.name,
-            arguments="".join(call.arguments),
-            recovered=recovered or call.broken is not None,
+    """The calls of a choice, complete and in order, each under an id that a client can send back."""
+    done: list[ToolCall] = []
+    taken: set[str] = set()
+    for index, call in sorted(calls.items()):
+        call_id = mended(call.call_id)
+        if not call_id or len(call_id) > _ID_CHARS or call_id in taken:
+            call_id = f"call_{choice}_{index}"
+        while call_id in taken:
+            call_id += "_"
+        taken.add(call_id)
+        done.append(
+            ToolCall(
+                call_id=call_id,
+                choice=choice,
+                index=index,
+                name=mended(call.name),
+                arguments=mended("".join(call.arguments)),
+                recovered=recovered or call.broken is not None,
+            )
         )
-        for index, call in sorted(calls.items())
-    ]
+    return done
 
 
 def released_call(verdict: Released, index: int | None) -> dict[str, JsonValue]:

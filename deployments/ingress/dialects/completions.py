@@ -19,6 +19,7 @@ from deployments.ingress.dialects.requests import DROPPED, CompletionRequest, in
 from deployments.ingress.dialects.sse import data_event
 from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, usage_of
 from deployments.ingress.dialects.translated import TranslatedReply
+from deployments.ingress.dialects.upstream import UNREADABLE
 from deployments.ingress.dialects.values import Asked, Emit, Framing, ReplyFilter, Step, wanted_model
 from deployments.ports import Dialect, Effort, JsonValue, ModelId, Verdict
 
@@ -241,7 +242,7 @@ class CompletionReply(Observed):
             self._usage = usage_of(usage) if usage else None
             self._finished = [str(choice.get("finish_reason")) for choice in choices]
             self._saw_text = any(choice.get("text") for choice in choices)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise EngineFailed("The model's answer could not be read.") from error
         if self._receipt is not None:
             audit = {"index": self._receipt.index, "leaf": self._receipt.leaf_hash.hex()}

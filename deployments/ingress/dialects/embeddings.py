@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deployments.errors import EngineFailed, InvalidRequest
 from deployments.ingress.dialects.requests import invalid
 from deployments.ingress.dialects.stream import Observed, dump, usage_of
+from deployments.ingress.dialects.upstream import UNREADABLE
 from deployments.ingress.dialects.values import Asked, Emit, Framing, ReplyFilter, Step, wanted_model
 from deployments.ports import Dialect, Effort, JsonValue, ModelId, Verdict
 
@@ -31,7 +32,7 @@ class EmbeddingRequest(BaseModel):
     model: Annotated[str, Field(max_length=256)]
     input: str | list[str] | list[TokenId] | list[list[TokenId]]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = None
     user: str | None = None
 
 
@@ -127,7 +128,7 @@ class EmbeddingsReply(Observed):
             _check(cast(list[dict[str, Any]], body["data"]), self._expected)
             usage = cast(dict[str, Any] | None, body.get("usage"))
             self._usage = usage_of(usage) if usage else None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise EngineFailed("The model's answer could not be read.") from error
         self._saw_text = True  # an answer, as far as the session memory is concerned
         self._out.append(Emit(self._quoting(body)))

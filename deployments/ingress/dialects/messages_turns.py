@@ -30,7 +30,8 @@ _BILLING: Final = "x-anthropic-billing-header"
 
 # Anthropic would run these. A model that is not told of them answers without; the names travel in a header.
 _DROPPED: Final = re.compile(
-    r"(web_search|web_fetch|code_execution|tool_search_tool_bm25|tool_search_tool_regex|advisor)(_\d{8})?"
+    r"(web_search|web_fetch|code_execution|tool_search_tool_bm25|tool_search_tool_regex|advisor)(_\d{8})?",
+    re.ASCII,  # they end in a header
 )
 _WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 

@@ -14,6 +14,9 @@ from deployments.errors import InvalidRequest
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 _LOOSE = ConfigDict(extra="allow", strict=True, frozen=True)
 
+# Larger integers than an engine's own types would fail there, after admission, as if the engine were at fault.
+Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 ToolName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_\-.]+$")]
 
 
@@ -125,17 +128,17 @@ class Sampling(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    seed: int | None = None
+    seed: Int64 | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     logit_bias: dict[str, float] | None = None
     # vLLM's sampling extensions that only shape this client's own tokens
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Int32 | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[Int32] | None = None
     # accepted and dropped
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -165,7 +168,7 @@ class ChatRequest(Sampling):
 class CompletionRequest(Sampling):
     """`POST /v1/completions`. A prompt is text, token ids, or a list of either."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[Int32] | list[list[Int32]]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     suffix: str | None = None

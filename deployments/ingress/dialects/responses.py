@@ -206,6 +206,7 @@ class _Kind:
 
 _MESSAGE: Final = _Kind("message", "msg", "output_text")
 _REASONING: Final = _Kind("reasoning", "rs", "reasoning_text")
+_SPOKEN: Final = frozenset({_MESSAGE.item, _REASONING.item})
 
 
 @dataclass(slots=True)
@@ -278,11 +279,15 @@ class ResponsesWriter:
         return self._begin() or self._in_progress()
 
     def failed(self, failure: Failure) -> bytes:
-        """`response.failed`, with what was written so far; an item that was open stays without its end."""
+        """`response.failed`, with what was written so far; an item that was open stays without its end.
+
+        Calls are not repeated: their client has not seen the end that would let it run them.
+        """
         error: JsonValue = {"code": _ERRORS.get(failure.code, "server_error"), "message": failure.message}
         rest: list[JsonValue] = [self._open.item(ResponseStatus.INCOMPLETE.value)] if self._open else []
         begun = self._begin()
-        response = self._response(ResponseStatus.FAILED, [*self._output, *rest], error=error)
+        said = [item for item in self._output if isinstance(item, dict) and item["type"] in _SPOKEN]
+        response = self._response(ResponseStatus.FAILED, [*said, *rest], error=error)
         return begun + self._event("response.failed", response=response)
 
     def again(self) -> "ResponsesWriter":

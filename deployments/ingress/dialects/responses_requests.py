@@ -24,7 +24,9 @@ _CALLS: Final = ("function_call", "custom_tool_call", "function_call_output", "c
 _ITEMS: Final = frozenset({"message", "reasoning", *_CALLS})
 _TOOLS: Final = frozenset({"function", "custom", "namespace"})
 # Nothing here can run them; a model that is not told of them answers without. The names travel in a header.
-_DROPPED: Final = re.compile(r"web_search(_preview)?(_\d{4}_\d{2}_\d{2})?|code_interpreter|container|image_generation")
+_DROPPED: Final = re.compile(
+    r"web_search(_preview)?(_\d{4}_\d{2}_\d{2})?|code_interpreter|container|image_generation", re.ASCII
+)
 _UNSUPPORTED: Final = ("conversation", "prompt")
 
 

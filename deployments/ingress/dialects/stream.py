@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from deployments.errors import EngineFailed, GatehouseError
 from deployments.ingress.dialects.sse import DONE, EventSplitter, data_event, data_of
-from deployments.ingress.dialects.upstream import error_of
+from deployments.ingress.dialects.upstream import UNREADABLE, error_of
 from deployments.ingress.dialects.values import Emit, Failure, Step
 from deployments.ports import JsonValue, Receipt, Usage, Verdict
 
@@ -31,6 +31,7 @@ COMMENT = b": keep-alive\n\n"
 DATA_AFTER_S = 55.0
 """Silence after which a keepalive is an event of the dialect: clients that count data hang up after 300 s."""
 
+_MOST_TOKENS = 10**9  # of one reply: beyond the window of any model
 _SAID = (b'"content":"', b'"reasoning":"', b'"reasoning_content":"', b'"text":"')
 
 
@@ -43,6 +44,7 @@ class Observed:
         self._usage: Usage | None = None
         self._finished: list[str] = []
         self._saw_text: bool = False
+        self._done: bool = False
 
     @property
     def usage(self) -> Usage | None:
@@ -58,6 +60,11 @@ class Observed:
     def saw_text(self) -> bool:
         """True when text or reasoning went out."""
         return self._saw_text
+
+    @property
+    def ended(self) -> bool:
+        """True once the last event of a stream is written."""
+        return self._done
 
     def repaired(self, notes: Sequence[str]) -> None:
         """Calls of this reply are untrusted from now on."""
@@ -95,7 +102,6 @@ class OpenAiStream(Observed, ABC):
         self._events: deque[bytes] = deque()
         self._out: deque[Step] = deque()
         self._waiting = False
-        self._done = False
         self._broken: GatehouseError | None = None
 
     def feed(self, data: bytes) -> None:
@@ -182,7 +188,7 @@ class OpenAiStream(Observed, ABC):
                     self._out.append(Emit(data_event(dump(chunk | {"usage": usage}))))
             for choice in choices:
                 self._choice(chunk, choice)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise EngineFailed("The model's answer could not be read.") from error
 
     def _finish_choice(
@@ -201,17 +207,39 @@ class OpenAiStream(Observed, ABC):
 
 
 def usage_of(usage: Mapping[str, Any]) -> Usage:
-    """An OpenAI `usage` object in our words; details that are absent count as zero."""
+    """An OpenAI `usage` object in our words; what is absent counts as zero, and so does less than nothing.
+
+    No part is larger than its whole, and nothing than what the books can hold.
+    """
     prompt_details = cast(Mapping[str, Any], usage.get("prompt_tokens_details") or {})
     completion_details = cast(Mapping[str, Any], usage.get("completion_tokens_details") or {})
+    read = _count(usage.get("prompt_tokens"), _MOST_TOKENS)
+    written = _count(usage.get("completion_tokens"), _MOST_TOKENS)
     return Usage(
-        input_tokens=int(usage.get("prompt_tokens") or 0),
-        cached_tokens=int(prompt_details.get("cached_tokens") or 0),
-        output_tokens=int(usage.get("completion_tokens") or 0),
-        reasoning_tokens=int(completion_details.get("reasoning_tokens") or 0),
+        input_tokens=read,
+        cached_tokens=_count(prompt_details.get("cached_tokens"), read),
+        output_tokens=written,
+        reasoning_tokens=_count(completion_details.get("reasoning_tokens"), written),
     )
+
+
+def _count(value: Any, most: int) -> int:
+    return min(max(int(value or 0), 0), most)
+
+
+def mended(text: str) -> str:
+    """The text with U+FFFD for every half of a surrogate pair: JSON can spell those, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def dump(value: Mapping[str, Any]) -> bytes:
     """Compact UTF-8 JSON, as the engine writes it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return mended(text).encode()

@@ -13,8 +13,8 @@ from deployments.errors import EngineFailed, GatehouseError
 from deployments.ingress.dialects.chat import OpenCall, closed, collect
 from deployments.ingress.dialects.notices import held_objects, notices
 from deployments.ingress.dialects.sse import EventSplitter, data_of
-from deployments.ingress.dialects.stream import Observed, dump, usage_of
-from deployments.ingress.dialects.upstream import error_of
+from deployments.ingress.dialects.stream import Observed, dump, mended, usage_of
+from deployments.ingress.dialects.upstream import UNREADABLE, error_of
 from deployments.ingress.dialects.values import Emit, End, Failure, Judge, ReplyFilter, Step, Writer
 from deployments.ports import JsonValue, Receipt, Released, ToolCall, Usage, Verdict
 
@@ -35,7 +35,6 @@ class TranslatedReply(Observed):
         self._verdicts: Sequence[Verdict] = ()
         self._ended: str | None = None
         self._stop_sequence: str | None = None
-        self._done = False
         self._broken: GatehouseError | None = None
 
     @property
@@ -128,7 +127,7 @@ class TranslatedReply(Observed):
                 self._usage = usage_of(cast(dict[str, Any], chunk["usage"]))
             for choice in cast(list[dict[str, Any]], chunk["choices"]):
                 self._choice(choice, cast(dict[str, Any], choice.get("delta") or {}))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise EngineFailed("The model's answer could not be read.") from error
 
     def _whole(self) -> None:
@@ -142,7 +141,7 @@ class TranslatedReply(Observed):
             numbered = [{**piece, "index": number} for number, piece in enumerate(pieces)]
             self._choice({**choice, "finish_reason": choice.get("finish_reason") or "stop"},
                          {**message, "tool_calls": numbered})  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise EngineFailed("The model's answer could not be read.") from error
         if not self._judging:
             self._complete()
@@ -156,15 +155,15 @@ class TranslatedReply(Observed):
             collect(self._calls, {"index": 0, "function": delta["function_call"]})
         reasoning = delta.get("reasoning") or delta.get("reasoning_content")
         if reasoning:
-            self._say(self._writer.reasoning(str(reasoning)))
+            self._say(self._writer.reasoning(_text(reasoning)))
         if delta.get("content"):
-            self._say(self._writer.text(str(delta["content"])))
+            self._say(self._writer.text(_text(delta["content"])))
         finish = choice.get("finish_reason")
         if finish is None:
             return
         self._ended = str(finish)
         stop = choice.get("stop_reason")
-        self._stop_sequence = stop if isinstance(stop, str) else None
+        self._stop_sequence = mended(stop) if isinstance(stop, str) else None
         # A call that the length limit (or an abort) has cut is never released, whole as it may look.
         calls = tuple(closed(self._calls, 0, bool(self._notes))) if finish in ("tool_calls", "stop") else ()
         if calls:
@@ -202,3 +201,10 @@ class TranslatedReply(Observed):
         if audit is not None:
             extra["audit"] = {"index": audit.index, "leaf": audit.leaf_hash.hex()}
         return extra
+
+
+def _text(value: object) -> str:
+    """A piece of text; `TypeError` for anything else."""
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return mended(value)

@@ -15,8 +15,11 @@ from deployments.errors import (
     InvalidRequest,
 )
 
-_WINDOW = re.compile(r"maximum context length(?: is| of)?\s*\(?(\d+)", re.IGNORECASE)
-_NEEDED = re.compile(r"(?:Input length \(|at least |contains )(\d+)\)?(?: input tokens)?", re.IGNORECASE)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading JSON of an unexpected shape raises, a number without end or nesting without a bottom included."""
+
+_WINDOW = re.compile(r"maximum context length(?: is| of)?\s*\(?(\d{1,12})(?!\d)", re.IGNORECASE)
+_NEEDED = re.compile(r"(?:Input length \(|at least |contains )(\d{1,12})(?!\d)\)?(?: input tokens)?", re.IGNORECASE)
 _MESSAGE_CHARS = 600
 
 
@@ -50,7 +53,7 @@ def _own_words(message: str) -> str:
 def _read(body: bytes) -> tuple[str, str | None]:
     try:
         error = json.loads(body)["error"]
-        param = error.get("param")
-        return str(error["message"]), param if isinstance(param, str) else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        message, param = error["message"], error.get("param")
+        return message if isinstance(message, str) else "", param if isinstance(param, str) else None
+    except UNREADABLE:
         return "", None

@@ -152,6 +152,11 @@ class ReplyFilter(Protocol):
         """True when any text or reasoning went out."""
         ...
 
+    @property
+    def ended(self) -> bool:
+        """True once the last event of a stream is written: nothing of the dialect may follow."""
+        ...
+
     def repaired(self, notes: Sequence[str]) -> None:
         """The engine repaired malformed output of this reply: its calls are no longer trusted."""
         ...
