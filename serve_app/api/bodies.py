@@ -17,6 +17,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 _IN_LOOP_BYTES = 256 * 1024
 _MAX_DEPTH = 64
+_MAX_PARTS = 200_000  # a megabyte of them takes what a conversation of many megabytes of text does not
 _TIMEOUT_S = 60.0
 _TYPES = ("", "application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -146,6 +147,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _too_deep(value: JsonValue) -> bool:
     level: list[JsonValue] = [value]
+    seen = 0
     for _ in range(_MAX_DEPTH):
         level = [
             child
@@ -156,6 +158,9 @@ def _too_deep(value: JsonValue) -> bool:
         ]
         if not level:
             return False
+        seen += len(level)
+        if seen > _MAX_PARTS:
+            raise InvalidRequest(f"The request body holds more than {_MAX_PARTS} objects and lists.")
     return True
 
 

@@ -143,8 +143,9 @@ def _with_ids(items: Sequence[JsonValue], reply_id: str) -> list[JsonValue]:
     named: list[JsonValue] = []
     for number, item in enumerate(items):
         if isinstance(item, dict):
-            kind = item.get("type") or "message"
-            named.append({"id": f"item_{reply_id}_{number}", **item, "type": kind})
+            kind, own = item.get("type") or "message", item.get("id")
+            item_id = own if isinstance(own, str) and own else f"item_{reply_id}_{number}"
+            named.append({**item, "id": item_id, "type": kind})
     return named
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.errors import InvalidRequest
 from deployments.ingress.dialects.messages import read_count
-from deployments.ingress.dialects.requests import ChatMessage, Tool, invalid
+from deployments.ingress.dialects.requests import ChatMessage, Listed, Tool, invalid
 from deployments.ingress.dialects.values import wanted_model
 from deployments.ingress.surface import Surface
 from deployments.ports import JsonValue
@@ -26,8 +26,8 @@ class TokenizeRequest(_Question):
     """`POST /tokenize`, vLLM's shape: a text, or the messages of a chat with its tools."""
 
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
-    tools: list[Tool] | None = None
+    messages: Listed[ChatMessage] | None = None
+    tools: Listed[Tool] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
@@ -35,7 +35,7 @@ class TokenizeRequest(_Question):
 class DetokenizeRequest(_Question):
     """`POST /detokenize`, vLLM's shape."""
 
-    tokens: list[Annotated[int, Field(ge=0, le=2**31)]]
+    tokens: Listed[Annotated[int, Field(ge=0, le=2**31)]]
 
 
 def create_tokens_router(surface: Surface, server: Generation) -> APIRouter:

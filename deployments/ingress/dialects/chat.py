@@ -17,7 +17,7 @@ from deployments.errors import EngineFailed, InvalidRequest
 from deployments.ingress.dialects.notices import held_objects, notices
 from deployments.ingress.dialects.requests import DROPPED, ChatRequest, invalid
 from deployments.ingress.dialects.sse import data_event
-from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, mended, usage_of
+from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, finish_of, mended, usage_of
 from deployments.ingress.dialects.upstream import UNREADABLE
 from deployments.ingress.dialects.values import Asked, Emit, Framing, Judge, ReplyFilter, Step, wanted_model
 from deployments.ports import EFFORTS, Dialect, Effort, JsonValue, ModelId, Released, ToolCall, Verdict
@@ -212,7 +212,7 @@ class ChatStream(OpenAiStream):
         rename_reasoning(delta)
         spoke = bool(delta.get("content") or delta.get("reasoning_content"))
         self._saw_text |= spoke
-        finish = choice.get("finish_reason")
+        finish = finish_of(choice)
         if finish is None:
             if delta:
                 self._emit(chunk, {**choice, "delta": delta})
@@ -310,7 +310,7 @@ class ChatReply(Observed):
         calls: dict[int, OpenCall] = {}
         for number, piece in enumerate(pieces):
             collect(calls, {**piece, "index": number})
-        finish = choice.get("finish_reason")
+        finish = finish_of(choice)
         done = closed(calls, int(choice.get("index", 0)), bool(self._notes))
         if done and finish in ("tool_calls", "stop"):
             self._pending.append((choice, tuple(done)))

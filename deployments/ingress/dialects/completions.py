@@ -17,7 +17,7 @@ from deployments.ingress.dialects.chat import PATH as CHAT_PATH
 from deployments.ingress.dialects.fim import FimAsk, FimTemplate, MiddleWriter, emulation, text_chunk
 from deployments.ingress.dialects.requests import DROPPED, CompletionRequest, invalid
 from deployments.ingress.dialects.sse import data_event
-from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, usage_of
+from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, finish_of, usage_of
 from deployments.ingress.dialects.translated import TranslatedReply
 from deployments.ingress.dialects.upstream import UNREADABLE
 from deployments.ingress.dialects.values import Asked, Emit, Framing, ReplyFilter, Step, wanted_model
@@ -212,7 +212,7 @@ class CompletionStream(OpenAiStream):
         index = int(choice.get("index", 0))
         if self._open.get(index) is False:
             raise EngineFailed("The model's answer went on after its end.")
-        finish = choice.get("finish_reason")
+        finish = finish_of(choice)
         self._open[index] = finish is None
         self._saw_text |= bool(choice.get("text"))
         if finish is None:
@@ -240,7 +240,7 @@ class CompletionReply(Observed):
             choices = cast(list[dict[str, Any]], body["choices"])
             usage = cast(dict[str, Any] | None, body.get("usage"))
             self._usage = usage_of(usage) if usage else None
-            self._finished = [str(choice.get("finish_reason")) for choice in choices]
+            self._finished = [str(finish_of(choice)) for choice in choices]
             self._saw_text = any(choice.get("text") for choice in choices)
         except UNREADABLE as error:
             raise EngineFailed("The model's answer could not be read.") from error

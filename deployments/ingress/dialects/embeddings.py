@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.errors import EngineFailed, InvalidRequest
-from deployments.ingress.dialects.requests import invalid
+from deployments.ingress.dialects.requests import Listed, invalid
 from deployments.ingress.dialects.stream import Observed, dump, usage_of
 from deployments.ingress.dialects.upstream import UNREADABLE
 from deployments.ingress.dialects.values import Asked, Emit, Framing, ReplyFilter, Step, wanted_model
@@ -30,7 +30,7 @@ class EmbeddingRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     model: Annotated[str, Field(max_length=256)]
-    input: str | list[str] | list[TokenId] | list[list[TokenId]]
+    input: str | Listed[str] | Listed[TokenId] | Listed[Listed[TokenId]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = None
     user: str | None = None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, cast
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from deployments.errors import InvalidRequest
-from deployments.ingress.dialects.requests import invalid
+from deployments.ingress.dialects.requests import Listed, invalid
 from deployments.ports import JsonValue
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -57,7 +57,7 @@ class DocumentSource(BaseModel):
     model_config = _LOOSE
     type: str
     data: str | None = None
-    content: str | list[TextBlock] | None = None
+    content: str | Listed[TextBlock] | None = None
 
 
 class DocumentBlock(BaseModel):
@@ -77,7 +77,7 @@ class SearchResultBlock(BaseModel):
     type: Literal["search_result"]
     title: str
     source: str
-    content: list[TextBlock]
+    content: Listed[TextBlock]
 
 
 class ToolReferenceBlock(BaseModel):
@@ -129,7 +129,7 @@ class ToolResultBlock(BaseModel):
     model_config = _LOOSE
     type: Literal["tool_result"]
     tool_use_id: CallId
-    content: str | list[Part] | None = None
+    content: str | Listed[Part] | None = None
     is_error: bool | None = None
 
 
@@ -152,7 +152,7 @@ class Message(BaseModel):
 
     model_config = _LOOSE
     role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
+    content: str | Listed[Block]
 
 
 class ClientTool(BaseModel):
@@ -226,15 +226,15 @@ class MessagesRequest(BaseModel):
     model_config = _STRICT
 
     model: Annotated[str, Field(max_length=256)] | None = None
-    messages: Annotated[list[Message], Field(min_length=1)]
-    system: str | list[TextBlock] | None = None
+    messages: Annotated[Listed[Message], Field(min_length=1)]
+    system: str | Listed[TextBlock] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     stream: bool | None = None
-    stop_sequences: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)] | None = None
+    stop_sequences: Annotated[Listed[Annotated[str, Field(min_length=1)]], Field(max_length=16)] | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
-    tools: list[Tool] | None = None
+    tools: Listed[Tool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -247,11 +247,11 @@ class MessagesRequest(BaseModel):
     diagnostics: dict[str, Any] | None = None
     service_tier: str | None = None
     speed: str | None = None
-    betas: list[str] | None = None
-    fallbacks: str | list[Any] | None = None
+    betas: Listed[str] | None = None
+    fallbacks: str | Listed[Any] | None = None
     fallback_credit_token: str | None = None
     # refused unless empty: see the top of the file
-    mcp_servers: list[Any] | None = None
+    mcp_servers: Listed[Any] | None = None
     container: str | dict[str, Any] | None = None
     compaction: dict[str, Any] | None = None
     thread: dict[str, Any] | None = None

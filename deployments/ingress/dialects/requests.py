@@ -5,7 +5,7 @@ OpenAI defines and that change nothing here (`store`, `metadata`, `user`, ...) a
 would let a client reach past the gateway (`chat_template`, `kv_transfer_params`, `priority`, ...) are unknown fields.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,10 @@ _LOOSE = ConfigDict(extra="allow", strict=True, frozen=True)
 # Larger integers than an engine's own types would fail there, after admission, as if the engine were at fault.
 Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+T = TypeVar("T")
+Listed: TypeAlias = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is read up to its first mistake: a body may hold millions of them."""
+
 ToolName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_\-.]+$")]
 
 
@@ -50,8 +54,8 @@ class ChatMessage(BaseModel):
 
     model_config = _LOOSE
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
-    tool_calls: list[ReplayedCall] | None = None
+    content: str | Listed[ContentPart] | None = None
+    tool_calls: Listed[ReplayedCall] | None = None
     tool_call_id: str | None = None
 
 
@@ -129,7 +133,7 @@ class Sampling(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Int64 | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: str | Annotated[Listed[str], Field(max_length=16)] | None = None
     logit_bias: dict[str, float] | None = None
     # vLLM's sampling extensions that only shape this client's own tokens
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
@@ -138,7 +142,7 @@ class Sampling(BaseModel):
     min_tokens: Int32 | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
-    stop_token_ids: list[Int32] | None = None
+    stop_token_ids: Listed[Int32] | None = None
     # accepted and dropped
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -152,8 +156,8 @@ class Sampling(BaseModel):
 class ChatRequest(Sampling):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    tools: list[Tool] | None = None
+    messages: Annotated[Listed[ChatMessage], Field(min_length=1)]
+    tools: Listed[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenFunction | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -162,13 +166,13 @@ class ChatRequest(Sampling):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     verbosity: str | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Listed[Literal["text"]] | None = None
 
 
 class CompletionRequest(Sampling):
     """`POST /v1/completions`. A prompt is text, token ids, or a list of either."""
 
-    prompt: str | list[str] | list[Int32] | list[list[Int32]]
+    prompt: str | Listed[str] | Listed[Int32] | Listed[Listed[Int32]]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     suffix: str | None = None
@@ -196,8 +200,13 @@ DROPPED = frozenset(
 """Fields that never reach the engine as the client sent them."""
 
 
+_MOST_MISTAKES = 1000  # pydantic tells all of them or none, at about two kilobytes each
+
+
 def invalid(error: ValidationError) -> InvalidRequest:
     """OpenAI's words for the first thing that pydantic found; never the offending value."""
+    if error.error_count() > _MOST_MISTAKES:
+        return InvalidRequest("The request body holds too many invalid or unknown fields.")
     found = error.errors(include_url=False, include_input=False, include_context=False)
     # A union reports one error per member: the deepest location is the member that nearly fitted.
     first = max(found, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))

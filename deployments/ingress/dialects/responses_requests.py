@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from deployments.errors import InvalidRequest
-from deployments.ingress.dialects.requests import StreamOptions, ToolName, invalid
+from deployments.ingress.dialects.requests import Listed, StreamOptions, ToolName, invalid
 from deployments.ports import JsonValue
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -45,7 +45,7 @@ class MessageItem(BaseModel):
     model_config = _LOOSE
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[Part]
+    content: str | Listed[Part]
 
 
 class ReasoningItem(BaseModel):
@@ -53,8 +53,8 @@ class ReasoningItem(BaseModel):
 
     model_config = _LOOSE
     type: Literal["reasoning"]
-    content: list[Part] | None = None
-    summary: list[Part] | None = None
+    content: Listed[Part] | None = None
+    summary: Listed[Part] | None = None
 
 
 class FunctionCallItem(BaseModel):
@@ -85,7 +85,7 @@ class OutputItem(BaseModel):
     model_config = _LOOSE
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: CallId
-    output: str | list[Part]
+    output: str | Listed[Part]
 
 
 class FunctionTool(BaseModel):
@@ -135,7 +135,7 @@ class NamespaceTool(BaseModel):
     type: Literal["namespace"]
     name: ToolName
     description: str | None = None
-    tools: list[Inner]
+    tools: Listed[Inner]
 
 
 class HostedTool(BaseModel):
@@ -185,7 +185,7 @@ class ToolChoice(BaseModel):
     name: str | None = None
     namespace: str | None = None
     mode: Literal["auto", "required"] = "auto"
-    tools: list[NamedTool] | None = None
+    tools: Listed[NamedTool] | None = None
 
 
 class TextFormat(BaseModel):
@@ -235,7 +235,7 @@ class ResponsesRequest(BaseModel):
 
     model_config = _STRICT
 
-    input: str | list[Item]
+    input: str | Listed[Item]
     model: Annotated[str, Field(max_length=256)] | None = None
     instructions: str | None = None
     stream: bool | None = None
@@ -243,12 +243,12 @@ class ResponsesRequest(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    tools: list[Offered] | None = None
+    tools: Listed[Offered] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: Text | None = None
     reasoning: Reasoning | None = None
-    include: list[Include] | None = None
+    include: Listed[Include] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     # of the store and the edge
     previous_response_id: str | None = None

@@ -206,6 +206,17 @@ class OpenAiStream(Observed, ABC):
         self._out.append(Emit(data_event(dump({**chunk, "choices": [choice]}))))
 
 
+def finish_of(choice: Mapping[str, Any]) -> str | None:
+    """The finish reason of a choice, None while it goes on.
+
+    An engine that gave a request up says `abort` or `error`: no end that may look like one (`EngineFailed`).
+    """
+    reason = choice.get("finish_reason")
+    if reason in ("abort", "error"):
+        raise EngineFailed("The model's answer ended before it was complete.")
+    return None if reason is None else str(reason)
+
+
 def usage_of(usage: Mapping[str, Any]) -> Usage:
     """An OpenAI `usage` object in our words; what is absent counts as zero, and so does less than nothing.
 

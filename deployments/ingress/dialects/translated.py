@@ -13,7 +13,7 @@ from deployments.errors import EngineFailed, GatehouseError
 from deployments.ingress.dialects.chat import OpenCall, closed, collect
 from deployments.ingress.dialects.notices import held_objects, notices
 from deployments.ingress.dialects.sse import EventSplitter, data_of
-from deployments.ingress.dialects.stream import Observed, dump, mended, usage_of
+from deployments.ingress.dialects.stream import Observed, dump, finish_of, mended, usage_of
 from deployments.ingress.dialects.upstream import UNREADABLE, error_of
 from deployments.ingress.dialects.values import Emit, End, Failure, Judge, ReplyFilter, Step, Writer
 from deployments.ports import JsonValue, Receipt, Released, ToolCall, Usage, Verdict
@@ -158,7 +158,7 @@ class TranslatedReply(Observed):
             self._say(self._writer.reasoning(_text(reasoning)))
         if delta.get("content"):
             self._say(self._writer.text(_text(delta["content"])))
-        finish = choice.get("finish_reason")
+        finish = finish_of(choice)
         if finish is None:
             return
         self._ended = str(finish)

@@ -17,7 +17,7 @@ from deployments.errors import EngineFailed, GatehouseError
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.dialects.values import Emit, Failure, Judge, ReplyFilter
 from deployments.ports import Dialect, JsonValue, ToolCall, Usage
-from tests.fakes import FRAMING
+from tests.fakes import FRAMING, chunk, sse
 from tests.unit.ingress.test_chat_stream import RECEIPT, hold_dangerous
 
 STREAMS = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parents[2] / "recorded").glob("*.sse"))}
@@ -236,3 +236,19 @@ def test_a_dialect_has_streams_of_every_kind() -> None:
     assert len(STREAMS) - len(BROKEN) >= 20
     assert sum(name.startswith("vllm-") for name in STREAMS) >= 8
     assert all(names for _, names in CASES.values())
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+@pytest.mark.parametrize("dialect", [Dialect.CHAT, Dialect.RESPONSES, Dialect.MESSAGES])
+def test_what_an_engine_gave_up_does_not_look_finished(dialect: Dialect, reason: str) -> None:
+    codec = make_codecs()[dialect]
+    turn = [{"role": "user", "content": "x"}]
+    asked = codec.read({"model": "auto", "stream": True, **({"input": "x"} if dialect is Dialect.RESPONSES else
+                        {"messages": turn, "max_tokens": 9})})  # fmt: skip
+    reply = codec.filter(asked, FRAMING)
+    reply.feed(sse(chunk(content="half"), chunk(finish=reason), "[DONE]"))
+    first = reply.step()
+    assert isinstance(first, Emit)
+    assert b"half" in first.data
+    with pytest.raises(EngineFailed):
+        reply.step()

@@ -340,7 +340,7 @@ def test_a_length_limit_ends_incomplete_and_releases_nothing() -> None:
     ]
 
 
-@pytest.mark.parametrize(("finish", "reason"), [("content_filter", "content_filter"), ("abort", None)])
+@pytest.mark.parametrize(("finish", "reason"), [("content_filter", "content_filter"), ("repetition", None)])
 def test_an_answer_that_did_not_finish_is_not_complete(finish: str, reason: str | None) -> None:
     last = events(drive(reply(), [sse(chunk(content="a"), chunk(finish=finish), USAGE, "[DONE]")]))[-1]
     assert last["type"] == "response.incomplete"
