@@ -5,7 +5,7 @@ CONFIG ?= configs/serve.local.yaml
 CHECKS := lint types imports unit api manifests serve
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test $(CHECKS) hybrid gpu upstream cluster fmt lock clean dev-env run-env
+.PHONY: help setup run test $(CHECKS) hybrid conformance gpu upstream cluster fmt lock clean dev-env run-env
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,8 @@ hybrid: dev-env ## engines over Ray Serve LLM, prefill on engines of its own (mi
 gpu: dev-env ## what needs a CUDA device
 	@exec scripts/check.sh $@
 
+conformance: dev-env ## real coding agents and SDKs against Gatehouse (half an hour; installs 2 GB of clients the first time)
+	@scripts/clients.sh && scripts/check.sh $@
 upstream: dev-env ## kind openai against a real llama.cpp server (compiles it the first time)
 	@scripts/llamacpp.sh && scripts/check.sh $@
 cluster: dev-env ## autoscaling on a fake cluster of several nodes (minutes, needs unshare)

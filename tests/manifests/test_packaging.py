@@ -230,6 +230,7 @@ def make(*arguments: str) -> str:
         "api",
         "serve",
         "hybrid",
+        "conformance",
         "gpu",
         "cluster",
         "upstream",
@@ -264,11 +265,13 @@ def test_clean_keeps_keys_and_the_audit_log() -> None:
 def test_ci_runs_make_test_and_nothing_that_hides_its_result() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "set -euo pipefail" in script
-    assert script.strip().splitlines()[-2:] == ["make test </dev/null", "exec make hybrid </dev/null"]
+    assert script.strip().splitlines()[-3:-1] == ["make test </dev/null", "make hybrid </dev/null"]
+    assert script.strip().endswith(" make conformance </dev/null")
 
 
 @pytest.mark.parametrize(
-    "script", [".ci/run", "scripts/setup.sh", "scripts/check.sh", "scripts/lock.sh", "scripts/llamacpp.sh"]
+    "script",
+    [".ci/run", "scripts/setup.sh", "scripts/check.sh", "scripts/lock.sh", "scripts/llamacpp.sh", "scripts/clients.sh"],
 )
 def test_a_script_is_executable_and_bash_can_read_it(script: str) -> None:
     path = ROOT / script
