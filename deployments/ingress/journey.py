@@ -425,8 +425,9 @@ class Journey:
                     self._meter.judged(turn.ask.dialect, verdicts)
                     if turn.principal.hold_s and any(isinstance(verdict, Held) for verdict in verdicts):
                         yield b""  # what follows may take minutes
-                        verdicts = await self._holder.wait(_context(turn), step.calls, verdicts)
-                        self._meter.judged(turn.ask.dialect, verdicts)
+                        before, verdicts = verdicts, await self._holder.wait(_context(turn), step.calls, verdicts)
+                        again = [new for old, new in zip(before, verdicts, strict=True) if new is not old]
+                        self._meter.judged(turn.ask.dialect, again)
                     turn.reply.resolve(verdicts)
                 case _:
                     assert_never(step)

@@ -2,6 +2,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 
 import httpx
 import openai
@@ -10,6 +11,7 @@ import pytest
 from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout
 from deployments.ingress.settings import IngressSettings
 from deployments.ports import (
+    ApprovalState,
     AttemptOutcome,
     EngineCall,
     EngineItem,
@@ -37,6 +39,7 @@ from tests.fakes import (
     call_chunk,
     chunk,
     json_reply,
+    release,
     sse,
     stream_reply,
 )
@@ -596,3 +599,31 @@ async def test_sessions_are_stable_and_private() -> None:
     await post(world, **{"x-session-id": "s1", "authorization": "Bearer gh-b"})
     sessions = [ask.session for ask in world.difficulty.asks]
     assert sessions[0] == sessions[1] != sessions[2]
+
+
+async def test_what_was_released_after_waiting_is_counted_once() -> None:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "shell", "arguments": SECRET}}]
+    tools = [{"type": "function", "function": {"name": "shell", "parameters": {"type": "object"}}}]
+    verdicts = iter([hold_dangerous, release])
+    world = World(
+        ScriptedEngine(json_reply(None, calls, "tool_calls")),
+        gate=RuleGate(lambda call: next(verdicts)(call)),
+        settings=IngressSettings(record_delay_s=0, hold_poll_s=0.001),
+        approvals=Granting(),
+    )
+    world.ledger.add_key("gh-waits", hold_s=60)
+    async with client(world, authorization="Bearer gh-waits") as http:
+        reply = await http.post("/v1/chat/completions", json={**HELLO, "tools": tools})
+        metrics = (await http.get("/metrics")).text
+    assert reply.json()["choices"][0]["finish_reason"] == "tool_calls"
+    counted = [line for line in metrics.splitlines() if line.startswith("gatehouse_policy_total")]
+    assert sorted(line.split("decision=")[1].split(",")[0] for line in counted) == ['"held"', '"released"']
+    assert all(line.endswith(" 1.0") for line in counted)
+
+
+class Granting:
+    """Every approval has been granted."""
+
+    async def get(self, tenant: object, approval_id: object) -> object:
+        del tenant, approval_id
+        return SimpleNamespace(state=ApprovalState.APPROVED)
