@@ -37,7 +37,7 @@ hybrid: dev-env ## engines over Ray Serve LLM, prefill on engines of its own (mi
 gpu: dev-env ## what needs a CUDA device
 	@exec scripts/check.sh $@
 
-conformance: dev-env ## real coding agents and SDKs against Gatehouse (half an hour; installs 2 GB of clients the first time)
+conformance: dev-env ## real coding agents and SDKs against Gatehouse (an hour with all waits; installs 2 GB of clients first)
 	@scripts/clients.sh && scripts/check.sh $@
 upstream: dev-env ## kind openai against a real llama.cpp server (compiles it the first time)
 	@scripts/llamacpp.sh && scripts/check.sh $@
