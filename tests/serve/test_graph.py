@@ -163,7 +163,6 @@ def test_models_and_probes(stack: Stack) -> None:
         ("/v1/chat/completions", b'{"messages":[{"role":"user","content":1}]}', 400, "invalid_value"),
         ("/v1/chat/completions", b'{"messages":[{"role":"user","content":"x"}],"a":1}', 400, "unsupported_parameter"),
         ("/v1/chat/completions", b'{"model":"g","messages":[{"role":"user","content":"x"}]}', 404, "model_not_found"),
-        ("/v1/completions", b'{"prompt":"x","suffix":"y"}', 400, "unsupported_parameter"),
         ("/v1/load_lora_adapter", b"{}", 404, "unknown_url"),
         ("/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "word " * 40000}]}).encode(), 400,
          "context_length_exceeded"),
