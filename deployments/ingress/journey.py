@@ -168,7 +168,6 @@ class Journey:
         """`models` names every model that is served, with its tier and the dialects it can answer."""
         self._models = {each.model: each for each in models}
         tiers = [(each.tier, each) for each in models if each.tier is not None]
-        self._base = min(tiers, key=lambda each: each[0].rank)[1].model
         # The router chooses among the tiers; what has none is reached by name alone.
         self._reaches = [Reach(each.model, each.local) for _, each in tiers]
         self._larger = {
@@ -184,6 +183,7 @@ class Journey:
         self._codecs = codecs
         self._readers = readers
         self._windows = windows
+        self._widest = max(window.limit for window in windows.values())
         self._meter = meter
         self._settings = settings
         self._clock = clock
@@ -239,7 +239,7 @@ class Journey:
 
     async def _admit(self, principal: Principal, ask: Ask, asked: Asked) -> Grant:
         answer = self._settings.answer_tokens if asked.max_tokens is None else asked.max_tokens
-        answer = min(answer, max(window.limit for window in self._windows.values()))  # agents ask for more than exists
+        answer = min(answer, self._widest)  # agents ask for more than exists
         tokens = (
             max(asked.prompt_ids, asked.batch_ids)
             + sum(len(text) for text in asked.prompt_texts) // 4

@@ -3,11 +3,12 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from deployments.ingress.surface import ServedModel, Surface
-from deployments.ports import Dialect, Principal, Scope
+from deployments.ingress.surface import Surface
+from deployments.ports import Dialect, Scope
 from serve_app.api.auth import presented_key
+from serve_app.api.status import visible_models
 from serve_app.clients.codex import CATALOGUE_PATH, catalogue
-from serve_app.clients.values import AUTO, ClientModel
+from serve_app.clients.values import ClientModel
 
 
 def create_catalogue_router(surface: Surface) -> APIRouter:
@@ -17,18 +18,11 @@ def create_catalogue_router(surface: Surface) -> APIRouter:
     @router.get(CATALOGUE_PATH)
     async def codex_models(request: Request) -> JSONResponse:
         principal = await surface.journey.authenticate(presented_key(request.headers), Scope.INFERENCE)
-        return JSONResponse(catalogue(_models(surface.models, principal)))
+        models = [
+            ClientModel(each.model, each.max_model_len, each.tier)
+            for each in visible_models(surface, principal)
+            if Dialect.RESPONSES in each.dialects
+        ]
+        return JSONResponse(catalogue(models))
 
     return router
-
-
-def _models(served: tuple[ServedModel, ...], principal: Principal) -> list[ClientModel]:
-    """What the key may use and Codex can speak to; "auto" first where a tier is among it."""
-    own = [
-        ClientModel(each.model, each.max_model_len, each.tier)
-        for each in served
-        if principal.may_use(each.model) and Dialect.RESPONSES in each.dialects
-    ]
-    routed = [each.context_window for each in own if each.tier is not None]
-    # "auto" answers with whatever the router chooses, so it promises the smallest window of all.
-    return [ClientModel(AUTO, min(routed), AUTO), *own] if routed else own

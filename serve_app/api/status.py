@@ -51,7 +51,7 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
     @router.get("/v1/models")
     async def models(request: Request) -> JSONResponse:
         principal = await surface.journey.authenticate(presented_key(request.headers), Scope.INFERENCE)
-        cards = [_card(each) for each in _visible(surface, principal)]
+        cards = [_card(each) for each in visible_models(surface, principal)]
         ids = [card["id"] for card in cards]
         # One page, with the words of both OpenAI's and Anthropic's list.
         ends = {"has_more": False, "first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
@@ -60,7 +60,7 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
     @router.get("/v1/models/{model:path}")
     async def model(model: str, request: Request) -> JSONResponse:
         principal = await surface.journey.authenticate(presented_key(request.headers), Scope.INFERENCE)
-        for each in _visible(surface, principal):
+        for each in visible_models(surface, principal):
             if each.model == model:
                 return JSONResponse(_card(each))
         raise UnknownModel(model[:256])
@@ -90,7 +90,8 @@ async def _answers(probe: Awaitable[object]) -> bool:
         return False
 
 
-def _visible(surface: Surface, principal: Principal) -> list[ServedModel]:
+def visible_models(surface: Surface, principal: Principal) -> list[ServedModel]:
+    """What the key may use; "auto" first where a tier is among it."""
     own = [each for each in surface.models if principal.may_use(each.model)]
     if not own:
         return []

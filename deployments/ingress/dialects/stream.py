@@ -92,12 +92,14 @@ class Observed:
         return COMMENT
 
 
-class OpenAiStream(Observed, ABC):
-    """A streamed reply that ends in `data: [DONE]`. Subclasses say what a choice of their dialect means."""
+class EventSteps(Observed, ABC):
+    """A streamed reply of an engine, which ends in `data: [DONE]`, taken event by event.
 
-    def __init__(self, include_usage: bool) -> None:
+    Subclasses put what leaves into `_out`, and set `_waiting` from a `Judge` on until its verdicts have come.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._include_usage = include_usage
         self._splitter = EventSplitter()
         self._events: deque[bytes] = deque()
         self._out: deque[Step] = deque()
@@ -142,6 +144,57 @@ class OpenAiStream(Observed, ABC):
         return self._out.popleft() if self._out else None
 
     @abstractmethod
+    def _comment(self, event: bytes) -> None:
+        """An event that is nothing but comments."""
+
+    @abstractmethod
+    def _chunk(self, chunk: dict[str, Any]) -> None:
+        """A parsed chunk that is no error. Raises one of `UNREADABLE` for a shape it does not know."""
+
+    @abstractmethod
+    def _over(self) -> bool:
+        """True when every choice that began has its finish reason."""
+
+    @abstractmethod
+    def _complete(self) -> None:
+        """The engine said `[DONE]` after a complete reply."""
+
+    def _take(self, event: bytes) -> None:
+        if self._done:
+            raise EngineFailed("The model's answer went on after its end.")
+        payload = data_of(event)
+        if payload is None:
+            if not all(line.startswith(b":") for line in event.splitlines() if line):  # a field we do not know
+                raise EngineFailed("The model's answer could not be read.")
+            self._comment(event)
+        elif payload == b"[DONE]":
+            if not self._over():
+                raise EngineFailed("The model's answer ended before it was complete.")
+            self._done = True
+            self._complete()
+        else:
+            self._parse(payload)
+
+    def _parse(self, payload: bytes) -> None:
+        try:
+            chunk = cast(dict[str, Any], json.loads(payload))
+            if "error" in chunk:
+                error = cast(dict[str, Any], chunk["error"])
+                code = error.get("code")
+                raise error_of(code if isinstance(code, int) else 500, str(error.get("message", "")), None)
+            self._chunk(chunk)
+        except UNREADABLE as error:
+            raise EngineFailed("The model's answer could not be read.") from error
+
+
+class OpenAiStream(EventSteps, ABC):
+    """A streamed reply that leaves as it came, but for its calls. Subclasses say what a choice means."""
+
+    def __init__(self, include_usage: bool) -> None:
+        super().__init__()
+        self._include_usage = include_usage
+
+    @abstractmethod
     def resolve(self, verdicts: Sequence[Verdict]) -> None:
         """The verdicts on the calls of the last `Judge`."""
 
@@ -154,42 +207,30 @@ class OpenAiStream(Observed, ABC):
         """True while a choice that began has no finish reason."""
 
     def _take(self, event: bytes) -> None:
-        if self._done:
-            raise EngineFailed("The model's answer went on after its end.")
-        if event.startswith(b"data: ") and not any(marker in event for marker in _MARKERS):
-            self._saw_text |= any(said in event and said + b'"' not in event for said in _SAID)
-            self._out.append(Emit(event.replace(b'"reasoning":', b'"reasoning_content":')))
+        if self._done or not event.startswith(b"data: ") or any(marker in event for marker in _MARKERS):
+            super()._take(event)
             return
-        payload = data_of(event)
-        if payload is None:
-            if not all(line.startswith(b":") for line in event.splitlines() if line):  # a field we do not know
-                raise EngineFailed("The model's answer could not be read.")
-            self._out.append(Emit(event))
-        elif payload == b"[DONE]":
-            if self._unfinished() or not self._finished:  # text on the fast path opens no choice
-                raise EngineFailed("The model's answer ended before it was complete.")
-            self._done = True
-            self._out.append(Emit(DONE))
-        else:
-            self._parse(payload)
+        self._saw_text |= any(said in event and said + b'"' not in event for said in _SAID)
+        self._out.append(Emit(event.replace(b'"reasoning":', b'"reasoning_content":')))
 
-    def _parse(self, payload: bytes) -> None:
-        try:
-            chunk = cast(dict[str, Any], json.loads(payload))
-            if "error" in chunk:
-                error = cast(dict[str, Any], chunk["error"])
-                code = error.get("code")
-                raise error_of(code if isinstance(code, int) else 500, str(error.get("message", "")), None)
-            choices = cast(list[dict[str, Any]], chunk["choices"])
-            usage = chunk.pop("usage", None)
-            if usage:
-                self._usage = usage_of(cast(dict[str, Any], usage))
-                if not choices and self._include_usage:
-                    self._out.append(Emit(data_event(dump(chunk | {"usage": usage}))))
-            for choice in choices:
-                self._choice(chunk, choice)
-        except UNREADABLE as error:
-            raise EngineFailed("The model's answer could not be read.") from error
+    def _comment(self, event: bytes) -> None:
+        self._out.append(Emit(event))
+
+    def _over(self) -> bool:
+        return not self._unfinished() and bool(self._finished)  # text on the fast path opens no choice
+
+    def _complete(self) -> None:
+        self._out.append(Emit(DONE))
+
+    def _chunk(self, chunk: dict[str, Any]) -> None:
+        choices = cast(list[dict[str, Any]], chunk["choices"])
+        usage = chunk.pop("usage", None)
+        if usage:
+            self._usage = usage_of(cast(dict[str, Any], usage))
+            if not choices and self._include_usage:
+                self._out.append(Emit(data_event(dump(chunk | {"usage": usage}))))
+        for choice in choices:
+            self._choice(chunk, choice)
 
     def _finish_choice(
         self, chunk: dict[str, Any], choice: dict[str, Any], extra: dict[str, JsonValue], audit: Receipt | None

@@ -5,37 +5,31 @@ bytes were cut. Tool calls and the end are written last, after the gate's verdic
 """
 
 import json
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from deployments.errors import EngineFailed, GatehouseError
+from deployments.errors import EngineFailed
 from deployments.ingress.dialects.chat import OpenCall, closed, collect
 from deployments.ingress.dialects.notices import held_objects, notices
-from deployments.ingress.dialects.sse import EventSplitter, data_of
-from deployments.ingress.dialects.stream import Observed, dump, finish_of, mended, usage_of
-from deployments.ingress.dialects.upstream import UNREADABLE, error_of
-from deployments.ingress.dialects.values import Emit, End, Failure, Judge, ReplyFilter, Step, Writer
+from deployments.ingress.dialects.stream import EventSteps, dump, finish_of, mended, usage_of
+from deployments.ingress.dialects.upstream import UNREADABLE
+from deployments.ingress.dialects.values import Emit, End, Failure, Judge, ReplyFilter, Writer
 from deployments.ports import JsonValue, Receipt, Released, ToolCall, Usage, Verdict
 
 
-class TranslatedReply(Observed):
+class TranslatedReply(EventSteps):
     """Filter of a reply of one choice, streamed or whole. Implements `ReplyFilter`."""
 
     def __init__(self, writer: Writer, stream: bool) -> None:
         super().__init__()
         self._writer = writer
         self._stream = stream
-        self._splitter = EventSplitter()
-        self._events: deque[bytes] = deque()
         self._body = bytearray()
-        self._out: deque[Step] = deque()
         self._calls: dict[int, OpenCall] = {}
         self._judging: tuple[ToolCall, ...] = ()
         self._verdicts: Sequence[Verdict] = ()
         self._ended: str | None = None
         self._stop_sequence: str | None = None
-        self._broken: GatehouseError | None = None
 
     @property
     def final(self) -> Mapping[str, JsonValue] | None:
@@ -57,78 +51,36 @@ class TranslatedReply(Observed):
     def feed(self, data: bytes) -> None:
         """Take engine bytes, cut anywhere."""
         if self._stream:
-            self._events.extend(self._splitter.feed(data))
+            super().feed(data)
         else:
             self._body += data
 
     def close(self) -> None:
         """The engine's body has ended: it must have been complete."""
-        if not self._stream:
+        if self._stream:
+            super().close()
+        else:
             self._whole()
-            return
-        if self._judging or self._events:
-            raise RuntimeError("close() before every step was taken")
-        if not self._done or self._splitter.rest.strip():
-            raise EngineFailed("The model's answer ended before it was complete.")
-
-    def step(self) -> Step | None:
-        """What to do next. Neighbouring events leave as one chunk."""
-        if self._broken is not None:
-            raise self._broken
-        passed: list[bytes] = []
-        while True:
-            if self._out and isinstance(self._out[0], Emit):
-                passed.append(cast(Emit, self._out.popleft()).data)
-            elif self._events and not self._judging:
-                try:
-                    self._event(self._events.popleft())
-                except GatehouseError as error:
-                    self._broken = error
-                    if passed:  # what came before it is good, however the bytes were cut
-                        return Emit(b"".join(passed))
-                    raise
-            else:
-                break
-        if passed:
-            return Emit(b"".join(passed))
-        return self._out.popleft() if self._out else None
 
     def resolve(self, verdicts: Sequence[Verdict]) -> None:
         """Remember the verdicts; they are written at the end, next to the terminal event."""
         if not self._judging or len(verdicts) != len(self._judging):
             raise RuntimeError("resolve() without its Judge, or with another number of verdicts")
-        self._judging, self._verdicts = (), verdicts
+        self._judging, self._verdicts, self._waiting = (), verdicts, False
         if not self._stream:
             self._complete()
 
-    def _event(self, event: bytes) -> None:
-        if self._done:
-            raise EngineFailed("The model's answer went on after its end.")
-        payload = data_of(event)
-        if payload is None:
-            if not all(line.startswith(b":") for line in event.splitlines() if line):
-                raise EngineFailed("The model's answer could not be read.")
-        elif payload == b"[DONE]":
-            if self._ended is None:
-                raise EngineFailed("The model's answer ended before it was complete.")
-            self._done = True
-            self._complete()
-        else:
-            self._parse(payload)
+    def _comment(self, event: bytes) -> None:
+        del event  # our keepalives are the dialect's own
 
-    def _parse(self, payload: bytes) -> None:
-        try:
-            chunk = cast(dict[str, Any], json.loads(payload))
-            if "error" in chunk:
-                error = cast(dict[str, Any], chunk["error"])
-                code = error.get("code")
-                raise error_of(code if isinstance(code, int) else 500, str(error.get("message", "")), None)
-            if chunk.get("usage"):
-                self._usage = usage_of(cast(dict[str, Any], chunk["usage"]))
-            for choice in cast(list[dict[str, Any]], chunk["choices"]):
-                self._choice(choice, cast(dict[str, Any], choice.get("delta") or {}))
-        except UNREADABLE as error:
-            raise EngineFailed("The model's answer could not be read.") from error
+    def _over(self) -> bool:
+        return self._ended is not None
+
+    def _chunk(self, chunk: dict[str, Any]) -> None:
+        if chunk.get("usage"):
+            self._usage = usage_of(cast(dict[str, Any], chunk["usage"]))
+        for choice in cast(list[dict[str, Any]], chunk["choices"]):
+            self._choice(choice, cast(dict[str, Any], choice.get("delta") or {}))
 
     def _whole(self) -> None:
         try:
@@ -167,7 +119,7 @@ class TranslatedReply(Observed):
         # A call that the length limit (or an abort) has cut is never released, whole as it may look.
         calls = tuple(closed(self._calls, 0, bool(self._notes))) if finish in ("tool_calls", "stop") else ()
         if calls:
-            self._judging = calls
+            self._judging, self._waiting = calls, True
             self._out.append(Judge(calls))
 
     def _say(self, data: bytes) -> None:
