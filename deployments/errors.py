@@ -166,6 +166,24 @@ class AuditRefused(AuditUnavailable):
     code = "audit_refused"
 
 
+class AuditOverloaded(AuditUnavailable):
+    """More events wait than the sink takes: back-pressure. Nothing of the call was appended; try again later."""
+
+    code = "audit_overloaded"
+
+
+class AuditDiskFull(AuditUnavailable):
+    """The log's disk has less room than is kept free. Nothing of the call was appended."""
+
+    code = "audit_disk_full"
+
+
+class WitnessStale(AuditUnavailable):
+    """No witness has confirmed the log for too long: no R2 or R3 call leaves until one does. Nothing was appended."""
+
+    code = "witness_stale"
+
+
 class AuditInDoubt(AuditUnavailable):
     """No answer came: the record may or may not be on disk. Nobody may act as if it were, or as if it were not."""
 

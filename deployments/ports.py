@@ -449,6 +449,14 @@ class Withheld:
 Verdict: TypeAlias = Released | Held | Denied | Withheld
 
 
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a client says an executed call gave: its tool message, as text, in the conversation's newest turn."""
+
+    call_id: str
+    content: str
+
+
 class Gate(Protocol):
     """The in-process gate of an ingress replica."""
 
@@ -457,6 +465,13 @@ class Gate(Protocol):
 
         Every verdict's record is durable before this returns. Never raises for a call's content; a dependency that
         is down yields `Withheld`.
+        """
+        ...
+
+    async def observe(self, context: GateContext, results: Sequence[ToolResult]) -> None:
+        """Record what became of calls: reports of released ones, and results of calls that were never released.
+
+        Called beside the request, never in its way. Raises `GatehouseError` when a record could not be made.
         """
         ...
 
@@ -681,11 +696,32 @@ SYSTEM_TENANT = TenantId("system")
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """Something that was said: its SHA-256 (32 bytes), and itself only where the tenant's bodies are kept.
+
+    The log never holds either. The sink turns the digest into a salted commitment and the data into an encrypted blob.
+    """
+
+    digest: bytes
+    data: bytes | None = None
+
+
+class BodyField(StrEnum):
+    """What a body is of. The record's fields are called after it: `prompt_commit`, `prompt_body`."""
+
+    PROMPT = "prompt"
+    OUTPUT = "output"
+    ARGUMENTS = "arguments"
+    REASON = "reason"
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One thing that happened. `name` is `subject.action` of the closed list in `audit/record.py`.
 
     `event_id` is chosen by the producer and unique: appending it again with equal content returns the first receipt.
-    `data` holds only the fields which the schema of `name` allows; never a prompt, an answer or an argument in clear.
+    `data` holds only the fields which the schema of `name` allows; never a prompt, an answer or an argument in clear:
+    those are `bodies`. `change_id` and `policy_digest` of `data` become fields of the record's envelope.
     """
 
     event_id: str
@@ -696,6 +732,7 @@ class AuditEvent:
     request_id: RequestId | None = None
     session: SessionId | None = None
     data: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    bodies: Mapping[BodyField, Body] = field(default_factory=dict[BodyField, Body])
 
 
 @dataclass(frozen=True, slots=True)
@@ -706,16 +743,105 @@ class AuditHead:
     head_hash: str
 
 
+@dataclass(frozen=True, slots=True)
+class AuditStatus:
+    """What the sink says of itself. Ages are seconds, None for what never happened; sizes count records.
+
+    `unsealed`: acknowledged records that no checkpoint covers yet. `witnessed_size`: what the quorum of witnesses has
+    cosigned. `witness_stale`: too long ago, so no R2 or R3 call leaves. `exported_*` are None without an export.
+    `failure` says why nothing is acknowledged any more.
+    """
+
+    size: int
+    epoch: int
+    origin: str
+    queued_events: int
+    unsealed: int
+    checkpoint_size: int
+    checkpoint_age_s: float | None
+    disk_free_bytes: int
+    witnesses: int = 0
+    witnessed_size: int | None = None
+    witnessed_age_s: float | None = None
+    witness_stale: bool = False
+    exported_size: int | None = None
+    exported_age_s: float | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditCheck:
+    """Outcome of a canary: appended at `index`, read back, proven under a checkpoint of `checkpoint_size` records.
+
+    `problem` is None when all of that worked.
+    """
+
+    index: int | None
+    checkpoint_size: int | None
+    problem: str | None
+    at_ms: int
+    took_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A receipt with its proof: `proof` is a C2SP tlog-proof text that ends with the signed checkpoint."""
+
+    receipt: Receipt
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record as it lies in the log: `entry` are its canonical bytes, whose RFC 6962 leaf is `receipt.leaf_hash`."""
+
+    receipt: Receipt
+    entry: bytes
+
+
 class Audit(Protocol):
     """The audit sink."""
 
     async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
         """Receipts in order, after the records are on disk (fdatasync), or `AuditUnavailable`.
 
-        All of one call's events are durable when it returns; no event of it is acknowledged before.
+        All of one call's events are durable when it returns; no event of it is acknowledged before. The kinds
+        `AuditOverloaded`, `AuditDiskFull`, `WitnessStale` and `AuditRefused` say that nothing was appended.
         """
         ...
 
     async def head(self) -> AuditHead:
         """Where the log stands."""
+        ...
+
+    async def status(self) -> AuditStatus:
+        """What the sink says of itself; also while it acknowledges nothing."""
+        ...
+
+    async def check(self) -> AuditCheck:
+        """Append a canary, read it back, verify its proof. At most one every few seconds; in between, the last one."""
+        ...
+
+    async def checkpoint(self) -> bytes:
+        """The newest checkpoint, a signed note (C2SP), with the cosignatures it has so far. `NotFound` before it."""
+        ...
+
+    async def verifier_keys(self) -> Sequence[str]:
+        """The log's public key and its witnesses', as verifier key texts (C2SP signed-note); the log's is first."""
+        ...
+
+    async def tile(self, path: str) -> bytes:
+        """A tile or bundle of entries by its C2SP tlog-tiles path; `NotFound` for what is not there."""
+        ...
+
+    async def prove(self, index: int) -> Proven:
+        """The inclusion proof of a record; waits for the checkpoint that covers it. `NotFound` beyond the log."""
+        ...
+
+    async def consistency(self, old_size: int) -> Sequence[bytes]:
+        """Hashes that lead from the tree of `old_size` to the newest checkpoint's; `NotFound` for a larger size."""
+        ...
+
+    async def records(self, begin: int, limit: int, tenant: TenantId | None) -> Sequence[StoredRecord]:
+        """At most `limit` (1,000) records of `tenant` (None: all) from index `begin` on, in order."""
         ...
