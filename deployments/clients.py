@@ -28,8 +28,11 @@ from deployments.ports import (
     ApprovalId,
     ApprovalState,
     Attempt,
+    AuditCheck,
     AuditEvent,
     AuditHead,
+    AuditStatus,
+    Consistency,
     Digests,
     EngineCall,
     EngineInfo,
@@ -44,7 +47,9 @@ from deployments.ports import (
     Permit,
     Principal,
     Proposal,
+    Proven,
     Receipt,
+    RecordPage,
     RequestId,
     RollbackPlan,
     RouteAsk,
@@ -324,6 +329,42 @@ class AuditClient(_Client):
     async def head(self) -> AuditHead:
         """Where the log stands."""
         return cast(AuditHead, await self._ask("head"))
+
+    async def status(self) -> AuditStatus:
+        """What the sink says of itself."""
+        return cast(AuditStatus, await self._ask("status"))
+
+    async def check(self) -> AuditCheck:
+        """Outcome of a canary."""
+        return cast(AuditCheck, await self._ask("check"))
+
+    async def checkpoint(self) -> bytes:
+        """The newest checkpoint."""
+        return cast(bytes, await self._ask("checkpoint"))
+
+    async def verifier_keys(self) -> Sequence[str]:
+        """The log's key and its witnesses'."""
+        return cast(Sequence[str], await self._ask("verifier_keys"))
+
+    async def tile(self, path: str) -> bytes:
+        """A tile or bundle of entries."""
+        return cast(bytes, await self._ask("tile", path))
+
+    async def prove(self, index: int) -> Proven:
+        """The inclusion proof of a record."""
+        return cast(Proven, await self._ask("prove", index))
+
+    async def consistency(self, old_size: int) -> Consistency:
+        """From an older tree to the newest checkpoint's."""
+        return cast(Consistency, await self._ask("consistency", old_size))
+
+    async def records(self, begin: int, limit: int, tenant: TenantId | None) -> RecordPage:
+        """Records in order."""
+        return cast(RecordPage, await self._ask("records", begin, limit, tenant))
+
+    async def shred(self, tenant: TenantId, actor: str, change_id: str, reason: str) -> Receipt:
+        """Destroy the keys of a tenant's stored bodies."""
+        return cast(Receipt, await self._ask("shred", tenant, actor, change_id, reason))
 
 
 class ResponsesClient(_Client):

@@ -799,6 +799,22 @@ class StoredRecord:
     entry: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """Records in order; `next` is the index at which the page after it begins, None at the end of the log."""
+
+    records: tuple[StoredRecord, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """`hashes` (32 bytes each) lead from an older tree to that of `checkpoint`, a signed note (RFC 6962)."""
+
+    hashes: tuple[bytes, ...]
+    checkpoint: bytes
+
+
 class Audit(Protocol):
     """The audit sink."""
 
@@ -838,10 +854,17 @@ class Audit(Protocol):
         """The inclusion proof of a record; waits for the checkpoint that covers it. `NotFound` beyond the log."""
         ...
 
-    async def consistency(self, old_size: int) -> Sequence[bytes]:
-        """Hashes that lead from the tree of `old_size` to the newest checkpoint's; `NotFound` for a larger size."""
+    async def consistency(self, old_size: int) -> Consistency:
+        """That the newest checkpoint's tree begins with that of `old_size`; `NotFound` for a larger size."""
         ...
 
-    async def records(self, begin: int, limit: int, tenant: TenantId | None) -> Sequence[StoredRecord]:
-        """At most `limit` (1,000) records of `tenant` (None: all) from index `begin` on, in order."""
+    async def records(self, begin: int, limit: int, tenant: TenantId | None) -> RecordPage:
+        """At most `limit` (1,000) records of `tenant` (None: all) from index `begin` on, in order.
+
+        Reads a bounded stretch of the log: a page may hold fewer records, or none, and still have a next one.
+        """
+        ...
+
+    async def shred(self, tenant: TenantId, actor: str, change_id: str, reason: str) -> Receipt:
+        """Record `tenant.shredded`, then destroy the keys of the tenant's stored bodies. Proofs stay valid."""
         ...

@@ -35,6 +35,7 @@ from deployments.ports import (
     TenantId,
     Tier,
     ToolCall,
+    ToolResult,
     Verdict,
 )
 from router.types import Effort
@@ -132,11 +133,16 @@ class RuleGate:
     def __init__(self, rule: Callable[[ToolCall], Verdict] | None = None) -> None:
         self.rule = rule or release
         self.judged: list[ToolCall] = []
+        self.observed: list[ToolResult] = []
 
     async def judge(self, context: GateContext, calls: Sequence[ToolCall]) -> Sequence[Verdict]:
         del context
         self.judged += calls
         return [self.rule(call) for call in calls]
+
+    async def observe(self, context: GateContext, results: Sequence[ToolResult]) -> None:
+        del context
+        self.observed += results
 
 
 def release(call: ToolCall) -> Released:

@@ -15,8 +15,11 @@ from deployments.ports import (
     AuditEvent,
     AuditHead,
     AuditStatus,
+    Consistency,
+    JsonValue,
     Proven,
     Receipt,
+    RecordPage,
     StoredRecord,
     TenantId,
 )
@@ -131,20 +134,27 @@ class InMemoryAudit:
         proof = prove_inclusion(index, self._leaves[index], await self.checkpoint(), hash_at)
         return Proven(Receipt(index, self._leaves[index]), proof.to_bytes())
 
-    async def consistency(self, old_size: int) -> Sequence[bytes]:
+    async def consistency(self, old_size: int) -> Consistency:
         if not 0 <= old_size <= len(self.events):
             raise NotFound("The newest checkpoint is smaller.")
-        return consistency_proof(old_size, len(self.events), TileReader(self._tiles).at(len(self.events)))
+        hashes = consistency_proof(old_size, len(self.events), TileReader(self._tiles).at(len(self.events)))
+        return Consistency(tuple(hashes), await self.checkpoint())
 
-    async def records(self, begin: int, limit: int, tenant: TenantId | None) -> Sequence[StoredRecord]:
+    async def records(self, begin: int, limit: int, tenant: TenantId | None) -> RecordPage:
         if self.down:
             raise AuditUnavailable("The audit log is down.")
-        found = [
-            StoredRecord(Receipt(index, self._leaves[index]), self._entries[index])
-            for index, event in enumerate(self.events)
-            if index >= begin and tenant in (None, event.tenant)
-        ]
-        return found[:limit]
+        found: list[StoredRecord] = []
+        for index in range(begin, len(self.events)):
+            if len(found) == limit:
+                return RecordPage(tuple(found), index)
+            if tenant in (None, self.events[index].tenant):
+                found.append(StoredRecord(Receipt(index, self._leaves[index]), self._entries[index]))
+        return RecordPage(tuple(found), None)
+
+    async def shred(self, tenant: TenantId, actor: str, change_id: str, reason: str) -> Receipt:
+        data: dict[str, JsonValue] = {"key_ids": ["dek_1"], "change_id": change_id}
+        event = AuditEvent(f"shred:{len(self.events)}", "tenant.shredded", 1, tenant, actor, data=data)
+        return (await self.append([event]))[0]
 
     def names(self) -> list[str]:
         """Names of the acknowledged events, in order."""

@@ -46,7 +46,7 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
         return reply
 
     async def on_invalid(request: Request, error: Exception) -> Response:
-        return await on_gatehouse_error(request, _invalid(cast(RequestValidationError, error)))
+        return await on_gatehouse_error(request, invalid(cast(RequestValidationError, error)))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         failure = cast(HTTPException, error)
@@ -71,7 +71,8 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     return Edge(app, sends_request_id=not behind_serve)
 
 
-def _invalid(error: RequestValidationError | ValidationError) -> InvalidRequest:
+def invalid(error: RequestValidationError | ValidationError) -> InvalidRequest:
+    """A parameter that FastAPI refused, by its name."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
     return InvalidRequest(f"Invalid value for '{path}': {first['msg']}.", path)

@@ -1,5 +1,6 @@
 """Prometheus metrics of one ingress replica. No key, session or request id is ever a label."""
 
+import math
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -7,7 +8,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from deployments.errors import GatehouseError
 from deployments.ingress.trail import Recorder
-from deployments.ports import Denied, Dialect, Held, ModelId, Released, RouteDecision, Usage, Verdict, Withheld
+from deployments.ports import (
+    AuditStatus,
+    Denied,
+    Dialect,
+    Held,
+    ModelId,
+    Released,
+    RouteDecision,
+    Usage,
+    Verdict,
+    Withheld,
+)
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -18,6 +30,22 @@ _DIALECTS = {
     "/v1/responses": "responses",
     "/v1/messages": "messages",
     "/v1/embeddings": "embeddings",
+}
+
+
+_AUDIT_GAUGES = {
+    "up": "1 when the audit sink acknowledges records.",
+    "records": "Records in the audit log.",
+    "queued_events": "Events that wait for their fdatasync.",
+    "unsealed_records": "Acknowledged records that no checkpoint covers yet.",
+    "checkpoint_age_seconds": "Since the newest checkpoint was signed; grows only while records wait for one.",
+    "disk_free_bytes": "Room on the log's disk.",
+    "witnesses": "Witnesses that are configured.",
+    "witness_lag_records": "Records that the quorum of witnesses has not confirmed.",
+    "witness_age_seconds": "Since the quorum of witnesses confirmed the log; NaN before the first time.",
+    "witness_stale": "1 while R2 and R3 calls are held back because no quorum confirms the log.",
+    "export_lag_records": "Records that are not exported yet.",
+    "export_age_seconds": "Since the last export; NaN before the first one.",
 }
 
 
@@ -52,6 +80,9 @@ class Counters:
         self._dropped = Gauge(
             "gatehouse_audit_dropped_events", "Text events lost because the backlog was full.", registry=registry
         )
+        self._audit = {
+            name: Gauge(f"gatehouse_audit_{name}", text, registry=registry) for name, text in _AUDIT_GAUGES.items()
+        }
 
     def routed(self, decision: RouteDecision) -> None:
         """A turn was routed."""
@@ -106,11 +137,39 @@ class Counters:
         """A stream broke off after its 200."""
         self._requests.labels(dialect.value, "", "stream", _code(error)).inc()
 
-    def render(self, recorder: Recorder) -> bytes:
-        """The text format of Prometheus."""
+    def _tell(self, status: AuditStatus | None) -> None:
+        """What the audit sink says of itself; None: it does not answer."""
+        if status is None:
+            self._audit["up"].set(0)
+            return
+        waits = status.unsealed > 0
+        facts = {
+            "up": float(status.failure is None),
+            "records": status.size,
+            "queued_events": status.queued_events,
+            "unsealed_records": status.unsealed,
+            "checkpoint_age_seconds": (_or_nan(status.checkpoint_age_s) if waits else 0.0),
+            "disk_free_bytes": status.disk_free_bytes,
+            "witnesses": status.witnesses,
+            "witness_lag_records": status.size - (status.witnessed_size or 0) if status.witnesses else 0,
+            "witness_age_seconds": _or_nan(status.witnessed_age_s),
+            "witness_stale": float(status.witness_stale),
+            "export_lag_records": 0 if status.exported_size is None else status.size - status.exported_size,
+            "export_age_seconds": _or_nan(status.exported_age_s),
+        }
+        for name, value in facts.items():
+            self._audit[name].set(value)
+
+    def render(self, recorder: Recorder, audit: AuditStatus | None) -> bytes:
+        """The text format of Prometheus. `audit` None: the sink does not answer."""
+        self._tell(audit)
         self._backlog.set(recorder.backlog)
         self._dropped.set(recorder.dropped)
         return generate_latest(self.registry)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _code(error: BaseException) -> str:

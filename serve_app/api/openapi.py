@@ -265,7 +265,48 @@ def _administration() -> Iterator[_Operation]:
         "get", "/v1/admin/engines", "operations", "What the engines say of themselves; scope `admin`.", "EngineList",
         errors=_KEYED,
     )  # fmt: skip
-    yield _Operation("get", "/v1/audit/head", "audit", "Size and hash of the log.", "AuditHead", errors=_KEYED)
+    yield from _audit()
+
+
+def _audit() -> Iterator[_Operation]:
+    number: Schema = {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}
+    named = _KEYED | {404}
+    path = "/v1/audit"
+    yield _Operation("get", f"{path}/head", "audit", "Size and hash of the log.", "AuditHead", errors=_KEYED)
+    yield _Operation("get", f"{path}/status", "audit", "What the sink says of itself.", "AuditStatus", errors=_KEYED)
+    yield _Operation("get", f"{path}/keys", "audit", "The keys that sign checkpoints.", "AuditKeys", errors=_KEYED)
+    yield _Operation(
+        "get", f"{path}/checkpoint", "audit", "The newest checkpoint, a signed note.", errors=named, media="text/plain"
+    )
+    yield _Operation(
+        "get", f"{path}/tile/{{tile}}", "audit", "A tile or a bundle of entries, by its C2SP tlog-tiles path.",
+        errors=named, media="application/octet-stream",
+    )  # fmt: skip
+    yield _Operation(
+        "get", f"{path}/consistency", "audit", "That the newest tree begins with an older one.", "AuditConsistency",
+        errors=named, query=({**_query("old_size", number, "Records of the older tree."), "required": True},),
+    )  # fmt: skip
+    yield _Operation(
+        "get", f"{path}/receipts/{{index}}", "audit",
+        "The inclusion proof of a receipt. With its leaf hash any key may ask.", "AuditReceipt", errors=named,
+        query=(
+            _query("leaf", {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "What x-gatehouse-receipt said."),
+            _query("format", {"type": "string", "enum": ["json", "tlog-proof"]}, "JSON, or the text of C2SP."),
+        ),
+    )  # fmt: skip
+    yield _Operation(
+        "get", f"{path}/records", "audit", "Records of the key's tenant; of all with scope `admin`.", "AuditRecords",
+        errors=_KEYED,
+        query=(
+            _query("begin", number, "The first index; 0 unless given."),
+            _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "Most records; 100 unless given."),
+            _query("tenant", {"type": "string", "minLength": 1, "maxLength": 64}, "Only of this tenant."),
+        ),
+    )  # fmt: skip
+    yield _Operation(
+        "post", f"{path}/shred", "audit", "Make a tenant's stored bodies unreadable for ever; scope `admin`.",
+        "AuditAppended", body="Shredding", errors=_KEYED | _BODY, status=201,
+    )  # fmt: skip
 
 
 def _probes() -> Iterator[_Operation]:
@@ -278,6 +319,11 @@ def _probes() -> Iterator[_Operation]:
     yield _Operation(
         "get", "/readyz", tag, "Every part answers.", "Readiness", errors=bug, public=True,
         more={"503": _reply("A part does not answer.", {_JSON: {"schema": ref("Readiness")}}, ())},
+    )  # fmt: skip
+    yield _Operation(
+        "get", "/healthz/audit", tag, "Evidence is made: a record is appended, read back and proven.", "AuditHealth",
+        errors=bug, public=True,
+        more={"503": _reply("It is not.", {_JSON: {"schema": ref("AuditHealth")}}, ())},
     )  # fmt: skip
     yield _Operation(
         "get", "/metrics", tag, "Metrics in Prometheus' text format.", errors=bug, public=True, media="text/plain"

@@ -24,7 +24,15 @@ from serve_app.api.approvals import (
     PlanBody,
     VoteBody,
 )
-from serve_app.api.audit import HeadReply
+from serve_app.api.audit import (
+    AppendedReply,
+    ConsistencyReply,
+    HeadReply,
+    KeysReply,
+    ReceiptReply,
+    RecordsReply,
+    ShredBody,
+)
 from serve_app.api.errors import TABLE
 from serve_app.api.keys import KeyListReply, KeyReply, NewKeyBody, NewKeyReply
 from serve_app.api.tokens import DetokenizeRequest, TokenizeRequest
@@ -51,6 +59,12 @@ _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "CreatedKey": NewKeyReply,
     "KeyList": KeyListReply,
     "AuditHead": HeadReply,
+    "AuditReceipt": ReceiptReply,
+    "AuditConsistency": ConsistencyReply,
+    "AuditKeys": KeysReply,
+    "AuditRecords": RecordsReply,
+    "AuditAppended": AppendedReply,
+    "Shredding": ShredBody,
     "Approval": ApprovalReply,
     "ApprovalList": ApprovalListReply,
     "HeldCall": CallReply,
@@ -368,6 +382,22 @@ def _others() -> dict[str, Schema]:
             **decided,
         ),
         "Health": _object("status", status=_TEXT),
+        "AuditStatus": _object(
+            "object size epoch origin queued_events unsealed checkpoint_size disk_free_bytes witness_stale failure",
+            object=_one("audit.status"),
+            size=_COUNT,
+            epoch=_COUNT,
+            origin=_TEXT,
+            queued_events=_COUNT,
+            unsealed=_COUNT,
+            checkpoint_size=_COUNT,
+            disk_free_bytes=_COUNT,
+            witness_stale=_FLAG,
+            failure=_maybe(_TEXT),
+        ),
+        "AuditHealth": _object(
+            "status problem", status=_among(["ok", "failing", "down"]), problem=_maybe(_TEXT), index=_maybe(_COUNT)
+        ),
         "Readiness": _object(
             "status parts",
             status=_among(["ready", "not ready"]),

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from deployments.errors import GatehouseError, UnknownModel
 from deployments.ingress.surface import ServedModel, Surface
-from deployments.ports import Engine, ModelId, Principal, Scope
+from deployments.ports import AuditStatus, Engine, ModelId, Principal, Scope
 from serve_app.api.auth import Authorizer, presented_key
 from serve_app.api.metrics import Counters
 
@@ -42,7 +42,8 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        return Response(counters.render(surface.recorder), media_type="text/plain; version=0.0.4; charset=utf-8")
+        rendered = counters.render(surface.recorder, await _audit_status(surface))
+        return Response(rendered, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.api_route("/", methods=["GET", "HEAD"])
     async def probe() -> Response:
@@ -72,6 +73,14 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
         return JSONResponse({"object": "list", "data": infos})
 
     return router
+
+
+async def _audit_status(surface: Surface) -> AuditStatus | None:
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            return await surface.audit.status()
+    except (GatehouseError, TimeoutError):
+        return None
 
 
 async def _told(model: ModelId, engine: Engine) -> dict[str, object]:

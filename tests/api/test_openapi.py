@@ -42,7 +42,7 @@ from tests.api.test_errors import CASES
 EXAMPLES = 10
 DOCUMENT = document()
 OPERATIONS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
-PUBLIC = {"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+PUBLIC = {"/", "/healthz", "/healthz/audit", "/readyz", "/metrics", "/openapi.json"}
 CHECKED = (
     "not_a_server_error",
     "status_code_conformance",
@@ -164,8 +164,8 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
     headers = {"authorization": f"Bearer {ALL}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
 
-        async def ask(method: str, path: str, body: object = None, **names: str) -> Any:
-            reply = await http.request(method, path.format(**names), json=body)
+        async def ask(method: str, path: str, body: object = None, query: str = "", **names: str) -> Any:
+            reply = await http.request(method, path.format(**names) + query, json=body)
             responses = DOCUMENT["paths"][path][method]["responses"]
             assert reply.is_success, (path, reply.text)
             validate(responses[str(reply.status_code)]["content"]["application/json"]["schema"], reply.json())
@@ -192,7 +192,11 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
         await ask("get", "/v1/admin/keys")
         await ask("delete", "/v1/admin/keys/{key_id}", key_id=key["id"])
         await ask("get", "/v1/admin/engines")
-        await ask("get", "/v1/audit/head")
+        for path in ("head", "status", "keys", "records"):
+            await ask("get", f"/v1/audit/{path}")
+        await ask("get", "/v1/audit/receipts/{index}", index="0")
+        await ask("get", "/v1/audit/consistency", query="?old_size=1")
+        await ask("post", "/v1/audit/shred", {"tenant": "acme", "change_id": "CHG-1"})
         await ask("get", "/v1/codex/models.json")
         names = {"approval_id": approval.approval_id, "gate_call_id": approval.approval_id}
         for path in ("/v1/approvals/{approval_id}/plan", "/v1/gate/calls/{approval_id}/plan"):
@@ -205,11 +209,10 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
         assert isinstance(other, Approval)
         await ask("post", "/v1/approvals/{approval_id}/cancel", {"reason": "x"}, approval_id=other.approval_id)
         await ask("post", "/v1/gate/classify", {"tool": TOOL, "arguments": DANGEROUS, "profile": "ops"})
-        for path in ("/healthz", "/readyz", "/openapi.json"):
+        for path in ("/healthz", "/healthz/audit", "/readyz", "/openapi.json"):
             await ask("get", path)
-    assert {path for _, path in OPERATIONS} - {path for _, path in seen} == {"/", "/metrics", *GENERATING} - {
-        "/v1/responses"
-    }
+    no_json = {"/", "/metrics", "/v1/audit/checkpoint", "/v1/audit/tile/{tile}"}
+    assert {path for _, path in OPERATIONS} - {path for _, path in seen} == {*no_json, *GENERATING} - {"/v1/responses"}
 
 
 def validate(schema: dict[str, Any], value: object) -> None:
