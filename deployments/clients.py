@@ -24,6 +24,7 @@ from deployments.errors import (
     PartUnavailable,
 )
 from deployments.ports import (
+    ActionOutcome,
     Approval,
     ApprovalId,
     ApprovalState,
@@ -32,11 +33,14 @@ from deployments.ports import (
     AuditEvent,
     AuditHead,
     AuditStatus,
+    CallResult,
+    Conclusion,
     Consistency,
     Digests,
     EngineCall,
     EngineInfo,
     EngineItem,
+    GateContext,
     Grant,
     JsonValue,
     KeyId,
@@ -51,11 +55,13 @@ from deployments.ports import (
     Receipt,
     RecordPage,
     RequestId,
+    RollbackOutcome,
     RollbackPlan,
     RouteAsk,
     RouteDecision,
     RouteExplanation,
     RouteId,
+    StoredRecord,
     StoredResponse,
     TenantId,
     Usage,
@@ -311,6 +317,22 @@ class ApprovalsClient(_Client):
         """Withdraw a request."""
         return cast(Approval, await self._ask("cancel", principal, approval_id, reason))
 
+    async def observe(self, context: GateContext, results: Sequence[CallResult]) -> None:
+        """Record what a conversation says of calls."""
+        await self._ask("observe", context, results)
+
+    async def report(
+        self, principal: Principal, approval_id: ApprovalId, outcome: ActionOutcome, exit_code: int | None, note: str
+    ) -> Conclusion:
+        """Say what became of a released call."""
+        return cast(Conclusion, await self._ask("report", principal, approval_id, outcome, exit_code, note))
+
+    async def rollback(
+        self, principal: Principal, approval_id: ApprovalId, outcome: RollbackOutcome, note: str
+    ) -> Conclusion:
+        """Say how taking a released call back ended."""
+        return cast(Conclusion, await self._ask("rollback", principal, approval_id, outcome, note))
+
     async def ready(self) -> bool:
         """True when the store answers."""
         return bool(await self._ask("ready"))
@@ -361,6 +383,10 @@ class AuditClient(_Client):
     async def records(self, begin: int, limit: int, tenant: TenantId | None) -> RecordPage:
         """Records in order."""
         return cast(RecordPage, await self._ask("records", begin, limit, tenant))
+
+    async def find(self, event_id: str) -> StoredRecord:
+        """The record of an event."""
+        return cast(StoredRecord, await self._ask("find", event_id))
 
     async def shred(self, tenant: TenantId, actor: str, change_id: str, reason: str) -> Receipt:
         """Destroy the keys of a tenant's stored bodies."""

@@ -16,7 +16,10 @@ GatehouseError                   code, public_message: safe for a client
 |- EngineTimeout                 our deadline passed
 |- PartUnavailable               a part of the graph does not answer
 |- AuditUnavailable              no durable record, hence no tool call
-|   |- AuditInDoubt               no answer: the record may be on disk
+|   |- AuditOverloaded           too many events wait: nothing was appended, try again
+|   |- AuditDiskFull             too little room on the log's disk: nothing was appended
+|   |- WitnessStale              no witness confirms the log: no R2 or R3 call leaves
+|   |- AuditInDoubt              no answer: the record may be on disk
 |   `- AuditRefused              the log will never take this event: do not offer it again
 |- GateUnavailable               no approval store, hence no call above R0
 `- ApprovalConflict              expired, used, changed, or voted on by the wrong person

@@ -489,7 +489,8 @@ class Proposal:
     """A classified call that may not flow by itself.
 
     `action_digest` is the SHA-256 hex of the RFC 8785 form of the whole binding; `fingerprint` is the same without the
-    random `gate_call_id`: it recognises the same call when the same session emits it again.
+    random `gate_call_id`: it recognises the same call when the same session emits it again. `call_id` is the model's,
+    which clients echo with the result.
     """
 
     gate_call_id: str
@@ -508,6 +509,7 @@ class Proposal:
     reasons: tuple[str, ...]
     policy_digest: str
     model: ModelId
+    call_id: str = ""
 
 
 class ApprovalState(StrEnum):
@@ -560,6 +562,63 @@ class Permit:
     voters: tuple[str, ...]
 
 
+class ActionOutcome(StrEnum):
+    """How an executed call ended, as far as somebody says so."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class RollbackOutcome(StrEnum):
+    """How taking a change back ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    NOT_NEEDED = "not_needed"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that was not released, as the replica remembers it that judged it."""
+
+    gate_call_id: str
+    tool: str
+    risk: Risk
+    reason: str
+    approval_id: ApprovalId | None = None
+    action_digest: str | None = None
+    denied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What a conversation says became of a call, without its text.
+
+    `output_digest` is the SHA-256 (32 bytes) of the result. `exit_code` is there only if the text clearly has one.
+    `refused` is None for a call that was released, or that this replica has not judged.
+    """
+
+    call_id: str
+    output_digest: bytes
+    outcome: ActionOutcome
+    exit_code: int | None = None
+    refused: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What became of a released call. `reported` and `rollback` are None until somebody has said it."""
+
+    approval_id: ApprovalId
+    gate_call_id: str
+    consumed_ms: int
+    reported: ActionOutcome | None = None
+    reported_ms: int | None = None
+    alerted_ms: int | None = None
+    rollback: RollbackOutcome | None = None
+
+
 class Approvals(Protocol):
     """The approval store (`PolicyGate`)."""
 
@@ -591,6 +650,22 @@ class Approvals(Protocol):
 
     async def cancel(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
         """Withdraw a request."""
+        ...
+
+    async def observe(self, context: GateContext, results: Sequence[CallResult]) -> None:
+        """Record what a conversation says of calls: each consumed permit's report, and refused calls that ran, once."""
+        ...
+
+    async def report(
+        self, principal: Principal, approval_id: ApprovalId, outcome: ActionOutcome, exit_code: int | None, note: str
+    ) -> Conclusion:
+        """Say what became of a released call. `Forbidden` or `ApprovalConflict` when it may not be said (any more)."""
+        ...
+
+    async def rollback(
+        self, principal: Principal, approval_id: ApprovalId, outcome: RollbackOutcome, note: str
+    ) -> Conclusion:
+        """Say how taking a released call back ended; a failed attempt may be followed by another."""
         ...
 
     async def ready(self) -> bool:
@@ -747,9 +822,10 @@ class AuditHead:
 class AuditStatus:
     """What the sink says of itself. Ages are seconds, None for what never happened; sizes count records.
 
-    `unsealed`: acknowledged records that no checkpoint covers yet. `witnessed_size`: what the quorum of witnesses has
-    cosigned. `witness_stale`: too long ago, so no R2 or R3 call leaves. `exported_*` are None without an export.
-    `failure` says why nothing is acknowledged any more.
+    `unsealed`: acknowledged records that no checkpoint covers yet, the oldest of them for `unsealed_s`.
+    `witnessed_size`: what the quorum of witnesses has cosigned. `witness_stale`: too long ago, so no R2 or R3 call
+    leaves. `exported_*` are None without an export. `failure` says why nothing is acknowledged any more, `problems`
+    what else an operator should look at.
     """
 
     size: int
@@ -757,8 +833,8 @@ class AuditStatus:
     origin: str
     queued_events: int
     unsealed: int
+    unsealed_s: float
     checkpoint_size: int
-    checkpoint_age_s: float | None
     disk_free_bytes: int
     witnesses: int = 0
     witnessed_size: int | None = None
@@ -767,6 +843,7 @@ class AuditStatus:
     exported_size: int | None = None
     exported_age_s: float | None = None
     failure: str | None = None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -863,6 +940,10 @@ class Audit(Protocol):
 
         Reads a bounded stretch of the log: a page may hold fewer records, or none, and still have a next one.
         """
+        ...
+
+    async def find(self, event_id: str) -> StoredRecord:
+        """The record of an event by its id, or `NotFound`."""
         ...
 
     async def shred(self, tenant: TenantId, actor: str, change_id: str, reason: str) -> Receipt:

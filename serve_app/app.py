@@ -7,6 +7,7 @@ recognises the annotation, so a wrong key or value is refused before anything st
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -37,11 +38,12 @@ from deployments.gate.bundle import load_bundle
 from deployments.gate.classify import Classifier
 from deployments.gate.deployment import PolicyGate
 from deployments.gate.guard import Guard
+from deployments.gate.settings import Running
 from deployments.ingress.deployment import Ingress
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.journey import GENERATING
 from deployments.ingress.surface import Loaded, Parts, ServedModel
-from deployments.ports import Approvals, Audit, Dialect, Gate, ModelId
+from deployments.ports import Approvals, Audit, Dialect, Gate, ModelId, TenantId
 from deployments.responses.deployment import ResponseStore
 from deployments.store import sqlite_url
 from deployments.tenancy.deployment import Ledger
@@ -72,8 +74,8 @@ def build(config: AppConfig) -> Application:
                  **small(config.audit_replicas))  # fmt: skip
     ledger = bind(Ledger, audit, str(state), store_url(config, "ledger"), config.operator or operating_person(),
                   config.tenancy, config.tenant, name="Ledger", **small(config.ledger_replicas))  # fmt: skip
-    gate = bind(PolicyGate, audit, store_url(config, "gate"), config.gate, name="PolicyGate",
-                **small(config.gate_replicas))  # fmt: skip
+    gate = bind(PolicyGate, audit, store_url(config, "gate"), config.gate, running(config),
+                config.audit.bodies.keeps_arguments, name="PolicyGate", **small(config.gate_replicas))  # fmt: skip
     tiers = {each.tier: (each.engine.model, each.engine.revision) for each in config.models if each.tier is not None}
     router = bind(DifficultyRouter, config.difficulty, read_yaml(config.routing_policy), tiers,
                   name="DifficultyRouter", **small(config.difficulty_replicas))  # fmt: skip
@@ -129,7 +131,7 @@ def parts(config: AppConfig) -> Parts:
     return Parts(
         make_api=partial(create_api, behind_serve=True),
         make_classifier=partial(load_classifier, config.gate.bundle),
-        make_gate=partial(make_gate, config.ingress.audit_timeout_s),
+        make_gate=partial(make_gate, config.ingress.audit_timeout_s, config.audit.bodies.keeps_arguments),
         make_counters=partial(token_counters,
                               [model.engine.model for model in config.models if model.source and model.tier],
                               str(vocabulary_dir(config))),
@@ -160,6 +162,7 @@ def parts(config: AppConfig) -> Parts:
         settings=config.ingress,
         loaded=Loaded(config_digest(config), config.profile, CODE_VERSION),
         engine_timeout_s=max(model.engine.request_deadline_s for model in config.models) + 5,
+        keeps_bodies=config.audit.bodies.keeps_all,
     )  # fmt: skip
 
 
@@ -173,9 +176,24 @@ def load_classifier(bundle: str) -> Classifier:
     return Classifier(load_bundle(bundle))
 
 
-def make_gate(audit_timeout_s: float, classifier: object, approvals: Approvals, audit: Audit, clock: Clock) -> Gate:
+def make_gate(
+    audit_timeout_s: float,
+    keeps_arguments: Callable[[TenantId], bool],
+    classifier: object,
+    approvals: Approvals,
+    audit: Audit,
+    clock: Clock,
+) -> Gate:
     """The in-process gate of an ingress replica."""
-    return Guard(cast(Classifier, classifier), approvals, audit, clock, audit_timeout_s)
+    return Guard(
+        cast(Classifier, classifier), approvals, audit, clock, audit_timeout_s, keeps_arguments=keeps_arguments
+    )
+
+
+def running(config: AppConfig) -> Running:
+    """Which configuration this is: the gate records when another one has taken its place."""
+    models = tuple(f"{model.engine.model}:{model.engine.revision}" for model in config.models)
+    return Running(config_digest(config), config.profile, models, CODE_VERSION, config.change_id)
 
 
 def store_url(config: AppConfig, feature: str) -> str:

@@ -162,6 +162,9 @@ class AppConfig(_Model):
     store_url: str | None = None
     operator: str | None = None
     tenant: str = "default"
+    change_id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")] = Field(
+        default=None, description="The change under which this configuration was rolled out; recorded when it starts."
+    )
     min_memory_gib: Annotated[float, Field(ge=0)] = 0.0
     routing_policy: str = "configs/policies/routing-v1.yaml"
     models: Annotated[list[ServedModelConfig], Field(min_length=1, max_length=8)]

@@ -62,7 +62,7 @@ class InMemoryAudit:
         self._tree = TileWriter()
         self.key = generate_key(ORIGIN, ED25519)
         self.told = AuditStatus(
-            size=0, epoch=1, origin=ORIGIN, queued_events=0, unsealed=0, checkpoint_size=0, checkpoint_age_s=0.5,
+            size=0, epoch=1, origin=ORIGIN, queued_events=0, unsealed=0, unsealed_s=0.0, checkpoint_size=0,
             disk_free_bytes=10**10,
         )  # fmt: skip
         self.problem: str | None = None
@@ -150,6 +150,14 @@ class InMemoryAudit:
             if tenant in (None, self.events[index].tenant):
                 found.append(StoredRecord(Receipt(index, self._leaves[index]), self._entries[index]))
         return RecordPage(tuple(found), None)
+
+    async def find(self, event_id: str) -> StoredRecord:
+        if self.down:
+            raise AuditUnavailable("The audit log is down.")
+        index = self._places.get(event_id)
+        if index is None:
+            raise NotFound("The log has no such event.")
+        return StoredRecord(Receipt(index, self._leaves[index]), self._entries[index])
 
     async def shred(self, tenant: TenantId, actor: str, change_id: str, reason: str) -> Receipt:
         data: dict[str, JsonValue] = {"key_ids": ["dek_1"], "change_id": change_id}

@@ -4,21 +4,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deployments.clock import Clock, FixedClock
-from deployments.errors import GateUnavailable
+from deployments.errors import ApprovalConflict, GateUnavailable
 from deployments.gate import states
 from deployments.gate.binding import plan_digest
 from deployments.ports import (
+    ActionOutcome,
     Approval,
     ApprovalId,
     ApprovalState,
+    CallResult,
+    Conclusion,
     Digests,
     GateContext,
     Permit,
     Principal,
     Proposal,
+    RollbackOutcome,
     RollbackPlan,
     TenantId,
     ToolCall,
+    ToolResult,
     Verdict,
 )
 
@@ -26,24 +31,36 @@ TTL_MS = 3_600_000
 
 
 class ScriptedGate:
-    """Implements `ports.Gate`: answers what the test wrote down, one list per turn. `asked` is what it was shown."""
+    """Implements `ports.Gate`: answers what the test wrote down, one list per turn.
+
+    `asked` is what it was shown to judge, `observed` which results.
+    """
 
     def __init__(self, *turns: Sequence[Verdict]) -> None:
         self.turns = list(turns)
         self.asked: list[tuple[GateContext, tuple[ToolCall, ...]]] = []
+        self.observed: list[tuple[GateContext, tuple[ToolResult, ...]]] = []
 
     async def judge(self, context: GateContext, calls: Sequence[ToolCall]) -> Sequence[Verdict]:
         self.asked.append((context, tuple(calls)))
         return self.turns.pop(0)
 
+    async def observe(self, context: GateContext, results: Sequence[ToolResult]) -> None:
+        self.observed.append((context, tuple(results)))
+
 
 class InMemoryApprovals:
-    """Implements `ports.Approvals` over the real state machine. Set `down` to make every call fail."""
+    """Implements `ports.Approvals` over the real state machine. Set `down` to make every call fail.
+
+    `results` is what conversations said, `concluded` what became of consumed approvals.
+    """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or FixedClock()
         self.found: dict[str, Approval] = {}
         self.proposals: list[Proposal] = []
+        self.results: list[CallResult] = []
+        self.concluded: dict[str, Conclusion] = {}
         self.down = False
 
     async def propose(self, proposal: Proposal) -> Permit | Approval:
@@ -56,6 +73,7 @@ class InMemoryApprovals:
             if not states.may_consume(now) or now.plan is None or now.change_id is None:
                 return now
             self.found[now.approval_id] = replace(now, state=ApprovalState.CONSUMED)
+            self.concluded[now.approval_id] = Conclusion(now.approval_id, proposal.gate_call_id, self.clock.now_ms())
             digest = plan_digest(now.plan.steps, now.plan.verify)
             voters = tuple(vote.person for vote in now.votes)
             return Permit(now.approval_id, now.proposal.action_digest, now.change_id, digest, voters)
@@ -103,8 +121,39 @@ class InMemoryApprovals:
         del reason
         return self._keep(states.cancelled(await self.get(None, approval_id), principal))
 
+    async def observe(self, context: GateContext, results: Sequence[CallResult]) -> None:
+        self._check_up()
+        self.results.extend(results)
+
+    async def report(
+        self, principal: Principal, approval_id: ApprovalId, outcome: ActionOutcome, exit_code: int | None, note: str
+    ) -> Conclusion:
+        del exit_code, note
+        known = await self._conclusion(principal, approval_id)
+        if known.reported not in {None, outcome}:
+            raise ApprovalConflict("The call has been reported already.")
+        return self._conclude(replace(known, reported=outcome, reported_ms=self.clock.now_ms()))
+
+    async def rollback(
+        self, principal: Principal, approval_id: ApprovalId, outcome: RollbackOutcome, note: str
+    ) -> Conclusion:
+        del note
+        known = await self._conclusion(principal, approval_id)
+        return self._conclude(replace(known, rollback=outcome))
+
     async def ready(self) -> bool:
         return not self.down
+
+    async def _conclusion(self, principal: Principal, approval_id: ApprovalId) -> Conclusion:
+        approval = await self.get(None, approval_id)
+        states.may_report(principal, approval)
+        if approval.approval_id not in self.concluded:
+            raise ApprovalConflict("Only a call that was released can be reported.")
+        return self.concluded[approval.approval_id]
+
+    def _conclude(self, conclusion: Conclusion) -> Conclusion:
+        self.concluded[conclusion.approval_id] = conclusion
+        return conclusion
 
     def _keep(self, approval: Approval) -> Approval:
         self.found[approval.approval_id] = approval

@@ -3,14 +3,15 @@
 The law of this schema: event names and fields are added, never removed, renamed or given another meaning. A record
 that does not fit is refused at the producer's door, because a log that takes anything proves nothing. No field holds a
 prompt, an answer or an argument: those appear as digests (`*_digest`) or salted commitments (`*_commit`).
+
+Three tables: `KINDS` of values, `FIELDS` with their meaning, `EVENTS` with their fields and who records them.
+`docs/audit-schema.md` and `configs/audit-record.schema.json` are written from them (`schema_doc.py`).
 """
 
-import math
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
-
-from rfc8785 import CanonicalizationError
 
 from deployments.audit.canonical import canonical
 from deployments.errors import AuditRefused
@@ -22,21 +23,27 @@ MAX_TEXT_CHARS = 1_024
 MAX_LIST_ITEMS = 64
 MAX_INTEGER = 2**53 - 1  # RFC 8785 has no exact form beyond it
 
-_ENVELOPE = frozenset(
-    {
-        "schema",
-        "sequence",
-        "event_id",
-        "name",
-        "at_ms",
-        "tenant",
-        "principal",
-        "request_id",
-        "session",
-        "code_version",
-        "data",
-    }
-)
+ENVELOPE: Mapping[str, str] = {
+    "schema": f"always `{SCHEMA}`",
+    "sequence": "place in the log, dense from 0; a receipt calls it the index",
+    "event_id": "chosen by the producer, occurs once",
+    "name": "the event: `subject.action`",
+    "at_ms": "when, by the producer's clock, in milliseconds since the epoch; the order of the log is the sequence",
+    "tenant": "whose event it is; `system` for what belongs to nobody",
+    "principal": "id of the key that acted, or the part of Gatehouse that did",
+    "request_id": "the request it belongs to, or null",
+    "session": "the conversation it belongs to, or null; a keyed hash, no client's own id",
+    "change_id": "the change or ticket that it belongs to, or null",
+    "policy_digest": "SHA-256 of the policy that decided, or null: the gate's bundle for calls, approvals and "
+    "`config.loaded`, the router's policy for `route.*` and `generation.*` (64 zeros: the model has no tier, so none)",
+    "code_version": "version of the Gatehouse that wrote the record",
+    "data": "the event's own fields",
+}
+HOISTED = ("change_id", "policy_digest")
+"""Fields of the envelope that producers hand in as fields of the event; old records have them in `data`."""
+
+_ENVELOPE = frozenset(ENVELOPE)
+_OLD_ENVELOPE = _ENVELOPE - frozenset(HOISTED)
 
 
 class InvalidRecord(AuditRefused):
@@ -61,211 +68,513 @@ def _is_sha256(value: object) -> bool:
     return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value <= MAX_INTEGER
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER
 
 
 def _is_number(value: object) -> bool:
-    return _is_count(value) or (isinstance(value, float) and math.isfinite(value))
+    # Beyond that a whole number has no RFC 8785 form once it is read back as an integer. Not true of NaN either.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
 
 
 def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
-Kind = Callable[[object], bool]
-_KINDS: Mapping[str, tuple[Kind, str]] = {
+def _is_body(value: object) -> bool:
+    if not isinstance(value, dict) or len(cast("dict[object, object]", value)) != len(BODY):
+        return False
+    parts = cast("dict[str, object]", value)
+    return all(name in parts and KINDS[kind][0](parts[name]) for name, (kind, _) in BODY.items())
+
+
+Fits = Callable[[object], bool]
+KINDS: Mapping[str, tuple[Fits, str]] = {
     "text": (_is_text, f"text of at most {MAX_TEXT_CHARS} characters"),
     "texts": (_is_texts, f"a list of at most {MAX_LIST_ITEMS} texts"),
     "sha256": (_is_sha256, "a SHA-256 in 64 lower-case hex digits"),
     "count": (_is_count, "an integer from 0 to 2**53 - 1"),
-    "number": (_is_number, "a finite number"),
+    "integer": (_is_integer, "an integer of at most 2**53 - 1, or its negative"),
+    "number": (_is_number, "a finite number of at most 2**53 - 1, or its negative"),
     "flag": (_is_flag, "true or false"),
+    "body": (_is_body, "an object of blob, key_id, bytes and masked"),
+}
+BODY: Mapping[str, tuple[str, str]] = {
+    "blob": ("sha256", "SHA-256 of the stored ciphertext, which is also its name in the store"),
+    "key_id": ("text", "the tenant's data key that it is encrypted under"),
+    "bytes": ("count", "length of the plaintext in bytes"),
+    "masked": ("count", "secrets that were masked before it was encrypted"),
+}
+"""Parts of a kept body, all of them required: (kind, meaning)."""
+
+# --- the fields --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field: the kind of its values, and what it means. It means the same in every event that carries it."""
+
+    kind: str
+    means: str
+
+
+def _fields(kind: str, /, **meanings: str) -> dict[str, Field]:
+    return {name: Field(kind, means) for name, means in meanings.items()}
+
+
+FIELDS: Mapping[str, Field] = {
+    **_fields(
+        "text",
+        approval_id="the request for approval that it belongs to",
+        call_id="id of the tool call, as the model wrote it",
+        change_id="the change or ticket that it belongs to; stored in the envelope",
+        dialect="wire format of the request: chat, completions, responses, messages or embeddings",
+        effort="reasoning effort that was used",
+        error_code="why it failed, in the words of the error table",
+        gate_call_id="random id that the gate gave the call",
+        gate_profile="gate profile of a key: observe, coding or ops",
+        incident_id="the incident that it belongs to",
+        key_id="the key that the event is about",
+        key_name="what the key is for, in its creator's words",
+        kind="which sort of bypass, incident or rollout",
+        model="the model that answers, or that wrote the call",
+        outcome="how it ended",
+        permit_id="the permit",
+        person="the natural person behind a key",
+        previous_revision="the revision before",
+        profile="the gate profile that a call was judged under (observe, coding, ops), or that a configuration has",
+        reason="why, in the words of a rule or a part; never a human's",
+        reporter="the natural person who reports; absent: a service",
+        requested_effort="effort that the client asked for",
+        requested_model="model that the client asked for, cut to 128 characters",
+        requester_key="the key whose request proposed the call",
+        requester_person="the natural person behind that key",
+        revision="revision of the model, or the one that is rolled out",
+        risk="class of the call: R0 reads, R1 changes what is easily undone, R2 needs one human, R3 two",
+        rollback_status="what became of the way back: whether it was needed, and whether it worked",
+        rollout_id="the rollout that it belongs to",
+        route_id="the routing decision",
+        rule_set="name of the gate's policy bundle",
+        severity="how bad the incident is",
+        source="where a report comes from: the conversation itself, or a call of the API",
+        standing_plan="id of the policy object that covers a change without a plan of its own",
+        state="state of the approval or rollout after the event",
+        tier="the router's tier of the model",
+        title="what an operator calls it; written in clear, so no secrets",
+        tool="name of the tool, escaped and cut to 256 characters",
+        version="version of the code",
+        voter="the natural person who voted",
+        voter_key="the key they voted with",
+    ),
+    **_fields(
+        "texts",
+        finish_reasons="why each choice ended, as the client sees it",
+        key_ids="data keys that were destroyed",
+        models="models that are granted or served",
+        reasons="every rule that fired, the deciding one first",
+        repairs="what was guessed when malformed model output was repaired",
+        scopes="what a key may do",
+        voters="the natural persons who approved",
+    ),
+    **_fields(
+        "sha256",
+        action_digest="SHA-256 of the whole binding of a call: what an approval is given for",
+        arguments_commit="salted commitment to the canonical arguments",
+        config_digest="SHA-256 of the configuration",
+        display_digest="SHA-256 of what an approver sees",
+        fingerprint="SHA-256 of the binding without its random call id: the same call of the same session again",
+        head_hash="hash that covers all records before",
+        output_commit="salted commitment to the output: of a generation, the SHA-256 of the bytes handed to the HTTP "
+        "edge (for a stream without signs of life and the error event of one that breaks off); of an action, the text "
+        "that was reported",
+        policy_digest="SHA-256 of the policy that decided; stored in the envelope",
+        previous_digest="the digest before",
+        prompt_commit="salted commitment to the request: the SHA-256 of its parsed body in RFC 8785 form, earlier "
+        "turns of a stored conversation included (a body with integers beyond 2**53 - 1, which RFC 8785 does not have: "
+        "keys sorted, no white space, numbers as Python writes them)",
+        reason_commit="salted commitment to a human's words",
+        rollback_digest="SHA-256 of the rollback plan, in RFC 8785 form",
+    ),
+    **_fields(
+        "body",
+        arguments_body="the arguments, encrypted",
+        output_body="the output, encrypted",
+        prompt_body="the request, encrypted",
+        reason_body="a human's words, encrypted",
+    ),
+    **_fields(
+        "count",
+        attempts="generations it took; 2 when a malformed reply was thrown away",
+        bodies="how many stored bodies became unreadable or were deleted",
+        budget_tokens="what a key may use in all its time; null: no limit",
+        cached_tokens="input tokens that the engine had in its cache",
+        choice="choice of the reply that the call is in",
+        days="age in days after which bodies are deleted",
+        duration_ms="from the request's arrival to its end",
+        epoch="how often the log was opened for writing, this time included",
+        expires_ms="when it ends, in milliseconds since the epoch",
+        hold_s="of a key: how long a call that needs an approval waits for it",
+        index="place of a call within its turn",
+        input_tokens="tokens of the prompt",
+        output_tokens="tokens that were generated",
+        reasoning_tokens="those of them that were reasoning",
+        size="records before this one",
+        status="HTTP status",
+        tool_calls="complete calls that the model wrote",
+        torn_bytes="bytes of an unacknowledged write that recovery cut off",
+        ttft_ms="from the request's arrival to the first byte of the answer",
+        ttl_s="lifetime of a key",
+        votes="approving votes so far",
+        votes_required="approving votes it takes",
+    ),
+    **_fields("integer", exit_code="exit status of the process; negative: the signal that ended it"),
+    **_fields(
+        "number",
+        difficulty="the router's estimate, from 0 to 1",
+        share_percent="share of the traffic that the new revision gets",
+    ),
+    **_fields(
+        "flag",
+        approve="true: a vote for, false: against",
+        estimated="the tokens are a reservation that no engine confirmed",
+        plan_required="a change id and a rollback plan are still missing",
+        recovered="the call was repaired from malformed output, so it is trusted with nothing",
+        stream="the client asked for a stream",
+    ),
 }
 
-# --- the table ---------------------------------------------------------------------------------------------------
 
-FIELDS: Mapping[str, str] = {
-    # a field means the same in every event that carries it
-    "action_digest": "sha256",  # of the whole binding of a call
-    "approval_id": "text",
-    "approve": "flag",
-    "arguments_commit": "sha256",  # salted commitment to the canonical arguments
-    "budget_tokens": "count",  # of a key, for all its time; null: none
-    "cached_tokens": "count",
-    "call_id": "text",  # as the model wrote it
-    "change_id": "text",
-    "choice": "count",
-    "config_digest": "sha256",
-    "dialect": "text",
-    "difficulty": "number",
-    "display_digest": "sha256",  # of what an approver sees
-    "duration_ms": "count",
-    "effort": "text",
-    "epoch": "count",  # how often the log was opened for writing, this time included
-    "error_code": "text",
-    "estimated": "flag",
-    "expires_ms": "count",
-    "fingerprint": "sha256",  # of the binding without its random call id
-    "finish_reasons": "texts",
-    "attempts": "count",  # generations it took; 2 when a malformed reply was thrown away
-    "gate_call_id": "text",
-    "gate_profile": "text",  # of a key
-    "head_hash": "sha256",
-    "hold_s": "count",  # of a key: how long a call that needs an approval waits for it
-    "index": "count",  # of a call within its turn
-    "input_tokens": "count",
-    "key_id": "text",
-    "key_name": "text",
-    "model": "text",
-    "models": "texts",
-    "outcome": "text",
-    "output_tokens": "count",
-    "permit_id": "text",
-    "person": "text",
-    "plan_required": "flag",
-    "policy_digest": "sha256",
-    "profile": "text",  # the gate profile that a call was judged under: observe, coding or ops
-    "reason": "text",
-    "reason_commit": "sha256",  # salted commitment to a human's words
-    "reasoning_tokens": "count",
-    "reasons": "texts",
-    "recovered": "flag",
-    "repairs": "texts",  # what was guessed when malformed model output was repaired
-    "requested_effort": "text",
-    "requested_model": "text",
-    "requester_key": "text",
-    "requester_person": "text",
-    "revision": "text",
-    "risk": "text",
-    "rollback_digest": "sha256",
-    "route_id": "text",
-    "rule_set": "text",
-    "scopes": "texts",
-    "size": "count",
-    "standing_plan": "text",  # id of the policy object that covers a change without a plan of its own
-    "state": "text",
-    "status": "count",  # HTTP
-    "stream": "flag",
-    "tier": "text",
-    "tool": "text",
-    "tool_calls": "count",
-    "torn_bytes": "count",
-    "ttft_ms": "count",
-    "ttl_s": "count",
-    "version": "text",
-    "voter": "text",  # the natural person
-    "voter_key": "text",
-    "voters": "texts",
-    "votes": "count",
-    "votes_required": "count",
-}
+# --- the events --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class EventSchema:
-    """Fields of one event. An optional field may be absent or null; nothing else may be there."""
+    """One event: `says` who records it and when.
 
+    An optional field may be absent or null; nothing else may be there. `words` closes the values of a text field.
+    """
+
+    says: str
     required: frozenset[str]
     allowed: frozenset[str]
+    words: Mapping[str, frozenset[str]]
 
 
-def _event(required: str, optional: str) -> EventSchema:
+def _event(says: str, required: str, optional: str = "", **words: str) -> EventSchema:
     names = frozenset(required.split())
-    return EventSchema(required=names, allowed=names | frozenset(optional.split()))
+    allowed = names | frozenset(optional.split()) | frozenset(HOISTED)
+    return EventSchema(says, names, allowed, {name: frozenset(each.split()) for name, each in words.items()})
 
 
 _CALL = (
-    "action_digest approval_id arguments_commit call_id change_id choice dialect display_digest expires_ms fingerprint "
-    "gate_call_id index model outcome permit_id plan_required policy_digest profile reason reasons recovered risk "
-    "rollback_digest route_id rule_set standing_plan tier tool votes_required"
+    "action_digest approval_id arguments_body arguments_commit call_id change_id choice dialect display_digest "
+    "expires_ms fingerprint gate_call_id index model outcome permit_id plan_required policy_digest profile reason "
+    "reasons recovered risk rollback_digest route_id rule_set standing_plan tier tool votes_required"
 )
 _APPROVAL = (
-    "action_digest approval_id approve change_id display_digest expires_ms fingerprint gate_call_id model outcome "
-    "permit_id plan_required policy_digest reason reason_commit reasons requester_key requester_person risk "
-    "rollback_digest route_id state tool voter voter_key voters votes votes_required"
+    "action_digest approval_id approve arguments_body arguments_commit change_id display_digest expires_ms fingerprint "
+    "gate_call_id model outcome permit_id plan_required policy_digest reason reason_body reason_commit reasons "
+    "requester_key requester_person risk rollback_digest route_id state tool voter voter_key voters votes "
+    "votes_required"
 )
 _KEY = "expires_ms gate_profile key_name models person scopes ttl_s reason hold_s budget_tokens"
+_REPORT = "gate_call_id approval_id reporter reason_commit reason_body"
+_ROLLOUT = "model revision previous_revision share_percent state reason change_id"
+_INCIDENT = "title severity approval_id gate_call_id change_id outcome reporter reason_commit reason_body"
 
 EVENTS: Mapping[str, EventSchema] = {
-    # event                  required                                                          optional
+    # event: who and when | required | optional | closed values
     "route.decided": _event(
+        "the ingress, when it knows which model answers a request",
         "route_id model tier effort reason policy_digest",
-        "dialect difficulty reasons requested_effort requested_model revision stream",
+        "dialect difficulty reasons requested_effort requested_model revision stream prompt_commit prompt_body",
     ),
     "generation.finished": _event(
+        "the ingress, when a request has ended, however it did",
         "route_id model outcome",
         "attempts cached_tokens dialect duration_ms effort error_code estimated finish_reasons input_tokens "
-        "output_tokens reason reasoning_tokens repairs revision status stream tier tool_calls ttft_ms",
+        "output_tokens reason reasoning_tokens repairs revision status stream tier tool_calls ttft_ms output_commit "
+        "output_body",
     ),
-    "tool_call.proposed": _event("gate_call_id tool", _CALL),
-    "tool_call.classified": _event("gate_call_id tool risk outcome policy_digest", _CALL),
-    "tool_call.held": _event("gate_call_id tool risk action_digest approval_id", _CALL),
-    "tool_call.released": _event("gate_call_id tool risk action_digest profile", _CALL),
-    "tool_call.denied": _event("gate_call_id tool risk", _CALL),
-    "tool_call.withheld": _event("gate_call_id tool", _CALL),
-    "approval.requested": _event("approval_id action_digest risk votes_required", _APPROVAL),
-    "approval.planned": _event("approval_id action_digest change_id rollback_digest", _APPROVAL),
-    "approval.voted": _event("approval_id action_digest voter approve", _APPROVAL),
-    "approval.granted": _event("approval_id action_digest", _APPROVAL),
-    "approval.rejected": _event("approval_id action_digest", _APPROVAL),
-    "approval.expired": _event("approval_id action_digest", _APPROVAL),
-    "approval.cancelled": _event("approval_id action_digest", _APPROVAL),
-    "approval.stale": _event("approval_id action_digest", _APPROVAL),
-    "permit.issued": _event("approval_id action_digest", _APPROVAL),
-    "permit.consumed": _event("approval_id action_digest", _APPROVAL),
-    "key.created": _event("key_id scopes", _KEY),
-    "key.revoked": _event("key_id", _KEY),
-    "config.loaded": _event("config_digest", "models policy_digest profile version"),
-    "log.opened": _event("epoch size head_hash", "torn_bytes version"),
+    "tool_call.proposed": _event("the gate, for every complete call that a model wrote", "gate_call_id tool", _CALL),
+    "tool_call.classified": _event(
+        "the gate, with the class and the rules that gave it",
+        "gate_call_id tool risk outcome policy_digest",
+        _CALL,
+    ),
+    "tool_call.held": _event(
+        "the gate, when a call waits for humans", "gate_call_id tool risk action_digest approval_id", _CALL
+    ),
+    "tool_call.released": _event(
+        "the gate, before a byte of the call leaves", "gate_call_id tool risk action_digest profile", _CALL
+    ),
+    "tool_call.denied": _event("the gate, when a call will never be released", "gate_call_id tool risk", _CALL),
+    "tool_call.withheld": _event(
+        "the gate, when there is no verdict, or an earlier call of the turn was not released",
+        "gate_call_id tool",
+        _CALL,
+    ),
+    "approval.requested": _event(
+        "the approval desk, when a call needs a plan or votes",
+        "approval_id action_digest risk votes_required",
+        _APPROVAL,
+    ),
+    "approval.planned": _event(
+        "the approval desk, when change id and rollback plan are given",
+        "approval_id action_digest change_id rollback_digest",
+        _APPROVAL,
+    ),
+    "approval.voted": _event(
+        "the approval desk, for each vote that counts", "approval_id action_digest voter approve", _APPROVAL
+    ),
+    "approval.granted": _event(
+        "the approval desk, with the last vote that was needed", "approval_id action_digest", _APPROVAL
+    ),
+    "approval.rejected": _event(
+        "the approval desk, when somebody votes against", "approval_id action_digest", _APPROVAL
+    ),
+    "approval.expired": _event(
+        "the approval desk, when nobody decided in time", "approval_id action_digest", _APPROVAL
+    ),
+    "approval.cancelled": _event("the approval desk, when it is withdrawn", "approval_id action_digest", _APPROVAL),
+    "approval.stale": _event(
+        "the approval desk, when the policy changed under it", "approval_id action_digest", _APPROVAL
+    ),
+    "permit.issued": _event(
+        "the approval desk, where a permit exists before it is used", "approval_id action_digest", _APPROVAL
+    ),
+    "permit.consumed": _event(
+        "the approval desk, when the one call that was approved may leave", "approval_id action_digest", _APPROVAL
+    ),
+    "action.reported": _event(
+        "the gate or the approval desk, when what became of a released call is told in the conversation or by the API",
+        "gate_call_id outcome source",
+        f"{_REPORT} action_digest risk tool call_id exit_code arguments_commit arguments_body output_commit "
+        "output_body",
+        outcome="succeeded failed unknown",
+        source="conversation api",
+    ),
+    "rollback.reported": _event(
+        "the approval desk, when somebody reports how the way back of a change went",
+        "change_id outcome source",
+        f"{_REPORT} rollback_digest",
+        outcome="succeeded failed not_needed",
+        source="conversation api",
+    ),
+    "bypass.attempted": _event(
+        "whichever part sees that its control was or would have been gone around",
+        "kind",
+        "gate_call_id approval_id call_id tool risk action_digest reason",
+        kind="held_call_executed denied_call_executed self_approval digest_mismatch event_conflict",
+    ),
+    "key.created": _event("the ledger, before a key is good", "key_id scopes", _KEY),
+    "key.revoked": _event("the ledger, before a key stops working", "key_id", _KEY),
+    "policy.changed": _event(
+        "the approval desk, when it starts with another policy bundle than before",
+        "policy_digest rule_set",
+        "previous_digest",
+    ),
+    "config.loaded": _event(
+        "each replica of the ingress, when it starts", "config_digest", "models policy_digest profile version"
+    ),
+    "config.changed": _event(
+        "the approval desk, when it starts under another configuration than before",
+        "config_digest",
+        "previous_digest profile models version",
+    ),
+    "rollout.started": _event("an operator's rollout tool, when it begins", "rollout_id kind", _ROLLOUT),
+    "rollout.promoted": _event("an operator's rollout tool, when the share grows", "rollout_id kind", _ROLLOUT),
+    "rollout.held": _event("an operator's rollout tool, when the share stays", "rollout_id kind", _ROLLOUT),
+    "rollout.rolled_back": _event(
+        "an operator's rollout tool, when the revision before is back", "rollout_id kind", _ROLLOUT
+    ),
+    "rollout.finished": _event(
+        "an operator's rollout tool, when the new revision has everything", "rollout_id kind", _ROLLOUT
+    ),
+    "incident.opened": _event(
+        "an operator, or a part that raises an alert (`action_unreported`: a consumed permit without a report)",
+        "incident_id kind severity",
+        _INCIDENT,
+    ),
+    "incident.updated": _event("an operator, when more is known", "incident_id", f"kind {_INCIDENT}"),
+    "incident.closed": _event("an operator, when it is over", "incident_id", f"kind {_INCIDENT}"),
+    "change.closed": _event(
+        "an operator, when nothing more will be done under a change",
+        "change_id outcome",
+        "rollback_status title reporter reason_commit reason_body",
+        outcome="succeeded rolled_back failed",
+    ),
+    "tenant.shredded": _event(
+        "the audit sink, before the data keys of a tenant's bodies are destroyed",
+        "key_ids",
+        "bodies reason_commit reason_body",
+    ),
+    "bodies.pruned": _event("the audit sink, when bodies are deleted for their age", "bodies", "days"),
+    "audit.canary": _event("the audit sink, to see that evidence is made", ""),
+    "log.opened": _event(
+        "the audit sink, first of all it writes after a start", "epoch size head_hash", "torn_bytes version"
+    ),
+    "log.degraded": _event("the audit sink, as the last thing before it stops", "reason"),
 }
 
 
 # --- checks ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a value of a field of one event must be. `words` None: whatever fits the kind."""
+
+    fits: Fits
+    required: bool
+    words: frozenset[str] | None
+    wanted: str
+
+
+def _rule(schema: EventSchema, field: str) -> _Rule:
+    fits, wanted = KINDS[FIELDS[field].kind]
+    words = schema.words.get(field)
+    if words is not None:
+        wanted = f"one of {', '.join(sorted(words))}"
+    return _Rule(fits, field in schema.required, words, wanted)
+
+
+_RULES: Mapping[str, Mapping[str, _Rule]] = {
+    name: {field: _rule(schema, field) for field in sorted(schema.allowed)} for name, schema in EVENTS.items()
+}
+
+
 def data_problem(name: str, data: Mapping[str, object]) -> str | None:
-    """Why `data` does not fit event `name`, or None when it fits. Names fields, never their values."""
-    event = EVENTS.get(name)
-    if event is None:
+    """Why `data`, as a producer hands it in, does not fit event `name`, or None when it fits.
+
+    Names fields, never their values.
+    """
+    rules = _RULES.get(name)
+    if rules is None:
         return "the event name is not one of audit record v1"
     for field, value in data.items():
-        if field not in event.allowed:
+        rule = rules.get(field)
+        if rule is None:
             return f"'{name}' does not have a field '{field[:64]}'"
-        if value is None and field not in event.required:
+        if value is None and not rule.required:
             continue
-        fits, wanted = _KINDS[FIELDS[field]]
-        if not fits(value):
-            return f"field '{field}' of '{name}' must be {wanted}"
-    missing = event.required - data.keys()
-    if missing:
-        return f"'{name}' lacks the field '{min(missing)}'"
+        if not rule.fits(value) or (rule.words is not None and value not in rule.words):
+            return f"field '{field}' of '{name}' must be {rule.wanted}"
+    required = EVENTS[name].required
+    if not required <= data.keys():
+        return f"'{name}' lacks the field '{min(required - data.keys())}'"
     return None
+
+
+def fields_of(record: Mapping[str, object]) -> dict[str, JsonValue]:
+    """The fields of a decoded record as its producer handed them in: `data`, change id and policy digest.
+
+    Reads records of both envelopes; what is null in the envelope is absent.
+    """
+    data = dict(cast("Mapping[str, JsonValue]", record["data"]))
+    for field in HOISTED:
+        value = cast("JsonValue", record.get(field))
+        if value is not None:
+            data[field] = value
+    return data
 
 
 def record_problem(record: Mapping[str, object]) -> str | None:
     """Why a decoded record is not record v1, or None when it is."""
-    if frozenset(record) != _ENVELOPE:
+    names = frozenset(record)
+    if names not in (_ENVELOPE, _OLD_ENVELOPE):
         return "the record does not have exactly the envelope fields of record v1"
     if record["schema"] != SCHEMA:
         return f"the schema is not {SCHEMA}"
-    for field in ("event_id", "name", "tenant", "principal", "code_version"):
-        value = record[field]
-        if not _is_text(value) or not value:
-            return f"envelope field '{field}' must be non-empty text of at most {MAX_TEXT_CHARS} characters"
-    for field in ("request_id", "session"):
-        if record[field] is not None and not _is_text(record[field]):
-            return f"envelope field '{field}' must be text of at most {MAX_TEXT_CHARS} characters, or null"
-    for field in ("sequence", "at_ms"):
-        if not _is_count(record[field]):
-            return f"envelope field '{field}' must be an integer from 0 to 2**53 - 1"
-    if not isinstance(record["data"], dict):
+    version = record["code_version"]
+    if not _is_text(version) or not version:
+        return f"envelope field 'code_version' must be non-empty text of at most {MAX_TEXT_CHARS} characters"
+    if not _is_count(record["sequence"]):
+        return "envelope field 'sequence' must be an integer from 0 to 2**53 - 1"
+    data = record["data"]
+    if not isinstance(data, dict):
         return "envelope field 'data' must be an object"
-    return data_problem(str(record["name"]), cast("dict[str, object]", record["data"]))
+    fields = cast("dict[str, object]", data)
+    if len(names) == len(_ENVELOPE):
+        if "change_id" in fields or "policy_digest" in fields:
+            return "change_id and policy_digest belong into the envelope"
+        fields = cast("dict[str, object]", fields_of(record))
+    return _problem(
+        record["event_id"],
+        record["name"],
+        record["at_ms"],
+        record["tenant"],
+        record["principal"],
+        record["request_id"],
+        record["session"],
+        fields,
+    )
+
+
+def _problem(
+    event_id: object,
+    name: object,
+    at_ms: object,
+    tenant: object,
+    principal: object,
+    request_id: object,
+    session: object,
+    fields: Mapping[str, object],
+) -> str | None:
+    """What is wrong with an event, wherever its parts come from."""
+    for field, value in (("event_id", event_id), ("name", name), ("tenant", tenant), ("principal", principal)):
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT_CHARS:
+            return f"envelope field '{field}' must be non-empty text of at most {MAX_TEXT_CHARS} characters"
+    for field, value in (("request_id", request_id), ("session", session)):
+        if value is not None and not _is_text(value):
+            return f"envelope field '{field}' must be text of at most {MAX_TEXT_CHARS} characters, or null"
+    if not _is_count(at_ms):
+        return "envelope field 'at_ms' must be an integer from 0 to 2**53 - 1"
+    return data_problem(cast("str", name), fields)
+
+
+def _bodies_problem(event: AuditEvent) -> str | None:
+    """Whether the bodies of an event may become fields of its record."""
+    rules = _RULES[event.name]
+    for field, body in event.bodies.items():
+        commit = f"{field.value}_commit"
+        if commit not in rules:
+            return f"'{event.name}' does not have a body '{field.value}'"
+        if commit in event.data or f"{field.value}_body" in event.data:
+            return f"'{event.name}' has '{field.value}' twice: as a body and as a field"
+        if len(body.digest) != 32:
+            return f"the digest of the body '{field.value}' of '{event.name}' must be 32 bytes"
+    return None
+
+
+def validate(event: AuditEvent) -> None:
+    """Raise `InvalidRecord` unless `event` fits record v1. Its size is known only once it is encoded."""
+    problem = _problem(
+        event.event_id,
+        event.name,
+        event.at_ms,
+        event.tenant,
+        event.principal,
+        event.request_id,
+        event.session,
+        event.data,
+    )
+    if problem is None and event.bodies:
+        problem = _bodies_problem(event)
+    if problem is not None:
+        raise InvalidRecord(f"The audit log refuses the event: {problem}.")
+
+
+# --- bytes -------------------------------------------------------------------------------------------------------
 
 
 def to_object(event: AuditEvent, sequence: int, code_version: str) -> dict[str, JsonValue]:
-    """The JSON object of record v1 for `event` at place `sequence`, unchecked."""
+    """The JSON object of record v1 for `event` at place `sequence`, unchecked. Bodies are the vault's to replace."""
+    data = dict(event.data)
     return {
         "schema": SCHEMA,
         "sequence": sequence,
@@ -276,24 +585,32 @@ def to_object(event: AuditEvent, sequence: int, code_version: str) -> dict[str, 
         "principal": event.principal,
         "request_id": event.request_id,
         "session": event.session,
+        "change_id": data.pop("change_id", None),
+        "policy_digest": data.pop("policy_digest", None),
         "code_version": code_version,
-        "data": dict(event.data),
+        "data": data,
     }
 
 
-def validate(event: AuditEvent) -> None:
-    """Raise `InvalidRecord` unless `event` fits record v1. Its size is known only once it is encoded."""
-    problem = record_problem({**to_object(event, 0, "0")})
-    if problem is not None:
-        raise InvalidRecord(f"The audit log refuses the event: {problem}.")
+# What RFC 8785 writes, at a fifth of the cost, wherever keys are ASCII (ours are) and floats are spelled alike.
+_PLAIN = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False, allow_nan=False
+)
 
 
 def encode(event: AuditEvent, sequence: int, code_version: str) -> bytes:
-    """The canonical bytes of a valid `event` at place `sequence`; at most 16 KiB, else `InvalidRecord`."""
+    """The canonical bytes (RFC 8785) of a valid `event` at place `sequence`; at most 16 KiB, else `InvalidRecord`."""
+    record = to_object(event, sequence, code_version)
     try:
-        payload = canonical(to_object(event, sequence, code_version))
-    except CanonicalizationError as error:
+        odd = any(isinstance(value, float) and _is_spelled_oddly(value) for value in event.data.values())
+        payload = canonical(record) if odd else _PLAIN.encode(record).encode()
+    except ValueError as error:  # a lone surrogate, or what `validate` refuses
         raise InvalidRecord(f"The audit log refuses the event '{event.name}': it has no RFC 8785 form.") from error
     if len(payload) > MAX_RECORD_BYTES:
         raise InvalidRecord(f"The audit log refuses the event '{event.name}': larger than {MAX_RECORD_BYTES} bytes.")
     return payload
+
+
+def _is_spelled_oddly(value: float) -> bool:
+    """True when Python and RFC 8785 may write a float differently: whole, tiny, huge or not finite."""
+    return not 1e-4 <= abs(value) < 1e15 or value.is_integer()

@@ -46,6 +46,14 @@ class BodySettings(_Settings):
         """What is kept of a tenant."""
         return self.tenants.get(tenant, self.default)
 
+    def keeps_all(self, tenant: str) -> bool:
+        """True when prompts and outputs of a tenant are kept."""
+        return self.mode(tenant) == "all"
+
+    def keeps_arguments(self, tenant: str) -> bool:
+        """True when the arguments of a tenant's calls are kept."""
+        return self.mode(tenant) != "none"
+
     def days(self, tenant: str) -> int:
         """How long a tenant's bodies are kept."""
         return self.tenant_retention_days.get(tenant, self.retention_days)

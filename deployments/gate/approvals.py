@@ -6,38 +6,48 @@ its record is on disk.
 """
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from sqlalchemy import Executable
+
 from deployments.clock import Clock
-from deployments.errors import ApprovalConflict, AuditInDoubt, AuditUnavailable, GateUnavailable
-from deployments.gate import states
-from deployments.gate.binding import plan_digest, subject_digest
+from deployments.errors import ApprovalConflict, AuditInDoubt, AuditUnavailable, GatehouseError, GateUnavailable
+from deployments.gate import aftermath_store, states
+from deployments.gate.aftermath import SYSTEM, Aftermath
+from deployments.gate.aftermath_store import AftermathStore
+from deployments.gate.binding import call_key, plan_digest, subject_digest
+from deployments.gate.bodies import Keeps, body_of, keeps_nothing
 from deployments.gate.display import escaped
-from deployments.gate.settings import GateSettings
+from deployments.gate.settings import GateSettings, Running
 from deployments.gate.store import ApprovalStore, Stored
 from deployments.ports import (
+    ActionOutcome,
     Approval,
     ApprovalId,
     ApprovalState,
     Audit,
     AuditEvent,
+    Body,
+    BodyField,
+    CallResult,
+    Conclusion,
     Digests,
+    GateContext,
     JsonValue,
     Permit,
     Principal,
     Proposal,
     Risk,
+    RollbackOutcome,
     RollbackPlan,
     TenantId,
 )
 
 _log = logging.getLogger("gatehouse.gate")
 _ATTEMPTS = 8
-SYSTEM = "gatehouse"
 
 _ENDED = {
     ApprovalState.EXPIRED: "approval.expired",
@@ -51,10 +61,17 @@ class ApprovalDesk:
     """Implements `ports.Approvals` over a store and the audit log.
 
     `policy_digest` is the live policy's; a request that was made under another one becomes STALE when it is met.
+    `keeps_arguments` says whose words are kept beside the log; of others it gets digests.
     """
 
     def __init__(
-        self, store: ApprovalStore, audit: Audit, clock: Clock, settings: GateSettings, policy_digest: str | None = None
+        self,
+        store: ApprovalStore,
+        audit: Audit,
+        clock: Clock,
+        settings: GateSettings,
+        policy_digest: str | None = None,
+        keeps_arguments: Keeps = keeps_nothing,
     ) -> None:
         self._store = store
         self._audit = audit
@@ -63,6 +80,28 @@ class ApprovalDesk:
         self._policy_digest = policy_digest
         # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
         self._turn = asyncio.Lock()
+        self._keeps = keeps_arguments
+        self._after = Aftermath(
+            store, AftermathStore(store.engine), audit, clock, settings, self._turn, keeps_arguments
+        )
+
+    async def open(self, rule_set: str, running: Running) -> None:
+        """Make the tables, and see to it that the policy and the configuration in force are on record.
+
+        Without the log the desk opens all the same: the records wait for the next sweep.
+        """
+        await self._store.open()
+        await self._after.adopt()
+        await self._after.announce(self._policy_digest, rule_set, running)
+        try:
+            await self._after.flush()
+        except AuditUnavailable:
+            _log.warning("what has changed is not recorded yet: the audit log does not answer")
+
+    async def sweep(self) -> None:
+        """Record what has expired, alert on released calls without a report, and send records that wait."""
+        await self._sweep(self._clock.now_ms())
+        await self._after.sweep()
 
     async def propose(self, proposal: Proposal) -> Permit | Approval:
         """Consume the approval that this call has, or open (or find) the request that waits for one."""
@@ -112,33 +151,49 @@ class ApprovalDesk:
     async def vote(
         self, principal: Principal, approval_id: ApprovalId, digests: Digests, approve: bool, reason: str
     ) -> Approval:
-        """One human's vote. The last one that is needed grants the call, one reject ends it."""
+        """One human's vote. The last one that is needed grants the call, one reject ends it.
+
+        A refused vote that was an attempt to get around the rules is recorded before it is refused.
+        """
         async with self._turn:
             stored = await self._live(principal, approval_id)
-            after = states.voted(stored.approval, principal, digests, approve, reason, self._clock.now_ms())
-            given = after.votes[-1]
-            fields: dict[str, JsonValue] = {
-                "voter": given.person,
-                "voter_key": given.key_id,
-                "approve": approve,
-                "reason_commit": _commit(approval_id, reason),
-                "votes": states.granted(after.votes),
-                "votes_required": after.votes_required,
-            }
-            events = [self._event(after, "approval.voted", principal.key_id, fields)]
-            if after.state is ApprovalState.APPROVED:
-                events.append(self._event(after, "approval.granted", principal.key_id, _grant_fields(after)))
-            elif after.state is ApprovalState.REJECTED:
-                events.append(self._event(after, "approval.rejected", principal.key_id, {}))
-            return await self._move(stored, after, events)
+            try:
+                after = states.voted(stored.approval, principal, digests, approve, reason, self._clock.now_ms())
+            except ApprovalConflict as error:
+                refused = error
+            else:
+                return await self._move(stored, after, self._vote_events(after, principal, reason))
+        kind = states.bypass_of(stored.approval, principal, digests, approve)
+        if kind is not None:
+            try:
+                await self._after.refused_vote(stored.approval, principal, kind)
+            except GatehouseError as error:  # it stays refused either way
+                _log.error("no record yet of a vote that was refused (%s): %s", kind, type(error).__name__)
+        raise refused
 
     async def cancel(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
         """Withdraw a request."""
         async with self._turn:
             stored = await self._live(principal, approval_id)
             after = states.cancelled(stored.approval, principal)
-            fields: dict[str, JsonValue] = {"reason_commit": _commit(approval_id, reason)}
-            return await self._move(stored, after, [self._event(after, "approval.cancelled", principal.key_id, fields)])
+            event = self._event(after, "approval.cancelled", principal.key_id, {}, self._reason(after, reason))
+            return await self._move(stored, after, [event])
+
+    async def observe(self, context: GateContext, results: Sequence[CallResult]) -> None:
+        """Record what a conversation says of calls, once."""
+        await self._after.observe(context, results)
+
+    async def report(
+        self, principal: Principal, approval_id: ApprovalId, outcome: ActionOutcome, exit_code: int | None, note: str
+    ) -> Conclusion:
+        """Say what became of a released call."""
+        return await self._after.report(principal, approval_id, outcome, exit_code, note)
+
+    async def rollback(
+        self, principal: Principal, approval_id: ApprovalId, outcome: RollbackOutcome, note: str
+    ) -> Conclusion:
+        """Say how taking a released call back ended."""
+        return await self._after.rollback(principal, approval_id, outcome, note)
 
     async def ready(self) -> bool:
         """True when the store answers."""
@@ -187,7 +242,9 @@ class ApprovalDesk:
             "plan_required": True,
         }
         event = self._event(approval, "approval.requested", proposal.requester_key, fields)
-        async with self._store.adding(approval, subject) as added:
+        key = _call_key(proposal)
+        held = [aftermath_store.held(approval.approval_id, key, proposal.gate_call_id)] if key else []
+        async with self._store.adding(approval, subject, held) as added:
             if added:
                 await self._record([event])
         return approval if added else None
@@ -206,9 +263,12 @@ class ApprovalDesk:
             "risk": approval.proposal.risk.value,
             "policy_digest": proposal.policy_digest,
         }
-        if not await self._apply(
-            stored, after, [self._event(after, "permit.consumed", proposal.requester_key, fields)]
-        ):
+        event = self._event(after, "permit.consumed", proposal.requester_key, fields)
+        # The call that leaves is the repetition: its ids are those that a report will name.
+        consumed = aftermath_store.consumed(
+            approval.approval_id, _call_key(proposal), proposal.gate_call_id, self._clock.now_ms()
+        )
+        if not await self._apply(stored, after, [event], consumed):
             return None
         return Permit(
             approval_id=approval.approval_id,
@@ -248,7 +308,7 @@ class ApprovalDesk:
             raise ApprovalConflict("The request has just been changed by somebody else: look at it again.")
         return after
 
-    async def _apply(self, stored: Stored, after: Approval, events: Sequence[AuditEvent]) -> bool:
+    async def _apply(self, stored: Stored, after: Approval, events: Sequence[AuditEvent], *also: Executable) -> bool:
         """Make a move whose records are durable first; False when somebody was faster.
 
         Without an acknowledgement nothing changes, with one exception. When the log may hold the record of a final
@@ -256,7 +316,7 @@ class ApprovalDesk:
         would contradict whatever happened next. The caller still gets the error, so nothing is released.
         """
         doubt: AuditInDoubt | None = None
-        async with self._store.moving(stored, after) as moved:
+        async with self._store.moving(stored, after, also) as moved:
             if moved:
                 try:
                     await self._record(events)
@@ -286,7 +346,33 @@ class ApprovalDesk:
         except TimeoutError:
             raise AuditInDoubt("The audit log did not acknowledge in time; nothing is released.") from None
 
-    def _event(self, approval: Approval, name: str, principal: str, data: Mapping[str, JsonValue]) -> AuditEvent:
+    def _vote_events(self, after: Approval, principal: Principal, reason: str) -> list[AuditEvent]:
+        given = after.votes[-1]
+        fields: dict[str, JsonValue] = {
+            "voter": given.person,
+            "voter_key": given.key_id,
+            "approve": given.approve,
+            "votes": states.granted(after.votes),
+            "votes_required": after.votes_required,
+        }
+        events = [self._event(after, "approval.voted", principal.key_id, fields, self._reason(after, reason))]
+        if after.state is ApprovalState.APPROVED:
+            events.append(self._event(after, "approval.granted", principal.key_id, _grant_fields(after)))
+        elif after.state is ApprovalState.REJECTED:
+            events.append(self._event(after, "approval.rejected", principal.key_id, {}))
+        return events
+
+    def _reason(self, approval: Approval, reason: str) -> dict[BodyField, Body]:
+        return {BodyField.REASON: body_of(reason, approval.proposal.tenant, self._keeps)}
+
+    def _event(
+        self,
+        approval: Approval,
+        name: str,
+        principal: str,
+        data: Mapping[str, JsonValue],
+        bodies: Mapping[BodyField, Body] | None = None,
+    ) -> AuditEvent:
         proposal = approval.proposal
         return AuditEvent(
             event_id=f"{approval.approval_id}.{name}.{secrets.token_hex(6)}",
@@ -304,11 +390,19 @@ class ApprovalDesk:
                 "state": approval.state.value,
                 **data,
             },
+            bodies=bodies or {},
         )
 
 
 def _subject(proposal: Proposal) -> str:
     return subject_digest(proposal.tenant, proposal.requester_key, proposal.session, proposal.tool, proposal.arguments)
+
+
+def _call_key(proposal: Proposal) -> str:
+    """The name of the call in its conversation; empty where the model gave it no id."""
+    if not proposal.call_id:
+        return ""
+    return call_key(proposal.tenant, proposal.requester_key, proposal.session, proposal.call_id)
 
 
 def _plan_fields(approval: Approval) -> dict[str, JsonValue]:
@@ -329,8 +423,3 @@ def _grant_fields(approval: Approval) -> dict[str, JsonValue]:
         "risk": approval.proposal.risk.value,
         "plan_required": approval.proposal.risk.rank >= Risk.R1.rank,
     }
-
-
-def _commit(approval_id: str, text: str) -> str:
-    """SHA-256 of a human's words, salted with the request's random id: the words themselves stay in the store."""
-    return hashlib.sha256(approval_id.encode() + b"\x00" + text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -6,6 +6,7 @@ the same call again.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 import rfc8785
@@ -58,6 +59,12 @@ def plan_digest(steps: tuple[str, ...], verify: str) -> str:
 def subject_digest(tenant: str, principal: str, session: str, tool: str, arguments: str) -> str:
     """SHA-256 hex of who calls what, whatever the policy: finds requests that a policy change has made stale."""
     return _sha256({"tenant": tenant, "principal": principal, "session": session, "tool": tool, "arguments": arguments})
+
+
+def call_key(tenant: str, principal: str, session: str, call_id: str) -> str:
+    """SHA-256 hex of the name by which a conversation speaks of a call. The id is a model's: any text."""
+    name = json.dumps([tenant, principal, session, call_id])
+    return hashlib.sha256(name.encode("ascii")).hexdigest()
 
 
 def _sha256(value: dict[str, JsonValue]) -> str:

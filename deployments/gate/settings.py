@@ -1,5 +1,7 @@
 """Settings of the policy gate."""
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -13,3 +15,23 @@ class GateSettings(BaseModel):
         default=3600, ge=60, le=7 * 86_400, description="A request not granted by then expires."
     )
     audit_timeout_s: float = Field(default=2.0, gt=0, le=2.0, description="No record in this time: no transition.")
+    report_timeout_s: int = Field(
+        default=900, ge=60, le=86_400, description="A released call that is not reported by then opens an incident."
+    )
+    sweep_s: float = Field(
+        default=15.0, ge=1.0, le=300.0, description="How often expired requests and unreported calls are looked for."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a deployment runs, for its records of what has changed. Digests are SHA-256 hex.
+
+    `change_id` is the change that rolled it out, where somebody named one.
+    """
+
+    config_digest: str | None = None
+    profile: str | None = None
+    models: tuple[str, ...] = ()
+    version: str | None = None
+    change_id: str | None = None

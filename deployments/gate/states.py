@@ -115,6 +115,30 @@ def voted(
     return replace(approval, votes=votes, state=ApprovalState.APPROVED if enough else ApprovalState.PENDING)
 
 
+def bypass_of(approval: Approval, principal: Principal, digests: Digests, approve: bool) -> str | None:
+    """What a refused vote tried to get around, in the words of the audit record; None for a plain mistake.
+
+    Only what `voted` refuses in its steps 4 and 5 counts: before them, the vote was of nobody who could have voted.
+    """
+    person = _person(principal.person)
+    waits = approval.state is ApprovalState.PENDING or (approval.state is ApprovalState.NEEDS_PLAN and not approve)
+    if Scope.APPROVE not in principal.scopes or person is None or not waits:
+        return None
+    proposal = approval.proposal
+    if digests != Digests(proposal.action_digest, proposal.display_digest):
+        return "digest_mismatch"
+    requester = principal.key_id == proposal.requester_key or person == _person(proposal.requester_person)
+    return "self_approval" if requester and approve else None
+
+
+def may_report(principal: Principal, approval: Approval) -> None:
+    """Raise unless the key may say what became of the call: it requested it, or approves calls, or administers."""
+    may_see(principal, approval)
+    requested = principal.key_id == approval.proposal.requester_key and Scope.INFERENCE in principal.scopes
+    if not (requested or principal.scopes & {Scope.APPROVE, Scope.ADMIN}):
+        raise Forbidden("This key may not report on the call: it neither requested it nor approves calls.")
+
+
 def granted(votes: tuple[Vote, ...]) -> int:
     """Distinct humans who approved."""
     return len({_person(vote.person) for vote in votes if vote.approve})

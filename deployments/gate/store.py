@@ -1,4 +1,4 @@
-"""The table of approvals, and the statements on it. Times are milliseconds; every move is one guarded UPDATE.
+"""The statements on the table of approvals. Times are milliseconds; every move is one guarded UPDATE.
 
 A row is the whole approval as JSON beside the columns that are searched. `version` grows with every change: an UPDATE
 that expects an older one moves nothing, which makes every transition happen at most once, however many replicas try.
@@ -10,26 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Index,
-    Integer,
-    MetaData,
-    Row,
-    Select,
-    String,
-    Table,
-    Text,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Executable, Row, Select, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deployments.errors import GateUnavailable
-from deployments.gate.states import OPEN
+from deployments.gate.schema import approvals, metadata, open_states
 from deployments.ports import (
     Approval,
     ApprovalId,
@@ -48,34 +34,6 @@ from deployments.ports import (
 
 MAX_LISTED = 500
 
-_metadata = MetaData()
-_open_states = sorted(state.value for state in OPEN)
-
-_approvals = Table(
-    "approvals",
-    _metadata,
-    Column("approval_id", String(64), primary_key=True),
-    Column("version", Integer, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("tenant", String(128), nullable=False),
-    Column("gate_call_id", String(64), nullable=False, unique=True),
-    Column("fingerprint", String(64), nullable=False),
-    Column("subject", String(64), nullable=False),
-    Column("created_ms", BigInteger, nullable=False),
-    Column("expires_ms", BigInteger, nullable=False),
-    Column("body", Text, nullable=False),
-    Index("approvals_listed", "tenant", "state", "created_ms"),
-    Index("approvals_due", "state", "expires_ms"),
-)
-# At most one open request per call of a session, whoever opens it first.
-Index(
-    "approvals_one_open",
-    _approvals.c.subject,
-    unique=True,
-    sqlite_where=_approvals.c.state.in_(_open_states),
-    postgresql_where=_approvals.c.state.in_(_open_states),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -91,49 +49,58 @@ class ApprovalStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
+    @property
+    def engine(self) -> AsyncEngine:
+        """The database, for the gate's other tables."""
+        return self._engine
+
     async def open(self) -> None:
-        """Create the table if it is missing."""
+        """Create the gate's tables where they are missing."""
         async with self._writing() as connection:
-            await connection.run_sync(_metadata.create_all)
+            await connection.run_sync(metadata.create_all)
 
     async def ready(self) -> bool:
         """True when the database answers."""
         try:
             async with self._engine.connect() as connection:
-                await connection.execute(select(_approvals.c.approval_id).limit(1))
+                await connection.execute(select(approvals.c.approval_id).limit(1))
         except (SQLAlchemyError, OSError):
             return False
         return True
 
     async def get(self, id_or_call: str) -> Stored | None:
         """One approval by its own id, or by the id of the call it is about."""
-        query = select(_approvals).where(
-            (_approvals.c.approval_id == id_or_call) | (_approvals.c.gate_call_id == id_or_call)
+        query = select(approvals).where(
+            (approvals.c.approval_id == id_or_call) | (approvals.c.gate_call_id == id_or_call)
         )
         rows = await self._rows(query.limit(1))
         return rows[0] if rows else None
 
     async def open_for(self, subject: str) -> Stored | None:
         """The open approval of a call of a session, if there is one."""
-        query = select(_approvals).where(_approvals.c.subject == subject, _approvals.c.state.in_(_open_states))
+        query = select(approvals).where(approvals.c.subject == subject, approvals.c.state.in_(open_states))
         rows = await self._rows(query)
         return rows[0] if rows else None
 
     async def listed(self, tenant: TenantId | None) -> Sequence[Stored]:
         """Approvals of a tenant, or of all, newest first; at most 500."""
-        query = select(_approvals).order_by(_approvals.c.created_ms.desc(), _approvals.c.approval_id)
+        query = select(approvals).order_by(approvals.c.created_ms.desc(), approvals.c.approval_id)
         if tenant is not None:
-            query = query.where(_approvals.c.tenant == tenant)
+            query = query.where(approvals.c.tenant == tenant)
         return await self._rows(query.limit(MAX_LISTED))
 
     async def due(self, now_ms: int) -> Sequence[Stored]:
         """Open approvals whose time is over; at most 500."""
-        query = select(_approvals).where(_approvals.c.state.in_(_open_states), _approvals.c.expires_ms <= now_ms)
+        query = select(approvals).where(approvals.c.state.in_(open_states), approvals.c.expires_ms <= now_ms)
         return await self._rows(query.limit(MAX_LISTED))
 
     @asynccontextmanager
-    async def adding(self, approval: Approval, subject: str) -> AsyncGenerator[bool, None]:
+    async def adding(
+        self, approval: Approval, subject: str, also: Sequence[Executable] = ()
+    ) -> AsyncGenerator[bool, None]:
         """Insert, and commit when the block ends without an error; False when an open one is there already.
+
+        `also` are statements that belong to it.
 
         What the block awaits, the audit record, precedes the moment in which anybody can see the row.
         """
@@ -149,7 +116,9 @@ class ApprovalStore:
                 **_changing(approval),
             }
             try:
-                await connection.execute(insert(_approvals).values(**values))
+                await connection.execute(insert(approvals).values(**values))
+                for statement in also:
+                    await connection.execute(statement)
             except IntegrityError:
                 await connection.rollback()
                 yield False
@@ -157,18 +126,26 @@ class ApprovalStore:
             yield True
 
     @asynccontextmanager
-    async def moving(self, stored: Stored, after: Approval) -> AsyncGenerator[bool, None]:
-        """Change an approval, and commit when the block ends without an error; False when somebody was faster."""
+    async def moving(
+        self, stored: Stored, after: Approval, also: Sequence[Executable] = ()
+    ) -> AsyncGenerator[bool, None]:
+        """Change an approval, and commit when the block ends without an error; False when somebody was faster.
+
+        `also` are statements that belong to it.
+        """
         async with self._writing() as connection:
             moved = await connection.execute(
-                update(_approvals)
+                update(approvals)
                 .where(
-                    _approvals.c.approval_id == stored.approval.approval_id,
-                    _approvals.c.version == stored.version,
-                    _approvals.c.state == stored.approval.state.value,
+                    approvals.c.approval_id == stored.approval.approval_id,
+                    approvals.c.version == stored.version,
+                    approvals.c.state == stored.approval.state.value,
                 )
                 .values(version=stored.version + 1, **_changing(after))
             )
+            if moved.rowcount == 1:
+                for statement in also:
+                    await connection.execute(statement)
             yield moved.rowcount == 1
 
     async def close(self) -> None:
@@ -247,6 +224,7 @@ def _proposal(body: dict[str, JsonValue]) -> Proposal:
         reasons=tuple(cast("list[str]", body["reasons"])),
         policy_digest=_text(body, "policy_digest"),
         model=ModelId(_text(body, "model")),
+        call_id=_text(body, "call_id") if "call_id" in body else "",  # rows of an older version have none
     )
 
 

@@ -7,7 +7,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, cast
 
 from deployments._local import take_over_port
 from deployments.clients import (
@@ -26,6 +26,13 @@ from deployments.ingress.surface import AsgiApp, Parts, Surface
 from deployments.ingress.trail import Recorder
 from deployments.ingress.window import Window
 from deployments.ports import SYSTEM_TENANT, AuditEvent, Tier
+
+
+class _Judging(Protocol):
+    """What the record of a start says of the classifier."""
+
+    @property
+    def policy_digest(self) -> str: ...
 
 
 class Ingress:
@@ -87,6 +94,7 @@ class Ingress:
             settings=settings,
             clock=clock,
             models=models,
+            keeps_bodies=parts.keeps_bodies,
         )
         self._surface = Surface(
             journey,
@@ -105,6 +113,7 @@ class Ingress:
             settings,
             clock,
             classifier,
+            parts.keeps_bodies,
         )
         self._parts = parts
 
@@ -121,6 +130,7 @@ class Ingress:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._parts.settings.call_timeout_s):
                     await surface.journey.drain()
+                    await surface.recorder.drain()
 
     def _config_loaded(self) -> AuditEvent:
         """Which configuration answers from now on: what a later reader of the log holds decisions against."""
@@ -135,6 +145,7 @@ class Ingress:
                 "config_digest": loaded.digest,
                 "profile": loaded.profile,
                 "version": loaded.code_version,
+                "policy_digest": cast(_Judging, self._surface.classifier).policy_digest,
                 "models": [f"{served.model}:{served.revision}" for served in self._parts.models],
             },
         )

@@ -27,6 +27,7 @@ from deployments.errors import (
 )
 from deployments.ingress.dialects.values import Asked, Codec, Emit, Framing, Judge, ReplyFilter
 from deployments.ingress.egress import Reach, check, wish
+from deployments.ingress.evidence import Spoken, change_of, prompt_body, results_of
 from deployments.ingress.holding import Holder
 from deployments.ingress.meter import Meter
 from deployments.ingress.opening import Opening
@@ -40,6 +41,8 @@ from deployments.ports import (
     Attempt,
     AttemptOutcome,
     AuditEvent,
+    Body,
+    BodyField,
     Dialect,
     Difficulty,
     Effort,
@@ -66,7 +69,9 @@ from deployments.ports import (
     RouteRequest,
     Scope,
     SessionId,
+    TenantId,
     Tier,
+    ToolResult,
     Usage,
 )
 
@@ -75,6 +80,7 @@ T = TypeVar("T")
 _MOST_DROPPED = 32  # tools that are named in a header
 _MOST_REASONS = 16  # choices that a client may ask for
 _WORDS = frozenset({"stop", "length", "tool_calls", "content_filter", "abort", "error", "repetition"})
+_MOST_KEPT_BYTES = 4 * 2**20  # of a body that is kept; a larger one is its digest alone
 GENERATING = frozenset(Dialect) - {Dialect.EMBEDDINGS}
 Reader: TypeAlias = Callable[[Mapping[str, JsonValue]], RouteRequest]
 
@@ -130,6 +136,8 @@ class _Turn:
     grant: Grant
     reply: ReplyFilter
     started_s: float
+    change_id: str | None
+    output: Spoken
     recording: asyncio.Task[Receipt | None] | None = None
     first_byte_s: float | None = None
     headed: bool = False
@@ -164,8 +172,14 @@ class Journey:
         settings: IngressSettings,
         clock: Clock,
         models: Sequence[RoutedModel],
+        keeps_bodies: Callable[[TenantId], bool] = lambda _: False,
+        kept_bytes: int = _MOST_KEPT_BYTES,
     ) -> None:
-        """`models` names every model that is served, with its tier and the dialects it can answer."""
+        """`models` names every model that is served, with its tier and the dialects it can answer.
+
+        `keeps_bodies`: whether the words of a tenant's requests go to the audit sink, which encrypts them; each prompt
+        and answer of at most `kept_bytes`.
+        """
         self._models = {each.model: each for each in models}
         tiers = [(each.tier, each) for each in models if each.tier is not None]
         # The router chooses among the tiers; what has none is reached by name alone.
@@ -187,6 +201,8 @@ class Journey:
         self._meter = meter
         self._settings = settings
         self._clock = clock
+        self._keeps_bodies = keeps_bodies
+        self._kept_bytes = kept_bytes
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = asyncio.Event()
 
@@ -198,6 +214,7 @@ class Journey:
         """
         started_s = self._clock.monotonic_s()
         principal = await self.authenticate(ask.key, Scope.INFERENCE)
+        change_id = change_of(ask.headers)
         asked = self._codecs[ask.dialect].read(ask.body)
         session = session_of(principal, ask.headers, ask.body, asked.body)
         routing = self._own(self._route(principal, session, ask, asked))  # while the ledger admits
@@ -210,9 +227,12 @@ class Journey:
         try:
             decision = await routing
             reply = self._codecs[ask.dialect].filter(asked, self._framing(ask, decision))
-            turn = _Turn(ask, principal, session, asked, decision, grant, reply, started_s)
+            output = Spoken(self._most_kept(principal.tenant))
+            turn = _Turn(ask, principal, session, asked, decision, grant, reply, started_s, change_id, output)
             async with aclosing(self._generate(turn)) as released:
                 async for item in released:
+                    if isinstance(item, bytes):
+                        output.add(item)
                     yield item
             turn.completed = True
         except BaseException as error:
@@ -317,7 +337,10 @@ class Journey:
 
     async def _generate(self, turn: _Turn) -> AsyncGenerator[Head | bytes, None]:
         """The engine's reply, gated. The routing record is written while the engine works."""
-        turn.recording = self._own(self._recorder.record(self._decided(turn)))
+        turn.recording = self._own(self._record_decided(turn))
+        results = results_of(turn.asked.body)
+        if results:
+            self._own(self._observe(turn, results))
         while True:
             try:
                 async with aclosing(await self._open(turn)) as items:
@@ -335,6 +358,20 @@ class Journey:
                 self._begin_again(turn)
             else:
                 return
+
+    async def _observe(self, turn: _Turn, results: Sequence[ToolResult]) -> None:
+        """Tell the gate what the client says became of earlier calls; no answer waits for that."""
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_s):
+                await self._gate.observe(_context(turn), results)
+        except GatehouseError as error:
+            _log.error("%d tool results are not recorded: %s", len(results), error.code)
+        except Exception as error:  # its text may hold a result
+            _log.error("%d tool results are not recorded: %s", len(results), type(error).__name__)
+
+    def _most_kept(self, tenant: TenantId) -> int:
+        """How many bytes of each body the audit sink gets."""
+        return self._kept_bytes if self._keeps_bodies(tenant) else 0
 
     def _head(self, turn: _Turn, receipt: Receipt | None) -> Head:
         turn.headed = True
@@ -470,7 +507,11 @@ class Journey:
         reply_id = ask.reply_id or hashlib.sha256(decision.route_id.encode()).hexdigest()[:32]
         return Framing(reply_id, decision.model, self._clock.now_ms() // 1000, decision.effort)
 
-    def _decided(self, turn: _Turn) -> AuditEvent:
+    async def _record_decided(self, turn: _Turn) -> Receipt | None:
+        prompt = await prompt_body(turn.ask.body, turn.asked, self._most_kept(turn.principal.tenant))
+        return await self._recorder.record(self._decided(turn, prompt))
+
+    def _decided(self, turn: _Turn, prompt: Body) -> AuditEvent:
         decision = turn.decision
         return self._event(
             turn,
@@ -485,10 +526,10 @@ class Journey:
                 "reason": decision.reason,
                 "reasons": list(decision.reasons),
                 "difficulty": round(decision.difficulty, 6),
-                "policy_digest": decision.policy_digest,
                 "stream": turn.asked.stream,
                 "requested_model": turn.asked.requested_model[:128],
             },
+            {BodyField.PROMPT: prompt},
         )
 
     def _finished(self, turn: _Turn, usage: Usage) -> AuditEvent:
@@ -497,6 +538,7 @@ class Journey:
         error = turn.error
         outcome = "completed" if turn.completed else "failed" if isinstance(error, Exception) else "aborted"
         self._meter.finished(turn.ask.dialect, turn.decision.model, outcome, duration_s, ttft_s, usage)
+        said = turn.output.body()
         return self._event(
             turn,
             "generation.finished",
@@ -517,9 +559,12 @@ class Journey:
                 "repairs": [*sorted(turn.repairs)],
                 "error_code": error.code if isinstance(error, GatehouseError) else None,
             },
+            {} if said is None else {BodyField.OUTPUT: said},
         )
 
-    def _event(self, turn: _Turn, name: str, data: Mapping[str, JsonValue]) -> AuditEvent:
+    def _event(
+        self, turn: _Turn, name: str, data: Mapping[str, JsonValue], bodies: Mapping[BodyField, Body]
+    ) -> AuditEvent:
         return AuditEvent(
             event_id=f"{name}:{turn.decision.route_id}",
             name=name,
@@ -528,7 +573,8 @@ class Journey:
             principal=turn.principal.key_id,
             request_id=turn.ask.request_id,
             session=turn.session,
-            data=data,
+            data={**data, "policy_digest": turn.decision.policy_digest, "change_id": turn.change_id},
+            bodies=bodies,
         )
 
 

@@ -10,9 +10,15 @@ from deployments.ingress.journey import GENERATING, Journey, Reader
 from deployments.ingress.meter import Meter
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.trail import Recorder
-from deployments.ports import Approvals, Audit, Dialect, Difficulty, Engine, Gate, Ledger, ModelId, Responses
+from deployments.ports import Approvals, Audit, Dialect, Difficulty, Engine, Gate, Ledger, ModelId, Responses, TenantId
 
 AsgiApp = Callable[..., Awaitable[None]]
+
+
+def nobody(tenant: TenantId) -> bool:
+    """No tenant's words are kept."""
+    del tenant
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ class Surface:
     settings: IngressSettings
     clock: Clock
     classifier: object
+    keeps_bodies: Callable[[TenantId], bool] = nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,8 @@ class Parts:
 
     `make_classifier` loads the policy bundle; `make_gate` builds the in-process gate from its answer, the approval
     store and the audit sink, and only these two and the HTTP app know what a classifier is. `make_api` builds the
-    HTTP app; `make_counters` answers one token counter per model that has a local tokenizer.
+    HTTP app; `make_counters` answers one token counter per model that has a local tokenizer. `keeps_bodies`: whose
+    prompts and outputs go to the audit sink, which encrypts them.
     """
 
     make_api: Callable[[Surface], AsgiApp]
@@ -90,3 +98,4 @@ class Parts:
     settings: IngressSettings
     loaded: Loaded
     engine_timeout_s: float
+    keeps_bodies: Callable[[TenantId], bool] = nobody

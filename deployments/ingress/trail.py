@@ -9,107 +9,151 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from deployments.clock import Clock
 from deployments.errors import AuditRefused, GatehouseError
-from deployments.ports import Audit, AuditEvent, Receipt
+from deployments.ports import Audit, AuditEvent, Body, Receipt
 
 _log = logging.getLogger("gatehouse.audit")
 _BACKLOG = 10_000
 _BATCH = 256
+_BATCH_BODY_BYTES = 8 * 2**20
+_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An event on its way to the sink. `told` is None when nobody waits for its receipt any more."""
+
+    event: AuditEvent
+    body_bytes: int
+    told: "asyncio.Future[Receipt | None] | None"
 
 
 class Recorder:
-    """Appends the events of requests, one replica's worth of them."""
+    """Appends the events of requests, one replica's worth of them.
 
-    def __init__(self, audit: Audit, clock: Clock, timeout_s: float) -> None:
+    One queue and one worker, so that the order of the log is the order in which events came, also over an outage: from
+    the first append that fails until the queue is empty again, nobody waits and nobody overtakes. Typed back-pressure
+    (`AuditOverloaded`, `AuditDiskFull`) is an outage like any other; `AuditRefused` is the end of one event.
+    """
+
+    def __init__(self, audit: Audit, clock: Clock, timeout_s: float, kept_body_bytes: int = 64 * 2**20) -> None:
+        """`kept_body_bytes`: what waiting events may hold of bodies; beyond it an event keeps its digests alone."""
         self._audit = audit
         self._clock = clock
         self._timeout_s = timeout_s
-        self._backlog: deque[AuditEvent] = deque()
-        self._down_until_s = 0.0
-        self._flusher: asyncio.Task[None] | None = None
-        self._waiting: deque[tuple[AuditEvent, asyncio.Future[Receipt | None]]] = deque()
-        self._appending: asyncio.Task[None] | None = None
+        self._kept_body_bytes = kept_body_bytes
+        self._queue: deque[_Waiting] = deque()
+        self._body_bytes = 0
+        self._alone = 0  # so many events at the front are offered one by one, because one of them is refused
+        self._down_since_s: float | None = None
+        self._failure = ""
+        self._worker: asyncio.Task[None] | None = None
         self.dropped = 0
 
     @property
     def backlog(self) -> int:
-        """Events that wait for the sink."""
-        return len(self._backlog)
+        """Events that are kept until the sink answers again."""
+        return 0 if self._down_since_s is None else len(self._queue)
 
     async def record(self, event: AuditEvent) -> Receipt | None:
         """The receipt, or None when the sink is down: the event is then kept for later.
 
         Events that come while an append is under way leave together with the next one, in the order they came.
         """
-        if self._clock.monotonic_s() < self._down_until_s:
-            self._keep(event)
+        told = None if self._down_since_s is not None else asyncio.get_running_loop().create_future()
+        if len(self._queue) >= _BACKLOG:
+            self._drop(1, f"{_BACKLOG} events wait already")
             return None
-        waiting: asyncio.Future[Receipt | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((event, waiting))
-        if self._appending is None or self._appending.done():
-            self._appending = asyncio.create_task(self._append())
-        return await waiting
+        self._add(event, told)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return None if told is None else await told
 
-    async def _append(self) -> None:
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+    async def drain(self) -> None:
+        """Return when nothing waits any more. Endless while the sink is down: give it a deadline."""
+        while self._worker is not None and not self._worker.done():
+            await asyncio.wait({self._worker})
+
+    def _add(self, event: AuditEvent, told: "asyncio.Future[Receipt | None] | None") -> None:
+        held = sum(len(body.data) for body in event.bodies.values() if body.data is not None)
+        if held and self._body_bytes + held > self._kept_body_bytes:
+            # Never offered before, so its first form in the log is this one.
+            event = replace(event, bodies={field: Body(body.digest) for field, body in event.bodies.items()})
+            held = 0
+            _log.warning("too much text waits for the audit sink: %s is recorded without it", event.name)
+        self._queue.append(_Waiting(event, held, told))
+        self._body_bytes += held
+
+    async def _work(self) -> None:
+        """Append what waits, oldest first. Event ids make a batch that was acknowledged too late harmless."""
+        while self._queue:
+            batch = self._batch()
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    receipts: Sequence[Receipt | None] = await self._audit.append([event for event, _ in batch])
+                    receipts = await self._audit.append([waiting.event for waiting in batch])
+                if len(receipts) != len(batch):
+                    raise RuntimeError("the audit sink answered with another number of receipts")
             except AuditRefused as error:
-                receipts = [None] * len(batch)
-                if len(batch) == 1:
-                    self._refused(batch[0][0], error)
-                else:  # one of them is refused: the backlog finds out which, and loses none of the others
-                    for event, _ in batch:
-                        self._keep(event)
-            except (GatehouseError, TimeoutError) as error:
-                _log.error("audit sink does not acknowledge; keeping events: %s", type(error).__name__)
-                receipts = [None] * len(batch)
-                self._down_until_s = self._clock.monotonic_s() + 1.0
-                for event, _ in batch:
-                    self._keep(event)
-            except Exception as error:  # a bug: whoever waits must learn of it, not wait for ever
-                for _, waiting in batch:
-                    if not waiting.done():
-                        waiting.set_exception(error)
-                continue
-            for (_, waiting), receipt in zip(batch, receipts, strict=True):
-                if not waiting.done():
-                    waiting.set_result(receipt)
-
-    def _refused(self, event: AuditEvent, error: AuditRefused) -> None:
-        """The log will never take this event: a bug of ours, and no reason to try again for ever."""
-        self.dropped += 1
-        _log.critical("the audit log refuses %s (%s): %s", event.name, event.event_id, error)
-
-    def _keep(self, event: AuditEvent) -> None:
-        if len(self._backlog) >= _BACKLOG:
-            self.dropped += 1
-            _log.critical("audit backlog is full: %d events dropped", self.dropped)
-            return
-        self._backlog.append(event)
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush())
-
-    async def _flush(self) -> None:
-        """Append the backlog in order. Event ids make a batch that was acknowledged too late harmless."""
-        size = _BATCH
-        while self._backlog:
-            batch = [self._backlog[i] for i in range(min(size, len(self._backlog)))]
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._audit.append(batch)
-            except AuditRefused as error:
-                if len(batch) > 1:
-                    size = 1  # one of them is refused: find out which
+                if len(batch) > 1:  # one of them is refused: find out which, and lose none of the others
+                    self._alone = len(batch)
                     continue
-                self._refused(batch[0], error)
-            except (GatehouseError, TimeoutError):
-                await asyncio.sleep(1.0)
+                # The log will never take this event: a bug of ours, and no reason to try again for ever.
+                event = batch[0].event
+                _log.critical("the audit log refuses %s (%s): %s", event.name, event.event_id, error)
+                self.dropped += 1
+                self._settle(batch, [None])
+            except (GatehouseError, TimeoutError) as error:
+                self._fail(error)
+                await asyncio.sleep(_RETRY_S)
+            except Exception as error:  # a bug: whoever waits must learn of it, not wait for ever
+                self._drop(len(batch), type(error).__name__)
+                self._settle(batch, error)
+            else:
+                self._settle(batch, receipts)
+        if self._down_since_s is not None:
+            _log.warning("audit sink answers again after %.0f s", self._clock.monotonic_s() - self._down_since_s)
+            self._down_since_s, self._failure = None, ""
+
+    def _batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        held = 0
+        for waiting in islice(self._queue, 1 if self._alone else _BATCH):
+            held += waiting.body_bytes
+            if batch and held > _BATCH_BODY_BYTES:
+                break
+            batch.append(waiting)
+        return batch
+
+    def _settle(self, batch: Sequence[_Waiting], outcome: "Sequence[Receipt | None] | Exception") -> None:
+        """Take `batch` from the queue and tell whoever waits."""
+        for number, waiting in enumerate(batch):
+            self._queue.popleft()
+            self._body_bytes -= waiting.body_bytes
+            if waiting.told is None or waiting.told.done():
                 continue
-            for _ in batch:
-                self._backlog.popleft()
-        self._down_until_s = 0.0
+            if isinstance(outcome, Exception):
+                waiting.told.set_exception(outcome)
+            else:
+                waiting.told.set_result(outcome[number])
+        self._alone = max(0, self._alone - len(batch))
+
+    def _fail(self, error: Exception) -> None:
+        """Keep everything, in order, and let nobody wait for it."""
+        failure = type(error).__name__
+        if failure != self._failure:
+            _log.error("audit sink does not acknowledge (%s): keeping %d events", failure, len(self._queue))
+        self._failure = failure
+        if self._down_since_s is None:
+            self._down_since_s = self._clock.monotonic_s()
+        for waiting in self._queue:
+            if waiting.told is not None and not waiting.told.done():
+                waiting.told.set_result(None)
+
+    def _drop(self, count: int, why: str) -> None:
+        if self.dropped % 1_000 + count >= 1_000 or self.dropped == 0:  # the first, then now and then
+            _log.critical("audit events are lost (%s): %d so far", why, self.dropped + count)
+        self.dropped += count

@@ -1,7 +1,8 @@
 """`/v1/approvals` and `/v1/gate`: what waits for humans, their plans and votes, and the classifier as a dry run.
 
-Keys with the scope `approve` list, plan and vote; keys with `inference` may look at, plan and cancel what their own
-tenant asked for. `admin` sees every tenant. What belongs to another tenant does not exist.
+Keys with the scope `approve` list, plan, vote and report; keys with `inference` may look at, plan and cancel what their
+own tenant asked for, and report on what they asked for themselves. `admin` sees every tenant. What belongs to another
+tenant does not exist.
 """
 
 import asyncio
@@ -16,14 +17,17 @@ from deployments.gate.binding import plan_digest
 from deployments.gate.classify import Classification
 from deployments.gate.states import granted, visible_tenant
 from deployments.ports import (
+    ActionOutcome,
     Approval,
     ApprovalId,
     Approvals,
     ApprovalState,
+    Conclusion,
     Digests,
     GateProfile,
     JsonValue,
     Principal,
+    RollbackOutcome,
     RollbackPlan,
     Scope,
 )
@@ -68,6 +72,21 @@ class CancelBody(_Body):
     """Why a request is withdrawn."""
 
     reason: str = Field(default="", max_length=4000)
+
+
+class ReportBody(_Body):
+    """What became of a released call. `note` is for people; the audit log gets a commitment to it."""
+
+    outcome: Literal["succeeded", "failed", "unknown"]
+    exit_code: int | None = Field(default=None, ge=-(2**31), lt=2**31)
+    note: str = Field(default="", max_length=4000)
+
+
+class RollbackBody(_Body):
+    """How taking a released call back ended."""
+
+    outcome: Literal["succeeded", "failed", "not_needed"]
+    note: str = Field(default="", max_length=4000)
 
 
 class ClassifyBody(_Body):
@@ -127,6 +146,19 @@ class ApprovalListReply(BaseModel):
 
     object: str = "list"
     data: list[ApprovalReply]
+
+
+class ConclusionReply(BaseModel):
+    """What became of a released call, as far as somebody has said. `alerted_ms`: when its report was missed."""
+
+    object: str = "approval.conclusion"
+    id: str
+    gate_call_id: str
+    outcome: ActionOutcome | None
+    rollback: RollbackOutcome | None
+    consumed_ms: int
+    reported_ms: int | None
+    alerted_ms: int | None
 
 
 class CallReply(BaseModel):
@@ -211,6 +243,26 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
         body = parse_model(CancelBody, await read_object(request, _MAX_BODY_BYTES))
         return _reply(await approvals.cancel(principal, ApprovalId(approval_id), body.reason))
 
+    @router.post("/approvals/{approval_id}/report")
+    async def report(
+        approval_id: str, request: Request, principal: Annotated[Principal, Depends(member)]
+    ) -> ConclusionReply:
+        """Say what became of the call that left under this approval; on record when this answers."""
+        body = parse_model(ReportBody, await read_object(request, _MAX_BODY_BYTES))
+        outcome = ActionOutcome(body.outcome)
+        return _conclusion(
+            await approvals.report(principal, ApprovalId(approval_id), outcome, body.exit_code, body.note)
+        )
+
+    @router.post("/approvals/{approval_id}/rollback")
+    async def rollback(
+        approval_id: str, request: Request, principal: Annotated[Principal, Depends(member)]
+    ) -> ConclusionReply:
+        """Say how taking the call back ended, or that it was not needed."""
+        body = parse_model(RollbackBody, await read_object(request, _MAX_BODY_BYTES))
+        outcome = RollbackOutcome(body.outcome)
+        return _conclusion(await approvals.rollback(principal, ApprovalId(approval_id), outcome, body.note))
+
     @router.get("/gate/calls/{gate_call_id}")
     async def call(gate_call_id: str, principal: Annotated[Principal, Depends(member)]) -> CallReply:
         """Where a held call stands; the call itself once it is approved."""
@@ -261,6 +313,18 @@ def missing(approval: Approval) -> str | None:
             return "Approved: the same session must emit the same call again; it is then released, once."
         case _:
             return None
+
+
+def _conclusion(found: Conclusion) -> ConclusionReply:
+    return ConclusionReply(
+        id=found.approval_id,
+        gate_call_id=found.gate_call_id,
+        outcome=found.reported,
+        rollback=found.rollback,
+        consumed_ms=found.consumed_ms,
+        reported_ms=found.reported_ms,
+        alerted_ms=found.alerted_ms,
+    )
 
 
 def _reply(approval: Approval) -> ApprovalReply:

@@ -22,6 +22,7 @@ from serve_app.api.keys import create_keys_router
 from serve_app.api.metrics import Counters
 from serve_app.api.middleware import Edge
 from serve_app.api.openapi import create_openapi_router
+from serve_app.api.operations import create_operations_router
 from serve_app.api.responses import create_responses_router
 from serve_app.api.route import create_route_router
 from serve_app.api.status import create_status_router
@@ -66,6 +67,7 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_status_router(surface, counters, authorize))
     app.include_router(create_keys_router(authorize, surface.ledger))
     app.include_router(create_audit_router(authorize, surface.audit))
+    app.include_router(create_operations_router(authorize, surface.audit, surface.clock, surface.keeps_bodies))
     app.include_router(create_route_router(authorize, surface.difficulty, surface.readers[Dialect.CHAT], intake))
     app.include_router(create_approvals_router(authorize, surface.approvals, cast(Classifier, surface.classifier)))
     return Edge(app, sends_request_id=not behind_serve)

@@ -38,7 +38,7 @@ _AUDIT_GAUGES = {
     "records": "Records in the audit log.",
     "queued_events": "Events that wait for their fdatasync.",
     "unsealed_records": "Acknowledged records that no checkpoint covers yet.",
-    "checkpoint_age_seconds": "Since the newest checkpoint was signed; grows only while records wait for one.",
+    "checkpoint_age_seconds": "For how long the oldest record without a checkpoint has waited for one.",
     "disk_free_bytes": "Room on the log's disk.",
     "witnesses": "Witnesses that are configured.",
     "witness_lag_records": "Records that the quorum of witnesses has not confirmed.",
@@ -142,13 +142,12 @@ class Counters:
         if status is None:
             self._audit["up"].set(0)
             return
-        waits = status.unsealed > 0
         facts = {
             "up": float(status.failure is None),
             "records": status.size,
             "queued_events": status.queued_events,
             "unsealed_records": status.unsealed,
-            "checkpoint_age_seconds": (_or_nan(status.checkpoint_age_s) if waits else 0.0),
+            "checkpoint_age_seconds": status.unsealed_s,
             "disk_free_bytes": status.disk_free_bytes,
             "witnesses": status.witnesses,
             "witness_lag_records": status.size - (status.witnessed_size or 0) if status.witnesses else 0,

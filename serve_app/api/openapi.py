@@ -116,12 +116,13 @@ _TAGS: Final = {
     "gate": "Tool calls that wait for a human.",
     "keys": "Virtual keys; scope `admin`.",
     "audit": "The audit log; scope `audit-read` or `admin`.",
+    "reports": "What operators and their tools report into the audit log; scope `admin`.",
     "operations": "Probes and metrics.",
 }
 _KEYED: Final = frozenset({400, 401, 403, 500, 503})
 _BODY: Final = frozenset({413})
 _SESSION: Final = tuple(f"header-{name}" for name in SESSION_HEADERS)
-_ASKING: Final = ("header-x-request-id", "header-x-gatehouse-risk", *_SESSION)
+_ASKING: Final = ("header-x-request-id", "header-x-gatehouse-risk", "header-x-gatehouse-change-id", *_SESSION)
 _DECISION: Final = ("model", "tier", "effort", "route-id", "route-reason", "revision")
 _ANSWER: Final = (
     *(f"x-gatehouse-{name}" for name in (*_DECISION, "audit-index", "receipt", "dropped-tools")),
@@ -241,6 +242,14 @@ def _gate() -> Iterator[_Operation]:
         errors=named | _BODY,
     )  # fmt: skip
     yield _Operation(
+        "post", "/v1/approvals/{approval_id}/report", "gate", "Say what became of a released call.", "Conclusion",
+        body="Report", errors=named | _BODY,
+    )  # fmt: skip
+    yield _Operation(
+        "post", "/v1/approvals/{approval_id}/rollback", "gate", "Say how taking a released call back ended.",
+        "Conclusion", body="Rollback", errors=named | _BODY,
+    )  # fmt: skip
+    yield _Operation(
         "get", "/v1/gate/calls/{gate_call_id}", "gate", "Where a held call stands.", "HeldCall", errors=named
     )
     yield _Operation(
@@ -266,6 +275,17 @@ def _administration() -> Iterator[_Operation]:
         errors=_KEYED,
     )  # fmt: skip
     yield from _audit()
+    for path, text, body in (
+        ("/v1/changes/{change_id}/close", "Nothing more is done under a change.", "ChangeClose"),
+        ("/v1/incidents", "Open an incident.", "IncidentOpen"),
+        ("/v1/incidents/{incident_id}/update", "What is new about an incident.", "IncidentUpdate"),
+        ("/v1/incidents/{incident_id}/close", "Close an incident.", "IncidentClose"),
+        ("/v1/rollouts/events", "A step of a rollout that another tool drives.", "RolloutEvent"),
+    ):
+        yield _Operation(
+            "post", path, "reports", text, "Reported", body=body, errors=_KEYED | _BODY | {404}, status=201,
+            parameters=("header-x-request-id", "header-idempotency-key"),
+        )  # fmt: skip
 
 
 def _audit() -> Iterator[_Operation]:
@@ -412,10 +432,16 @@ def _parameters() -> dict[str, Schema]:
     texts = {
         "x-request-id": "Taken over when it looks like an id, so that both sides' logs meet.",
         "x-gatehouse-risk": "Raises the risk that the router assumes; never lowers it.",
+        "x-gatehouse-change-id": "The change that the caller says it works under; recorded, and believed by nobody.",
+        "idempotency-key": "A repetition under the same key is recorded once and answered with the first receipt.",
         "originator": "Codex names itself here, and gets errors in the form that it stops on.",
         **dict.fromkeys(SESSION_HEADERS, "The conversation that this request belongs to; the first one given counts."),
     }
-    schema: dict[str, Schema] = {"x-gatehouse-risk": {"type": "string", "pattern": r"^\s*([Rr][0-3])?\s*$"}}
+    schema: dict[str, Schema] = {
+        "x-gatehouse-risk": {"type": "string", "pattern": r"^\s*([Rr][0-3])?\s*$"},
+        "x-gatehouse-change-id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"},
+        "idempotency-key": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    }
     return {
         f"header-{name}": {
             "name": name, "in": "header", "required": False, "schema": schema.get(name, {"type": "string"}),

@@ -21,7 +21,10 @@ from serve_app.api.approvals import (
     CancelBody,
     ClassifyBody,
     ClassifyReply,
+    ConclusionReply,
     PlanBody,
+    ReportBody,
+    RollbackBody,
     VoteBody,
 )
 from serve_app.api.audit import (
@@ -35,6 +38,14 @@ from serve_app.api.audit import (
 )
 from serve_app.api.errors import TABLE
 from serve_app.api.keys import KeyListReply, KeyReply, NewKeyBody, NewKeyReply
+from serve_app.api.operations import (
+    ChangeCloseBody,
+    IncidentCloseBody,
+    IncidentOpenBody,
+    IncidentUpdateBody,
+    ReportedReply,
+    RolloutEventBody,
+)
 from serve_app.api.tokens import DetokenizeRequest, TokenizeRequest
 
 Schema: TypeAlias = dict[str, Any]
@@ -52,6 +63,8 @@ _REQUESTS: Final[Mapping[str, type[BaseModel]]] = {
     "Plan": PlanBody,
     "Vote": VoteBody,
     "Cancellation": CancelBody,
+    "Report": ReportBody,
+    "Rollback": RollbackBody,
     "Classify": ClassifyBody,
 }
 _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
@@ -65,9 +78,16 @@ _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "AuditRecords": RecordsReply,
     "AuditAppended": AppendedReply,
     "Shredding": ShredBody,
+    "ChangeClose": ChangeCloseBody,
+    "IncidentOpen": IncidentOpenBody,
+    "IncidentUpdate": IncidentUpdateBody,
+    "IncidentClose": IncidentCloseBody,
+    "RolloutEvent": RolloutEventBody,
+    "Reported": ReportedReply,
     "Approval": ApprovalReply,
     "ApprovalList": ApprovalListReply,
     "HeldCall": CallReply,
+    "Conclusion": ConclusionReply,
     "Classification": ClassifyReply,
 }
 # What a count of tokens has no use for: it may be there, and is not looked at.
@@ -191,6 +211,7 @@ def _errors() -> dict[str, Schema]:
                     risk=_maybe(_RISK),
                     reasons=_list(_TEXT),
                     plan_required=_FLAG,
+                    audit=_object("index leaf", index=_COUNT, leaf={"type": "string", "pattern": "^[0-9a-f]{64}$"}),
                 )
             ),
             fim=_one("emulated"),

@@ -1,4 +1,4 @@
-"""`gatehouse approvals`: see what waits for a human, plan it, vote on it."""
+"""`gatehouse approvals`: see what waits for a human, plan it, vote on it, and report what became of it."""
 
 import hashlib
 import json
@@ -13,16 +13,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from deployments.gate.display import escaped
-from deployments.ports import ApprovalState
+from deployments.ports import ActionOutcome, ApprovalState, RollbackOutcome
 from serve_app.cli.client import ApiClient, fail
 
-app = typer.Typer(help="See, plan, approve and reject held tool calls.", no_args_is_help=True)
+app = typer.Typer(help="See, plan, approve, reject and report on held tool calls.", no_args_is_help=True)
 
 _Id = Annotated[str, typer.Argument(help="The request's id, as in `gatehouse approvals list`.")]
 _Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 _ChangeId = Annotated[str | None, typer.Option("--change-id", help="The change or ticket that this belongs to.")]
 _Verify = Annotated[str | None, typer.Option("--verify", help="How to check that the rollback worked.")]
 _Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the vote.")]
+_Note = Annotated[str, typer.Option("--note", help="What there is to say; the audit log gets a commitment to it.")]
+_AsOf = Annotated[str, typer.Argument(help="The id of the request under which the call left.")]
 
 
 @app.command("list")
@@ -118,6 +120,30 @@ def reject(approval_id: _Id, reason: _Reason = "") -> None:
 def cancel(approval_id: _Id, reason: _Reason = "") -> None:
     """Withdraw a request."""
     _state(ApiClient().request("POST", f"{_path(approval_id)}/cancel", {"reason": reason}))
+
+
+@app.command()
+def report(
+    approval_id: _AsOf,
+    outcome: Annotated[ActionOutcome, typer.Option("--outcome", help="How the call ended.")],
+    exit_code: Annotated[int | None, typer.Option("--exit-code", help="Exit status of the command.")] = None,
+    note: _Note = "",
+) -> None:
+    """Say what became of a call that was released."""
+    body = {"outcome": outcome.value, "exit_code": exit_code, "note": note}
+    found = ApiClient().request("POST", f"{_path(approval_id)}/report", body)
+    typer.echo(f"{found['id']}: {found['outcome']}")
+
+
+@app.command()
+def rollback(
+    approval_id: _AsOf,
+    outcome: Annotated[RollbackOutcome, typer.Option("--outcome", help="How taking the call back ended.")],
+    note: _Note = "",
+) -> None:
+    """Say how taking a released call back ended, or that it was not needed."""
+    found = ApiClient().request("POST", f"{_path(approval_id)}/rollback", {"outcome": outcome.value, "note": note})
+    typer.echo(f"{found['id']}: rollback {found['rollback']}")
 
 
 def _path(approval_id: str) -> str:

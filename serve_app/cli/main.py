@@ -9,10 +9,12 @@ from serve_app.cli import (
     audit,
     bench,
     bench_more,
+    change,
     client_config,
     demo,
     doctor,
     gate,
+    incident,
     keys,
     route,
     schema,
@@ -36,6 +38,8 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(gate.app, name="gate")
 app.add_typer(route.app, name="route")
 app.add_typer(audit.app, name="audit")
+app.add_typer(change.app, name="change")
+app.add_typer(incident.app, name="incident")
 app.add_typer(demo.app, name="demo")
 bench_more.register(bench.app)
 app.add_typer(bench.app, name="bench")

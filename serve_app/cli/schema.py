@@ -1,19 +1,38 @@
-"""`gatehouse schema | check-config | serve-config`: the configuration, for editors and for machines."""
+"""`gatehouse schema | check-config | serve-config`: configuration and records, for editors and for machines."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
 
+from deployments.audit.schema_doc import json_schema_text, markdown
 from serve_app.cli.client import fail
 from serve_app.config import AppConfig, ConfigError, find, load_serve_file
 
 
-def schema() -> None:
-    """Print the JSON schema of the application's configuration (`configs/app.schema.json`)."""
-    typer.echo(schema_text(), nl=False)
+class Schema(StrEnum):
+    """What there is a schema of."""
+
+    CONFIG = "config"
+    AUDIT = "audit"
+    AUDIT_RECORD = "audit-record"
+
+
+def schema(
+    what: Annotated[
+        Schema, typer.Argument(help="config: JSON; audit: a document; audit-record: JSON.")
+    ] = Schema.CONFIG,
+) -> None:
+    """Print a schema as it is committed.
+
+    config: the configuration (configs/app.schema.json). audit: the events and fields of the audit log
+    (docs/audit-schema.md). audit-record: the same as a JSON Schema (configs/audit-record.schema.json).
+    """
+    texts = {Schema.CONFIG: schema_text, Schema.AUDIT: markdown, Schema.AUDIT_RECORD: json_schema_text}
+    typer.echo(texts[what](), nl=False)
 
 
 def schema_text() -> str:

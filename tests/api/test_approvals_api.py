@@ -19,11 +19,16 @@ from deployments.ports import (
     Approval,
     ApprovalId,
     ApprovalState,
+    Conclusion,
+    Digests,
     KeyId,
     ModelId,
+    Permit,
+    Principal,
     Proposal,
     RequestId,
     Risk,
+    RollbackPlan,
     Scope,
     SessionId,
     TenantId,
@@ -262,6 +267,68 @@ async def test_a_body_that_is_not_exactly_right_is_refused(
     assert "somebody else" not in reply.text
 
 
+# --- reports ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def released(approvals: InMemoryApprovals, held: Approval) -> Approval:
+    root = Principal(TenantId("acme"), KeyId("key_root"), "root", frozenset({Scope.APPROVE}))
+    await approvals.plan(root, held.approval_id, "CHG-1", RollbackPlan(("recreate it",), "it is there"))
+    seen = Digests(held.proposal.action_digest, held.proposal.display_digest)
+    await approvals.vote(root, held.approval_id, seen, True, "")
+    assert isinstance(await approvals.propose(proposal()), Permit)
+    return held
+
+
+async def test_a_released_call_is_reported(client: httpx.AsyncClient, released: Approval) -> None:
+    path = f"/v1/approvals/{released.approval_id}"
+    body = {"outcome": "failed", "exit_code": 3, "note": "it did not work"}
+    found = (await client.post(f"{path}/report", headers=as_("bob"), json=body)).json()
+    assert (found["object"], found["id"], found["outcome"]) == ("approval.conclusion", "apr_1", "failed")
+    assert (found["rollback"], found["gate_call_id"]) == (None, proposal().gate_call_id)
+    found = (await client.post(f"{path}/rollback", headers=as_("bob"), json={"outcome": "succeeded"})).json()
+    assert (found["outcome"], found["rollback"]) == ("failed", "succeeded")
+
+
+@pytest.mark.parametrize("suffix", ["report", "rollback"])
+@pytest.mark.parametrize(
+    ("key", "status"), [("agent", 403), ("auditor", 403), ("eve", 404), ("stranger", 401), ("root", 200)]
+)
+async def test_who_may_report(
+    client: httpx.AsyncClient, released: Approval, suffix: str, key: str, status: int
+) -> None:
+    path = f"/v1/approvals/{released.approval_id}/{suffix}"
+    reply = await client.post(path, headers=as_(key), json={"outcome": "succeeded"})
+    assert reply.status_code == status, "the key of these tests that may infer is not the one that requested"
+
+
+async def test_a_call_that_was_not_released_is_not_reported(client: httpx.AsyncClient, held: Approval) -> None:
+    for suffix in ("report", "rollback"):
+        path = f"/v1/approvals/{held.approval_id}/{suffix}"
+        reply = await client.post(path, headers=as_("bob"), json={"outcome": "succeeded"})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "approval_conflict")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "body"),
+    [
+        ("report", {}),
+        ("report", {"outcome": "fine"}),
+        ("report", {"outcome": "succeeded", "exit_code": "0"}),
+        ("report", {"outcome": "succeeded", "exit_code": 2**31}),
+        ("report", {"outcome": "succeeded", "surprise": 1}),
+        ("report", {"outcome": "succeeded", "note": "x" * 4001}),
+        ("rollback", {"outcome": "unknown"}),
+        ("rollback", {"outcome": "succeeded", "exit_code": 0}),
+    ],
+)
+async def test_a_report_that_is_not_exactly_right_is_refused(
+    client: httpx.AsyncClient, released: Approval, suffix: str, body: dict[str, Any]
+) -> None:
+    reply = await client.post(f"/v1/approvals/{released.approval_id}/{suffix}", headers=as_("bob"), json=body)
+    assert reply.status_code == 400
+
+
 async def test_the_dry_run_explains_and_changes_nothing(
     client: httpx.AsyncClient, approvals: InMemoryApprovals
 ) -> None:
@@ -381,3 +448,18 @@ def test_the_command_lists_rejects_and_cancels(command: type[LocalClient], waiti
     late = CLI.invoke(cli.app, ["cancel", waiting])
     assert late.exit_code == 1
     assert "REJECTED" in late.output
+
+
+def test_the_command_reports_and_says_what_is_on_record(
+    command: type[LocalClient], waiting: str, approvals: InMemoryApprovals
+) -> None:
+    approvals.found[waiting] = replace(approvals.found[waiting], state=ApprovalState.CONSUMED)
+    approvals.concluded[waiting] = Conclusion(ApprovalId(waiting), "g" * 32, approvals.clock.now_ms())
+    reported = CLI.invoke(cli.app, ["report", waiting, "--outcome", "failed", "--exit-code", "2", "--note", "no luck"])
+    assert reported.output == f"{waiting}: failed\n"
+    rolled_back = CLI.invoke(cli.app, ["rollback", waiting, "--outcome", "not_needed"])
+    assert rolled_back.output == f"{waiting}: rollback not_needed\n"
+    again = CLI.invoke(cli.app, ["report", waiting, "--outcome", "succeeded"])
+    assert again.exit_code == 1
+    assert "already" in again.output
+    assert CLI.invoke(cli.app, ["report", waiting, "--outcome", "perhaps"]).exit_code == 2

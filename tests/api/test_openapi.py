@@ -21,7 +21,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
 
-from deployments.ports import Approval, Dialect
+from deployments.ports import Approval, Dialect, Permit
 from serve_app.api.errors import Caller, told
 from serve_app.api.factory import create_api
 from serve_app.api.openapi import document, statuses
@@ -205,10 +205,19 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
         await ask("get", "/v1/approvals/{approval_id}", **names)
         await ask("post", "/v1/approvals/{approval_id}/votes", {"decision": "approve", **digests}, **names)
         await ask("get", "/v1/gate/calls/{gate_call_id}", **names)
+        assert isinstance(await surface.approvals.propose(proposal()), Permit)
+        for suffix in ("report", "rollback"):
+            path = f"/v1/approvals/{{approval_id}}/{suffix}"
+            await ask("post", path, {"outcome": "succeeded"}, approval_id=approval.approval_id)
         other = await surface.approvals.propose(proposal(number=2))
         assert isinstance(other, Approval)
         await ask("post", "/v1/approvals/{approval_id}/cancel", {"reason": "x"}, approval_id=other.approval_id)
         await ask("post", "/v1/gate/classify", {"tool": TOOL, "arguments": DANGEROUS, "profile": "ops"})
+        await ask("post", "/v1/changes/{change_id}/close", {"outcome": "succeeded"}, change_id="CHG-1")
+        incident = await ask("post", "/v1/incidents", {"kind": "outage", "severity": "low"})
+        for step, body in (("update", {"reason": "looking"}), ("close", {"outcome": "resolved"})):
+            await ask("post", f"/v1/incidents/{{incident_id}}/{step}", body, incident_id=incident["id"])
+        await ask("post", "/v1/rollouts/events", {"event": "started", "rollout_id": "ro-1", "kind": "model"})
         for path in ("/healthz", "/healthz/audit", "/readyz", "/openapi.json"):
             await ask("get", path)
     no_json = {"/", "/metrics", "/v1/audit/checkpoint", "/v1/audit/tile/{tile}"}

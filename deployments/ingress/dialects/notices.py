@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import assert_never
 
-from deployments.ports import Denied, Held, JsonValue, Released, Verdict, Withheld
+from deployments.ports import Denied, Held, JsonValue, Receipt, Released, Verdict, Withheld
 
 
 def notice(verdict: Held | Denied | Withheld) -> str:
@@ -50,6 +50,7 @@ def held_objects(verdicts: Sequence[Verdict]) -> list[JsonValue]:
                         "risk": verdict.risk.value,
                         "reasons": list(verdict.reasons),
                         "plan_required": verdict.plan_required,
+                        "audit": _receipt(verdict.receipt),
                     }
                 )
             case Denied():
@@ -61,6 +62,7 @@ def held_objects(verdicts: Sequence[Verdict]) -> list[JsonValue]:
                         "risk": verdict.risk.value,
                         "reasons": list(verdict.reasons),
                         "plan_required": False,
+                        "audit": _receipt(verdict.receipt),
                     }
                 )
             case Withheld():
@@ -79,6 +81,10 @@ def held_objects(verdicts: Sequence[Verdict]) -> list[JsonValue]:
             case _:
                 assert_never(verdict)
     return held
+
+
+def _receipt(receipt: Receipt) -> dict[str, JsonValue]:
+    return {"index": receipt.index, "leaf": receipt.leaf_hash.hex()}
 
 
 def _safe(name: str) -> str:

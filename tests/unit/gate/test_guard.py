@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from deployments.clock import FixedClock
+from deployments.errors import AuditUnavailable, GateUnavailable, WitnessStale
 from deployments.gate.classify import Classification, Classifier
-from deployments.gate.guard import EARLIER, NO_RECORD, NO_STORE, Guard
+from deployments.gate.guard import EARLIER, MAX_RESULTS, NO_RECORD, NO_STORE, WITNESS_STALE, Guard
 from deployments.gate.policy import Bundle
 from deployments.ports import (
+    ActionOutcome,
     AuditEvent,
-    AuditHead,
+    BodyField,
     Denied,
     Digests,
     GateContext,
@@ -20,7 +23,9 @@ from deployments.ports import (
     JsonValue,
     KeyId,
     ModelId,
+    Permit,
     Principal,
+    Proposal,
     Receipt,
     Released,
     RequestId,
@@ -31,6 +36,7 @@ from deployments.ports import (
     SessionId,
     TenantId,
     ToolCall,
+    ToolResult,
     Withheld,
 )
 from tests.fakes_audit import InMemoryAudit
@@ -277,15 +283,12 @@ async def test_a_log_that_fails_half_way_releases_nothing(
     assert verdict == Withheld(call(DELETE), NO_RECORD)
 
 
-class SilentAudit:
+class SilentAudit(InMemoryAudit):
     """Never answers."""
 
     async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
         await asyncio.Event().wait()
         return ()
-
-    async def head(self) -> AuditHead:
-        return AuditHead(0, "")
 
 
 async def test_a_log_that_does_not_answer_releases_nothing(classifier: Classifier) -> None:
@@ -356,4 +359,260 @@ async def test_names_from_the_model_cannot_break_the_record(guard: Guard, audit:
 
 async def test_no_calls_no_records(guard: Guard, audit: InMemoryAudit) -> None:
     assert list(await guard.judge(context(), [])) == []
+    assert audit.events == []
+
+
+# --- bodies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "recorded"), [('{ "command" : "kubectl get pods" }', READ), ("not JSON \ud800", "not JSON \ud800")]
+)
+async def test_arguments_reach_the_log_as_a_digest(
+    guard: Guard, audit: InMemoryAudit, arguments: str, recorded: str
+) -> None:
+    await guard.judge(context(), [call(arguments)])
+    body = audit.named("tool_call.proposed")[0].bodies[BodyField.ARGUMENTS]
+    assert body.digest == hashlib.sha256(recorded.encode("utf-8", "surrogatepass")).digest()
+    assert body.data is None
+    assert "arguments_commit" not in audit.events[0].data
+
+
+async def test_arguments_are_kept_only_for_tenants_that_keep_them(
+    classifier: Classifier, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    guard = Guard(
+        classifier, approvals, audit, FixedClock(), classify_timeout_s=20.0,
+        keeps_arguments=lambda tenant: tenant == "acme",
+    )  # fmt: skip
+    await guard.judge(context(), [call(READ)])
+    stranger = replace(AGENT, tenant=TenantId("other"))
+    await guard.judge(replace(context(), principal=stranger), [call(READ)])
+    kept = [event.bodies[BodyField.ARGUMENTS].data for event in audit.named("tool_call.proposed")]
+    assert kept == [READ.encode(), None]
+
+
+# --- a witness that is stale -----------------------------------------------------------------------------------------
+
+
+class UnwitnessedAudit(InMemoryAudit):
+    """Takes no release of R2 and R3, as a sink whose witnesses are silent."""
+
+    async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
+        if any(event.name == "tool_call.released" and event.data["risk"] in {"R2", "R3"} for event in events):
+            raise WitnessStale("no witness")
+        return await super().append(events)
+
+
+class UnwitnessedApprovals(InMemoryApprovals):
+    """The store behind such a sink: no permit is consumed."""
+
+    async def propose(self, proposal: Proposal) -> Permit:
+        raise WitnessStale("no witness")
+
+
+async def test_without_a_witness_reads_flow_and_changes_say_why_not(classifier: Classifier) -> None:
+    audit = UnwitnessedAudit()
+    guard = Guard(classifier, InMemoryApprovals(), audit, FixedClock(), classify_timeout_s=20.0)
+    calls = [call(READ, index=0), call(DELETE, index=1), call(READ, index=2)]
+    verdicts = await guard.judge(context(GateProfile.OBSERVE), calls)
+    assert isinstance(verdicts[0], Released)
+    assert verdicts[1:] == [Withheld(calls[1], WITNESS_STALE), Withheld(calls[2], EARLIER)]
+    assert audit.names()[-3:] == ["tool_call.released", "tool_call.withheld", "tool_call.withheld"]
+    assert len(audit.named("tool_call.proposed")) == 3
+
+
+async def test_a_permit_that_no_witness_covers_is_withheld_and_says_so(classifier: Classifier) -> None:
+    audit = UnwitnessedAudit()
+    guard = Guard(classifier, UnwitnessedApprovals(), audit, FixedClock(), classify_timeout_s=20.0)
+    (verdict,) = await guard.judge(context(), [call(DELETE)])
+    assert verdict == Withheld(call(DELETE), WITNESS_STALE)
+    assert "witness" in str(audit.named("tool_call.withheld")[0].data["reason"])
+
+
+async def test_a_store_without_its_log_says_that_the_log_is_down(
+    classifier: Classifier, audit: InMemoryAudit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approvals = InMemoryApprovals()
+
+    async def no_log(_proposal: Proposal) -> Permit:
+        raise AuditUnavailable("down")
+
+    monkeypatch.setattr(approvals, "propose", no_log)
+    guard = Guard(classifier, approvals, audit, FixedClock(), classify_timeout_s=20.0)
+    (verdict,) = await guard.judge(context(), [call(DELETE)])
+    assert verdict == Withheld(call(DELETE), NO_RECORD)
+
+
+# --- what became of the calls ----------------------------------------------------------------------------------------
+
+CODING = context(GateProfile.CODING)
+TESTS = '{"command":"pytest -q"}'
+
+
+def named(call_id: str, arguments: str = TESTS) -> ToolCall:
+    return replace(call(arguments), call_id=call_id)
+
+
+async def test_the_result_of_a_change_under_a_standing_plan_is_its_report(guard: Guard, audit: InMemoryAudit) -> None:
+    await guard.judge(CODING, [named("call_aaaaaaaa")])
+    released = audit.named("tool_call.released")[0].data
+    output = "Exit code: 1\nOutput:\nhunter2"
+    await guard.observe(CODING, [ToolResult("call_aaaaaaaa", output)])
+    (event,) = audit.named("action.reported")
+    assert event.data == {
+        "gate_call_id": released["gate_call_id"],
+        "action_digest": released["action_digest"],
+        "call_id": "call_aaaaaaaa",
+        "tool": "shell",
+        "risk": "R1",
+        "outcome": "failed",
+        "source": "conversation",
+        "exit_code": 1,
+        "change_id": "standing-workspace-1",
+        "policy_digest": released["policy_digest"],
+    }
+    assert event.bodies[BodyField.OUTPUT].digest == hashlib.sha256(output.encode()).digest()
+    assert "hunter2" not in repr(audit.events)
+
+
+async def test_a_result_that_a_client_sends_again_is_reported_once(guard: Guard, audit: InMemoryAudit) -> None:
+    await guard.judge(CODING, [named("call_aaaaaaaa")])
+    for output in ("fine", "other"):
+        await guard.observe(CODING, [ToolResult("call_aaaaaaaa", output)])
+    assert len(audit.named("action.reported")) == 1
+
+
+async def test_a_report_without_the_log_is_made_again_with_the_same_content(guard: Guard, audit: InMemoryAudit) -> None:
+    await guard.judge(CODING, [named("call_aaaaaaaa")])
+    audit.down = True
+    with pytest.raises(AuditUnavailable):
+        await guard.observe(CODING, [ToolResult("call_aaaaaaaa", "fine")])
+    audit.down = False
+    await guard.observe(CODING, [ToolResult("call_aaaaaaaa", "fine, again")])
+    (event,) = audit.named("action.reported")
+    assert event.bodies[BodyField.OUTPUT].digest == hashlib.sha256(b"fine").digest()
+
+
+async def test_reads_are_not_reported(guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit) -> None:
+    await guard.judge(context(), [named("call_aaaaaaaa", READ)])
+    await guard.observe(context(), [ToolResult("call_aaaaaaaa", "Exit code: 0\nOutput:\n")])
+    assert "action.reported" not in audit.names()
+    assert approvals.results == []
+
+
+async def test_the_store_is_asked_about_permitted_and_unknown_calls(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    await guard.judge(context(), [named("call_heldheld", DELETE)])
+    await approve(approvals, BOB)
+    await guard.judge(context(), [named("call_permitted", DELETE)])
+    results = [ToolResult("call_permitted", '{"exit_code":0}'), ToolResult("call_elsewhere", "x")]
+    await guard.observe(context(), results)
+    assert [(each.call_id, each.outcome, each.exit_code, each.refused) for each in approvals.results] == [
+        ("call_permitted", ActionOutcome.SUCCEEDED, 0, None),
+        ("call_elsewhere", ActionOutcome.UNKNOWN, None, None),
+    ]
+    assert approvals.results[0].output_digest == hashlib.sha256(b'{"exit_code":0}').digest()
+    assert "action.reported" not in audit.names()
+
+
+async def test_the_proposal_carries_the_id_that_clients_echo(guard: Guard, approvals: InMemoryApprovals) -> None:
+    await guard.judge(context(), [named("call_heldheld", DELETE)])
+    assert approvals.proposals[0].call_id == "call_heldheld"
+
+
+FORBIDDEN = '{"command":"curl http://169.254.169.254/latest"}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "denied", "reason"),
+    [
+        (DELETE, False, "The call was held."),
+        (FORBIDDEN, True, "The policy forbids this call."),
+        ("{", False, "JSON"),
+    ],
+)
+async def test_the_result_of_a_refused_call_is_told_with_what_is_known_of_it(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit, arguments: str, denied: bool, reason: str
+) -> None:
+    await guard.judge(context(), [named("call_refused1", arguments)])
+    for _ in range(2):
+        await guard.observe(context(), [ToolResult("call_refused1", "done anyway")])
+    (told,) = approvals.results
+    assert told.refused is not None
+    assert (told.refused.denied, told.refused.tool) == (denied, "shell")
+    assert reason in told.refused.reason
+    assert told.refused.gate_call_id == audit.events[0].data["gate_call_id"]
+    assert (told.refused.approval_id is not None) == (arguments == DELETE)
+
+
+async def test_a_call_that_was_withheld_without_the_log_is_remembered_too(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    audit.down = True
+    await guard.judge(context(), [named("call_withheld", READ)])
+    audit.down = False
+    await guard.observe(context(), [ToolResult("call_withheld", "done anyway")])
+    assert approvals.results[0].refused is not None
+
+
+async def test_an_id_that_comes_again_means_the_newer_call(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    await guard.judge(context(), [named("call_refused1", DELETE)])
+    await guard.judge(context(), [named("call_refused1", READ)])
+    await guard.observe(context(), [ToolResult("call_refused1", "pods")])
+    assert approvals.results == []
+    assert "action.reported" not in audit.names()
+
+
+async def test_an_id_that_counts_is_no_evidence_of_a_bypass(guard: Guard, approvals: InMemoryApprovals) -> None:
+    await guard.judge(context(), [named("call_0_0", DELETE)])
+    await guard.observe(context(), [ToolResult("call_0_0", "x"), ToolResult("call_0_1", "x")])
+    assert approvals.results == []
+
+
+async def test_an_id_that_counts_is_believed_where_the_call_was_released(guard: Guard, audit: InMemoryAudit) -> None:
+    await guard.judge(CODING, [named("call_0_0")])
+    await guard.observe(CODING, [ToolResult("call_0_0", "x")])
+    assert len(audit.named("action.reported")) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"session": SessionId("s2")},
+        {"principal": replace(AGENT, key_id=KeyId("key_other"))},
+        {"principal": replace(AGENT, tenant=TenantId("other"))},
+    ],
+)
+async def test_nobody_reports_for_another_session_key_or_tenant(
+    guard: Guard, audit: InMemoryAudit, change: dict[str, object]
+) -> None:
+    await guard.judge(CODING, [named("call_aaaaaaaa")])
+    await guard.observe(replace(CODING, **change), [ToolResult("call_aaaaaaaa", "x")])
+    assert "action.reported" not in audit.names()
+
+
+async def test_a_store_that_is_down_loses_no_report_that_needs_none(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    await guard.judge(CODING, [named("call_aaaaaaaa")])
+    approvals.down = True
+    with pytest.raises(GateUnavailable):
+        await guard.observe(CODING, [ToolResult("call_unknown1", "x"), ToolResult("call_aaaaaaaa", "x")])
+    assert len(audit.named("action.reported")) == 1
+
+
+async def test_only_so_many_results_of_one_request_count(guard: Guard, approvals: InMemoryApprovals) -> None:
+    await guard.observe(context(), [ToolResult(f"call_{number:08}", "x") for number in range(MAX_RESULTS + 50)])
+    assert [each.call_id for each in approvals.results] == [
+        f"call_{number:08}" for number in range(50, MAX_RESULTS + 50)
+    ]
+
+
+async def test_no_results_no_questions(guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit) -> None:
+    await guard.observe(context(), [])
+    assert approvals.results == []
     assert audit.events == []

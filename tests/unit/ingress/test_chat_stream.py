@@ -127,7 +127,7 @@ def test_no_byte_of_a_held_call_leaves() -> None:
     assert last["choices"][0]["finish_reason"] == "tool_calls"
     assert last["x_gatehouse"]["held"] == [
         {"call_id": "call_1", "approval_id": "apr_1", "state": "held", "risk": "R2", "reasons": ["k8s.delete"],
-         "plan_required": True}
+         "plan_required": True, "audit": {"index": 3, "leaf": "03" * 32}}
     ]  # fmt: skip
     text = "".join(p["choices"][0]["delta"].get("content") or "" for p in parsed(out))
     assert text.startswith("Working.\n\n[gatehouse:held id=apr_1 risk=R2 tool=shell expires=2026-01-01T00:00:00Z]")

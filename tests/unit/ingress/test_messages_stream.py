@@ -282,7 +282,7 @@ def test_no_byte_of_a_held_call_leaves() -> None:
     assert b"git status" in out
     assert events(out)[-2]["x_gatehouse"]["held"] == [
         {"call_id": "call_1", "approval_id": "apr_1", "state": "held", "risk": "R2", "reasons": ["k8s.delete"],
-         "plan_required": False}
+         "plan_required": False, "audit": {"index": 3, "leaf": "03" * 32}}
     ]  # fmt: skip
 
 
