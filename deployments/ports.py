@@ -825,7 +825,7 @@ class AuditStatus:
     `unsealed`: acknowledged records that no checkpoint covers yet, the oldest of them for `unsealed_s`.
     `witnessed_size`: what the quorum of witnesses has cosigned. `witness_stale`: too long ago, so no R2 or R3 call
     leaves. `exported_*` are None without an export. `failure` says why nothing is acknowledged any more, `problems`
-    what else an operator should look at.
+    what else an operator should look at, `notices` what was put right or could not be asked since the start.
     """
 
     size: int
@@ -844,6 +844,7 @@ class AuditStatus:
     exported_age_s: float | None = None
     failure: str | None = None
     problems: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ check() {
       pytest "--color=$colour" "tests/$1"
       ;;
     api | manifests) pytest "--color=$colour" "tests/$1" ;;
-    serve | hybrid | gpu | cluster) pytest "--color=$colour" -m "$1" "tests/$1" ;;
+    serve | hybrid | audit | gpu | cluster) pytest "--color=$colour" -m "$1" "tests/$1" ;;
     conformance) pytest "--color=$colour" -m "$1" ${CASES:+-k "$CASES"} "tests/$1" ;;
     upstream) pytest "--color=$colour" "tests/$1" ;;
     *) echo "no such check: $1" >&2 && return 2 ;;
@@ -39,7 +39,7 @@ for name in "$@"; do
   check "$name" 2>&1 | tee "$log" || status=$?
   closing=
   case $name in
-    unit | api | manifests | serve | hybrid | gpu | cluster | upstream | conformance)
+    unit | api | manifests | serve | hybrid | audit | gpu | cluster | upstream | conformance)
       closing=$(sed -E 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '^=+ .* in [0-9.]+s' | tail -n 1 | sed -E 's/^=+ //; s/ =+$//') || true
       passed=$((passed + $(count "$closing" passed))) skipped=$((skipped + $(count "$closing" skipped)))
       failed=$((failed + $(count "$closing" failed) + $(count "$closing" error)))

@@ -10,15 +10,16 @@ leaves has `s // 256**L` hashes at level L, and its rightmost tiles are partial;
 signed a checkpoint for, until the full tile exists.
 """
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from struct import Struct
 from typing import Protocol, Self
 
-from deployments.audit.files import make_directory, replace_file, sync_directory
+from deployments.audit.files import make_directory, replace_file, sync_directory, write_all
 from deployments.audit.merkle import HASH_BYTES, MAX_SIZE, Frontier, HashAt, leaf_hash, node_hash
 
 TILE_LEVELS = 8  # levels of the binary tree that one tile spans
@@ -27,6 +28,7 @@ TILE_BYTES = TILE_WIDTH * HASH_BYTES
 MAX_ENTRY_BYTES = 0xFFFF
 _MAX_LEVEL = 63
 _LENGTH = Struct(">H")
+_TEMPORARY = ".new"
 _PATH = re.compile(r"tile/(entries|[0-9]{1,2})/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([0-9]{1,3}))?")
 
 TileFile = tuple[str, bytes]
@@ -109,9 +111,15 @@ class TileStore(Protocol):
 class DirectoryStore:
     """Tiles as files under a directory, for one writing process and any number of readers."""
 
-    def __init__(self, directory: Path) -> None:
-        """The directory appears with the first write."""
+    def __init__(self, directory: Path, suffix: str = _TEMPORARY) -> None:
+        """The directory appears with the first write.
+
+        `suffix` ends in `.new` and marks files that are not whole yet. Two processes that may write at once, although
+        only one should, need two.
+        """
         self._directory = directory
+        self._suffix = suffix
+        self._unsynced: dict[Path, None] = {}  # folders whose new names may not be on disk yet, in order
 
     def read(self, path: str) -> bytes | None:
         """The file, or None when there is none. `BadTile` or `OSError`."""
@@ -123,24 +131,92 @@ class DirectoryStore:
         stored = self._read(file)
         if stored is None:
             make_directory(file.parent)
-            replace_file(file, data)
+            replace_file(file, data, suffix=self._suffix)
         elif stored == data:
             # An earlier process may have died between its rename and its fsync of the directory.
             sync_directory(file.parent)
         else:
             raise TileConflict(f"{path} is stored with other bytes")
 
-    def drop_partials(self, path: str) -> int:
-        """Delete the partial tiles that a full tile replaces; how many. None, while the full tile is not stored."""
+    def replace_all(self, files: Iterable[TileFile]) -> list[str]:
+        """Store a batch durably, with one fsync for each file and each folder. `BadTile` or `OSError`.
+
+        For whoever can make the tiles again from the log: other bytes under a path are replaced, and the paths where
+        that happened are the answer. After an error any part of the batch may be stored; storing it again is right.
+        """
+        others: list[str] = []
+        written: list[tuple[Path, Path]] = []
+        for path, data in files:
+            file = self._file(path)
+            stored = self._read(file)
+            if stored != data:
+                if stored is not None:
+                    others.append(path)
+                self._make(file.parent)
+                temporary = file.with_name(file.name + self._suffix)
+                _write_file(temporary, data)
+                written.append((temporary, file))
+            # Also for equal bytes: an earlier attempt may have ended between its rename and its fsync of the folder.
+            self._unsynced[file.parent] = None
+        for temporary, file in written:
+            temporary.replace(file)
+        for folder in list(self._unsynced):
+            sync_directory(folder)
+            del self._unsynced[folder]
+        return others
+
+    def drop_partials(self, path: str, keep: Collection[int] = ()) -> int:
+        """Delete the partial tiles that a full tile replaces, but those of the widths in `keep`; how many.
+
+        None, while the full tile is not stored.
+        """
         file = self._file(path)
         folder = file.with_name(f"{file.name}.p")
         if not file.is_file() or not folder.is_dir():
             return 0
-        partials = list(folder.iterdir())
+        kept = {str(width) for width in keep}
+        partials = [partial for partial in folder.iterdir() if partial.name not in kept]
         for partial in partials:
             partial.unlink()
-        folder.rmdir()
+        if not any(folder.iterdir()):
+            folder.rmdir()
         return len(partials)
+
+    def drop(self, path: str) -> None:
+        """Delete a file, if it is there. For tiles of no tree that was ever signed. `BadTile` or `OSError`."""
+        self._file(path).unlink(missing_ok=True)
+
+    def partials(self) -> Iterator[TileName]:
+        """Every partial tile that is stored, in no order. What else lies there is passed over."""
+        for folder in self._folders():
+            if folder.name.endswith(".p"):
+                for name in sorted(os.listdir(folder)):
+                    try:
+                        yield parse_path((folder / name).relative_to(self._directory).as_posix())
+                    except BadTile:
+                        continue
+
+    def settle(self) -> None:
+        """After an earlier process: remove what it did not finish writing, make every name durable. `OSError`."""
+        for folder in self._folders():
+            for name in os.listdir(folder):
+                if name.endswith(_TEMPORARY):
+                    (folder / name).unlink()
+            sync_directory(folder)
+        if self._directory.is_dir():
+            sync_directory(self._directory)
+
+    def _folders(self) -> Iterator[Path]:
+        for folder, _, _ in os.walk(self._directory / "tile"):
+            yield Path(folder)
+
+    def _make(self, folder: Path) -> None:
+        """Create a folder and its parents; the caller syncs what is in `_unsynced`."""
+        if folder.is_dir():
+            return
+        self._make(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._unsynced[folder.parent] = None
 
     def _file(self, path: str) -> Path:
         return self._directory / parse_path(path).path
@@ -151,6 +227,15 @@ class DirectoryStore:
             return file.read_bytes()
         except FileNotFoundError:
             return None
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -178,6 +263,18 @@ def parse_bundle(data: bytes) -> list[bytes]:
             raise BadTile("a bundle of entries ends within an entry")
         entries.append(data[body:offset])
     return entries
+
+
+def narrower(name: TileName, data: bytes) -> bytes:
+    """What the partial tile `name` holds, cut from a wider tile of its place. `BadTile` when that is not wider."""
+    if name.level is not None:
+        if len(data) < name.width * HASH_BYTES:
+            raise BadTile(f"{name.path} is not within the tile")
+        return data[: name.width * HASH_BYTES]
+    entries = parse_bundle(data)
+    if len(entries) < name.width:
+        raise BadTile(f"{name.path} is not within the bundle")
+    return data[: sum(_LENGTH.size + len(entry) for entry in entries[: name.width])]
 
 
 class TileReader:

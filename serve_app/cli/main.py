@@ -8,6 +8,7 @@ from serve_app.cli import (
     approvals,
     audit,
     bench,
+    bench_audit,
     bench_more,
     change,
     client_config,
@@ -42,6 +43,7 @@ app.add_typer(change.app, name="change")
 app.add_typer(incident.app, name="incident")
 app.add_typer(demo.app, name="demo")
 bench_more.register(bench.app)
+bench_audit.register(bench.app)
 app.add_typer(bench.app, name="bench")
 
 
