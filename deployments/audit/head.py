@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from deployments.audit.chain import GENESIS
-from deployments.audit.files import replace_file
+from deployments.audit.files import SYSTEM_DISK, Disk, read_all, replace_file
 from deployments.ports import AuditHead
 
 HEAD_FILE = "head.json"
@@ -37,15 +37,15 @@ def parse_head(text: str) -> AuditHead:
     return AuditHead(size=size, head_hash=head_hash)
 
 
-def read_head(path: Path) -> AuditHead:
+def read_head(path: Path, disk: Disk = SYSTEM_DISK) -> AuditHead:
     """The head in a file. `FileNotFoundError` or `OSError` when it cannot be read, `BadHead` when it is not one."""
     try:
-        return parse_head(path.read_text(encoding="utf-8"))
+        return parse_head(read_all(path, disk).decode())
     except UnicodeDecodeError as error:
         raise BadHead("it is not UTF-8") from error
 
 
-def write_head(directory: Path, head: AuditHead) -> None:
-    """Record a head durably."""
+def write_head(directory: Path, head: AuditHead, disk: Disk = SYSTEM_DISK, writer: str = "") -> None:
+    """Record a head durably. `writer` tells apart who may do so at the same time."""
     text = json.dumps({"schema": "gatehouse.audit-head/1", "size": head.size, "head_hash": head.head_hash})
-    replace_file(directory / HEAD_FILE, text.encode() + b"\n")
+    replace_file(directory / HEAD_FILE, text.encode() + b"\n", disk, f".{writer}.new")

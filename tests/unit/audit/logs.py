@@ -3,8 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from deployments.audit.entries import Entry
+from deployments.audit.files import SYSTEM_DISK, Disk
+from deployments.audit.recover import recover
+from deployments.audit.seals import seal_path
 from deployments.audit.segment import Frame, frame, read_frames, segment_paths
 from deployments.audit.settings import AuditSettings
+from deployments.audit.stored import StoredLog
 from deployments.audit.writer import LogWriter
 from deployments.clock import FixedClock
 from deployments.ports import AuditEvent, JsonValue, RequestId, SessionId, TenantId
@@ -39,8 +44,8 @@ def routed(number: int) -> AuditEvent:
     )
 
 
-def open_log(directory: Path, settings: AuditSettings = SMALL) -> LogWriter:
-    return LogWriter(directory, settings, "test", FixedClock())
+def open_log(directory: Path, settings: AuditSettings = SMALL, disk: Disk = SYSTEM_DISK) -> LogWriter:
+    return LogWriter(directory, settings, "test", FixedClock(), disk=disk)
 
 
 def write_log(directory: Path, events: Sequence[AuditEvent], settings: AuditSettings = SMALL) -> None:
@@ -51,6 +56,12 @@ def write_log(directory: Path, events: Sequence[AuditEvent], settings: AuditSett
         assert isinstance(outcome, list), outcome
     writer.record_head()
     writer.close()
+
+
+def entries_of(directory: Path, disk: Disk = SYSTEM_DISK) -> list[Entry]:
+    """The records of a closed log, as recovery finds them."""
+    found = recover(directory, disk)
+    return list(StoredLog(found.stretches, disk).read(0, found.size))
 
 
 def frames_of(path: Path) -> list[Frame]:
@@ -72,6 +83,7 @@ def replace_frames(directory: Path, frames: Sequence[bytes]) -> None:
     first, *others = segment_paths(directory)
     for path in others:
         path.unlink()
+        seal_path(path).unlink(missing_ok=True)
     first.write_bytes(b"".join(frames))
 
 

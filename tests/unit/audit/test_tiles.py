@@ -27,6 +27,7 @@ from deployments.audit.tiles import (
     TileReader,
     TileWriter,
     entries_path,
+    narrower,
     parse_bundle,
     parse_path,
     tile_path,
@@ -343,6 +344,17 @@ def test_a_bundle_cut_at_any_byte_within_an_entry_is_refused() -> None:
                 parse_bundle(bundle[:length])
 
 
+def test_a_partial_tile_is_cut_from_a_wider_one_and_never_from_a_narrower_one() -> None:
+    five, three = _stored(5).files, _stored(3).files
+    for path, data in three.items():
+        name = parse_path(path)
+        wider = TileName(name.level, name.index, 5)
+        assert narrower(name, five[wider.path]) == data
+        assert narrower(wider, five[wider.path]) == five[wider.path]
+        with pytest.raises(BadTile, match="not within"):
+            narrower(wider, data)
+
+
 # --- the directory ---
 
 
@@ -447,3 +459,29 @@ def test_partial_tiles_go_only_once_the_full_one_is_stored(tmp_path: Path) -> No
 def test_the_writer_of_an_empty_tree_has_no_tiles() -> None:
     writer = TileWriter()
     assert (writer.size, writer.root(), writer.partials()) == (0, EMPTY_ROOT, [])
+
+
+def test_a_batch_is_stored_and_says_which_other_bytes_it_replaced(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    assert store.replace_all([("tile/0/000", b"one"), ("tile/0/001.p/3", b"two")]) == []
+    assert store.replace_all([("tile/0/000", b"one"), ("tile/0/001.p/3", b"other")]) == ["tile/0/001.p/3"]
+    assert (store.read("tile/0/000"), store.read("tile/0/001.p/3")) == (b"one", b"other")
+    assert [name.path for name in store.partials()] == ["tile/0/001.p/3"]
+
+
+def test_partial_tiles_that_are_to_stay_are_not_dropped(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.replace_all([("tile/0/000", b"full"), *((f"tile/0/000.p/{width}", b"x") for width in (1, 2, 20))])
+    assert store.drop_partials("tile/0/000", keep=[2]) == 2
+    assert [name.path for name in store.partials()] == ["tile/0/000.p/2"]
+    assert store.drop_partials("tile/0/000") == 1
+
+
+def test_what_was_not_written_to_its_end_goes_and_all_else_stays(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path, ".7.new")
+    store.replace_all([("tile/0/000", b"full"), ("tile/0/001.p/2", b"x")])
+    (tmp_path / "tile" / "0" / "002.6.new").write_bytes(b"half")
+    (tmp_path / "tile" / "0" / "001.p" / "3.new").write_bytes(b"half")
+    store.settle()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["tile/0/000", "tile/0/001.p/2"]

@@ -1,18 +1,43 @@
+import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from deployments.audit.chain import GENESIS, leaf_hash, link
 from deployments.audit.head import HEAD_FILE, read_head, write_head
-from deployments.audit.segment import frame, segment_paths
+from deployments.audit.merkle import Frontier
+from deployments.audit.notes import ED25519, generate_key
+from deployments.audit.proofs import InclusionProof, prove_inclusion
+from deployments.audit.segment import frame, segment_name, segment_paths
 from deployments.audit.settings import AuditSettings
+from deployments.audit.tiles import DirectoryStore, TileReader, entries_path, tile_path
 from deployments.audit.verify import Unusable, verify
-from deployments.ports import AuditEvent, AuditHead
-from tests.unit.audit.logs import D2, D3, Flow, event, frames_of, raw_frames, replace_frames, routed, write_log
+from deployments.ports import AuditEvent, AuditHead, JsonValue
+from tests.unit.audit.handmade import (
+    KEY,
+    ORIGIN,
+    WITNESSES,
+    GatedFlow,
+    announced,
+    edited,
+    entries_of,
+    frames,
+    history_line,
+    honest,
+    lay_export,
+    lay_segments,
+    lay_tiles,
+    made,
+    note_of,
+    opened,
+    route,
+)
+from tests.unit.audit.logs import D1, D2, D3, frames_of, raw_frames, replace_frames, routed, write_log
 
 
 def _failed(directory: Path) -> dict[str, int | None]:
@@ -35,16 +60,21 @@ def _payloads(directory: Path) -> list[bytes]:
 
 
 def test_an_honest_log_passes_every_check(tmp_path: Path) -> None:
-    second = Flow("R3", "call_2", "apr_2", D3)
-    write_log(tmp_path, [routed(1), *Flow().whole(), *second.whole(["alice", "bob"])])
+    second = GatedFlow("R3", "call_2", "apr_2", D3)
+    write_log(tmp_path, [announced(), routed(1), *GatedFlow().whole(), *second.whole(["alice", "bob"])])
     report = verify(tmp_path)
     assert report.ok
     summary = report.to_json()
-    assert summary["records"] == 1 + 1 + 8 + 9
-    assert summary["head"] == {"size": 19, "head_hash": read_head(tmp_path / HEAD_FILE).head_hash}
+    assert summary["records"] == 1 + 2 + 10 + 11
+    assert summary["head"] == {"size": 24, "head_hash": read_head(tmp_path / HEAD_FILE).head_hash}
     assert summary["models"] == ["demo-20b"]
     assert report.events["tool_call.released"] == 2
-    assert [check.number for check in report.checks] == list(range(1, 11))
+    assert [check.number for check in report.checks] == list(range(1, 21))
+    assert [check.name for check in report.checks][:10] == [
+        "framing", "sequence", "chain", "identity", "event ids", "head", "schema", "releases", "approvals", "epochs",
+    ]  # fmt: skip
+    skipped = {check.name for check in report.checks if check.skipped}
+    assert skipped == {"signatures", "roots", "forks", "cosignatures", "tiles", "receipts", "bodies"}
 
 
 # --- mathematics -------------------------------------------------------------------------------------------------
@@ -164,152 +194,494 @@ def test_a_checkpoint_that_is_none_is_unusable(log: Path, content: str) -> None:
         verify(log, checkpoint)
 
 
+@pytest.mark.parametrize("text", ["", "{}", '{"size": true, "head_hash": ""}'])
+def test_a_head_that_cannot_be_read_is_a_finding(log: Path, text: str) -> None:
+    (log / HEAD_FILE).write_text(text)
+    assert "head" in _failed(log)
+
+
+def test_a_head_of_no_records_is_the_empty_one(log: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    for head_hash, ok in ((GENESIS.hex(), True), (D1, False)):
+        kept.write_text(json.dumps({"size": 0, "head_hash": head_hash}))
+        assert verify(log, kept).ok is ok
+
+
+def test_a_segment_under_another_name_is_noticed(tmp_path: Path) -> None:
+    lay_segments(tmp_path, entries_of(honest()), [(0, 1), (4, 1)])
+    second = max((tmp_path / "segments").iterdir())
+    second.rename(second.with_name(segment_name(5, 1, 1)))
+    assert _failed(tmp_path) == {"sequence": 4}
+
+
 def test_what_is_no_log_is_unusable(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(Unusable):
             verify(path)
 
 
-# --- meaning -----------------------------------------------------------------------------------------------------
-
-
-def _without(*names: str) -> Callable[[Flow], list[AuditEvent]]:
-    return lambda flow: [item for item in flow.whole() if item.name not in names]
-
-
-def _with(*extra: Callable[[Flow], AuditEvent], before: str = "") -> Callable[[Flow], list[AuditEvent]]:
-    """The honest flow with further events before the one named, or at the end."""
-
-    def build(flow: Flow) -> list[AuditEvent]:
-        events = flow.whole()
-        place = next((place for place, item in enumerate(events) if item.name == before), len(events))
-        return [*events[:place], *(make(flow) for make in extra), *events[place:]]
-
-    return build
-
-
-def _r0_without_proposal(_: Flow) -> list[AuditEvent]:
-    return [Flow("R0").released()]
-
-
-def _released_as_r1(flow: Flow) -> list[AuditEvent]:
-    return [flow.proposed(), flow.classified(), flow.released(risk="R1")]
-
-
-def _release(**changes: str | None) -> Callable[[Flow], list[AuditEvent]]:
-    return lambda flow: [*flow.whole()[:-1], flow.released(**changes)]
-
-
-def _second_release(flow: Flow) -> list[AuditEvent]:
-    other = Flow(flow.risk, "call_2", flow.approval, flow.digest)
-    return [*flow.whole(), other.proposed(), other.classified(), other.released()]
-
-
-def _released_twice(_: Flow) -> list[AuditEvent]:
-    flow = Flow("R0")
-    again = event("tool_call.released", "again", **flow.released().data)
-    return [flow.proposed(), flow.released(), again]
-
-
-def _again(flow: Flow) -> AuditEvent:
-    return flow.step("permit.consumed", ":again")
-
-
-def _other_digest(flow: Flow) -> AuditEvent:
-    return flow.step("permit.consumed", ":other", action_digest=D2)
-
-
-def _one_person_twice(_: Flow) -> list[AuditEvent]:
-    flow = Flow("R3")
-    again = flow.step("approval.voted", ":again", voter="alice", approve=True)
-    return [*flow.whole(["alice"])[:5], again, *flow.whole(["alice"])[5:]]
-
-
-def _own_vote(_: Flow) -> list[AuditEvent]:
-    return Flow("R3").whole(["alice", "rita"])
-
-
-MUTANTS: list[tuple[Callable[[Flow], list[AuditEvent]], str, str]] = [
-    (_r0_without_proposal, "releases", "never proposed"),
-    (_without("tool_call.proposed"), "releases", "never proposed"),
-    (_without("approval.requested"), "approvals", "never requested"),
-    (_without("approval.voted"), "approvals", "granted with 0 distinct voters"),
-    (_without("approval.granted"), "releases", "without a granted approval"),
-    (_without("approval.granted"), "approvals", "permit.consumed without a granted approval"),
-    (_without("permit.consumed"), "releases", "without consuming its permit"),
-    (_without("approval.requested", "approval.voted", "approval.granted", "permit.consumed"), "releases", "R2 was"),
-    (_with(Flow.denied, before="tool_call.released"), "releases", "after it was denied"),
-    (_release(change_id=None), "releases", "without change_id and rollback_digest"),
-    (_release(rollback_digest=None), "releases", "without change_id and rollback_digest"),
-    (_release(action_digest=D2), "releases", "another action than was approved"),
-    (_release(approval_id="apr_9"), "releases", "without a granted approval"),
-    (_release(risk="FORBIDDEN"), "releases", "classified R2 was released as FORBIDDEN"),
-    (_released_as_r1, "releases", "classified R2 was released as R1"),
-    (_released_twice, "releases", "a call was released twice"),
-    (_second_release, "releases", "one approval released two calls"),
-    (_with(_again), "approvals", "consumed twice"),
-    (_with(_other_digest, before="permit.consumed"), "approvals", "another action than was requested"),
-    (_with(lambda flow: flow.step("approval.rejected"), before="approval.granted"), "approvals", "after approval.rej"),
-    (_with(lambda flow: flow.step("approval.expired"), before="permit.consumed"), "approvals", "after approval.exp"),
-    (_one_person_twice, "approvals", "R3 was granted with 1 distinct voters"),
-    (lambda _: Flow("R3").whole(["alice"]), "approvals", "R3 was granted with 1 distinct voters"),
-    (lambda _: Flow("R3").whole(["alice"]), "releases", "R3 was released with 1 distinct voters"),
-    (_own_vote, "approvals", "own requester"),
-    (lambda _: [Flow("R1").proposed(), Flow("R1").released(rollback_digest=None)], "releases", "R1 was released with"),
-    (lambda _: [Flow("FORBIDDEN").proposed(), Flow("FORBIDDEN").released()], "releases", "class FORBIDDEN"),
-]
+# --- the log's own history ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("build", "check", "says"), MUTANTS, ids=[f"{says}-{n}" for n, (_, _, says) in enumerate(MUTANTS)]
+    ("epoch", "size", "head"), [(1, None, None), (0, None, None), (3, 4, None), (3, None, D1)], ids=str
 )
-def test_a_log_that_means_something_forbidden_is_named(
-    tmp_path: Path, build: Callable[[Flow], list[AuditEvent]], check: str, says: str
+def test_an_opening_that_is_recorded_wrongly_is_noticed(
+    tmp_path: Path, epoch: int, size: int | None, head: str | None
 ) -> None:
-    write_log(tmp_path, [routed(0), *build(Flow())])
-    found = {item.name: item for item in verify(tmp_path).checks}[check]
-    assert found.failures
-    assert says in (found.detail or "")
+    before = entries_of([opened(1), route(1), route(2)])
+    reached = bytes.fromhex(_head(before).head_hash)
+    again = opened(epoch, 3 if size is None else size, reached if head is None else bytes.fromhex(head))
+    again = made("log.opened", "again", again.data, tenant="system")
+    lay_segments(tmp_path, [*before, *entries_of([route(0)] * 3 + [again])[3:]])
+    assert _failed(tmp_path) == {"epochs": 3}
 
 
-def test_every_step_of_an_approved_release_must_come_in_order(tmp_path: Path) -> None:
-    # Swapping a pair of neighbours breaks a rule, except where neither depends on the other.
-    independent = {
-        ("tool_call.classified", "approval.requested"),
-        ("approval.requested", "tool_call.held"),
-        ("tool_call.held", "approval.voted"),
-        ("tool_call.proposed", "tool_call.classified"),
-    }
-    events = Flow().whole()
-    for place, (one, two) in enumerate(pairwise(events)):
-        if (one.name, two.name) in independent:
-            continue
-        swapped = [*events[:place], two, one, *events[place + 2 :]]
-        directory = tmp_path / str(place)
-        write_log(directory, swapped)
-        assert not verify(directory).ok, (one.name, two.name)
+def _head(entries: Sequence[bytes]) -> AuditHead:
+    head = GENESIS
+    for entry in entries:
+        head = link(head, leaf_hash(entry))
+    return AuditHead(len(entries), head.hex())
 
 
-def test_a_call_that_came_again_is_released_by_its_fingerprint(tmp_path: Path) -> None:
-    flow = Flow()
-    events = [*flow.whole()[:2], flow.requested(fingerprint=D3), *flow.whole()[3:-1]]
-    again = Flow(call="call_2", digest=D2)
-    write_log(tmp_path, [*events, again.proposed(), again.classified(), again.released(fingerprint=D3)])
+def test_epochs_may_leave_gaps_but_never_fall(tmp_path: Path) -> None:
+    before = entries_of([opened(2), route(1)])
+    again = opened(7, 2, bytes.fromhex(_head(before).head_hash))
+    lay_segments(tmp_path, [*before, *entries_of([route(0), route(0), again])[2:]], [(0, 2), (2, 7)])
+    assert _failed(tmp_path) == {}
+
+
+def test_what_a_fenced_writer_left_behind_is_reported_and_no_finding(tmp_path: Path) -> None:
+    entries = entries_of(honest(20))
+    lay_segments(tmp_path, entries, [(0, 1), (10, 2)])
+    folder = tmp_path / "segments"
+    first = min(folder.iterdir())
+    late = frames([*entries[:10], *entries_of([route(0)] * 10 + [route(99)])[10:]], 10) + b"torn"
+    first.write_bytes(first.read_bytes() + late)
+    (folder / segment_name(15, 1, 0)).write_bytes(b"stray")
+    report = verify(tmp_path)
+    assert report.ok
+    assert (report.records, report.segments, report.surplus_bytes) == (len(entries), 2, len(late) + 5)
+    # The same bytes within what its successor took over are damage.
+    first.write_bytes(frames(entries[:9]) + late)
+    assert {"sequence", "chain"} <= set(_failed(tmp_path))
+
+
+def test_damage_before_a_fence_is_damage(tmp_path: Path) -> None:
+    entries = entries_of(honest(20))
+    lay_segments(tmp_path, entries, [(0, 1), (10, 2)])
+    first = min((tmp_path / "segments").iterdir())
+    first.write_bytes(first.read_bytes()[:-1])
+    assert _failed(tmp_path)["framing"] == 9
+
+
+def test_seals_beside_segments_are_not_read(tmp_path: Path) -> None:
+    lay_segments(tmp_path, entries_of(honest(3)))
+    (tmp_path / "segments" / "00000000000000000000-00000000000000000001.seal").write_bytes(b"anything")
     assert verify(tmp_path).ok
 
 
-def test_the_observe_profile_is_counted_and_not_judged(tmp_path: Path) -> None:
-    flow = Flow("R3")
-    write_log(tmp_path, [flow.proposed(), flow.classified(), flow.released(profile="observe", approval_id=None)])
+# --- checkpoints -------------------------------------------------------------------------------------------------
+
+PINNED = [str(KEY.verifier)]
+ALL_PINNED = [*PINNED, *(str(witness.verifier) for witness in WITNESSES)]
+OTHER_KEY = generate_key(ORIGIN, ED25519, lambda count: b"\x09" * count)
+
+
+@pytest.fixture
+def entries() -> list[bytes]:
+    return entries_of(honest(600))
+
+
+@pytest.fixture
+def sealed(tmp_path: Path, entries: list[bytes]) -> Path:
+    """A live log with tiles and a checkpoint of 610 of its records, which both witnesses cosigned."""
+    directory = tmp_path / "audit"
+    lay_segments(directory, entries, [(0, 1), (200, 1), (400, 1)])
+    tree = lay_tiles(directory, entries, [256, 300, 610], WITNESSES)
+    (directory / "checkpoint.witnessed").write_bytes(tree.notes[300])
+    (directory / "checkpoints.jsonl").write_text(history_line(tree.notes[256]) + history_line(tree.notes[300]))
+    return directory
+
+
+def _checked(directory: Path, *checkpoints: Path, **options: object) -> dict[str, str | None]:
+    """The failed checks and their details, under the pinned key."""
+    report = verify(directory, checkpoints, keys=PINNED, **options)  # pyright: ignore[reportArgumentType]
+    return {check.name: check.detail for check in report.checks if check.failures}
+
+
+def _root(directory: Path, size: int) -> bytes:
+    return Frontier.at(size, TileReader(DirectoryStore(directory)).at(size)).root()
+
+
+def test_a_sealed_log_is_bound_by_its_checkpoints(sealed: Path) -> None:
+    report = verify(sealed, keys=ALL_PINNED)
+    assert report.ok
+    summary = report.to_json()
+    assert (summary["checkpoints"], summary["checkpoint_size"], summary["witnessed_size"]) == (4, 610, 610)
+    assert (summary["key_pinned"], summary["witnesses_pinned"]) == (True, True)
+    assert [check.name for check in report.checks if check.skipped] == ["receipts", "bodies"]
+    unpinned = verify(sealed).to_json()
+    assert (unpinned["ok"], unpinned["key_pinned"], unpinned["keys"]) == (True, False, ALL_PINNED)
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "checkpoint.witnessed", "checkpoints.jsonl", "kept"])
+def test_a_checkpoint_of_another_history_is_noticed_wherever_it_lies(sealed: Path, tmp_path: Path, place: str) -> None:
+    note = note_of(299, b"\x07" * 32)
+    kept = []
+    if place == "checkpoints.jsonl":
+        (sealed / place).write_text(history_line(note))
+    elif place == "kept":
+        kept = [tmp_path / "kept"]
+        kept[0].write_bytes(note)
+    else:
+        (sealed / place).write_bytes(note)
+    report = verify(sealed, kept, keys=PINNED)
+    found = {check.name: check.first_index for check in report.checks if check.failures}
+    assert found == {"roots": 298}
+
+
+@pytest.mark.parametrize("size", [624, 10_000])
+def test_a_log_shorter_than_a_checkpoint_is_noticed(sealed: Path, tmp_path: Path, size: int) -> None:
+    kept = tmp_path / "kept"
+    kept.write_bytes(note_of(size, b"\x07" * 32))
+    assert f"a checkpoint covers {size}" in str(_checked(sealed, kept)["roots"])
+
+
+def test_two_checkpoints_of_one_size_and_different_roots_are_a_fork(sealed: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_bytes(note_of(300, b"\x07" * 32))
+    assert "two different trees of 300 records" in str(_checked(sealed, kept)["forks"])
+
+
+@pytest.mark.parametrize(
+    ("note", "says"),
+    [
+        (lambda root: note_of(300, root, OTHER_KEY), "no known key signed"),
+        (lambda root: note_of(300, root).replace(b"300", b"301"), "is not good"),
+        (lambda root: note_of(300, root, origin="another.example/log"), "of another log"),
+        (lambda root: b"nonsense", "cannot be read"),
+    ],
+)
+def test_a_checkpoint_that_the_log_did_not_sign_is_noticed(
+    sealed: Path, note: Callable[[bytes], bytes], says: str
+) -> None:
+    (sealed / "checkpoint.witnessed").write_bytes(note(_root(sealed, 300)))
+    assert says in str(_checked(sealed)["signatures"])
+
+
+def test_a_pinned_key_is_not_replaced_by_the_one_beside_the_log(sealed: Path) -> None:
+    # Whoever rewrites the log, its key file and its checkpoint is caught by a key that lies elsewhere.
+    note = note_of(610, _root(sealed, 610), OTHER_KEY)
+    for name in ("checkpoint", "checkpoint.witnessed"):
+        (sealed / name).write_bytes(note)
+    (sealed / "checkpoints.jsonl").unlink()
+    (sealed / "log.vkey").write_text(f"{OTHER_KEY.verifier}\n")
+    assert verify(sealed).ok
+    assert "signatures" in _checked(sealed)
+
+
+def test_a_pinned_key_asks_for_a_checkpoint(tmp_path: Path) -> None:
+    lay_segments(tmp_path, entries_of(honest(3)))
+    assert verify(tmp_path).ok
+    assert "nothing binds the log" in str(_checked(tmp_path)["signatures"])
+
+
+@pytest.mark.parametrize("text", ["garbage", "\udc80", f"{KEY.verifier}x", f"{KEY.verifier}\x0b"])
+def test_a_key_file_that_cannot_be_read_is_a_finding_unless_a_key_is_pinned(sealed: Path, text: str) -> None:
+    (sealed / "log.vkey").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert "signatures" in _failed(sealed)
+    assert verify(sealed, keys=PINNED).ok
+
+
+def test_a_key_file_that_cannot_be_read_is_a_finding_also_before_the_first_checkpoint(tmp_path: Path) -> None:
+    lay_segments(tmp_path, entries_of(honest()))
+    (tmp_path / "log.vkey").write_text("garbage")
+    assert _failed(tmp_path) == {"signatures": None}
+    assert (
+        "log.vkey cannot be read" in {check.name: str(check.detail) for check in verify(tmp_path).checks}["signatures"]
+    )
+
+
+@pytest.mark.parametrize("lines", ['{"note": 1, "epoch": 1}\n', "[]\n", '{"epoch": 1, "note": "\\ud800"}\n'])
+def test_a_history_line_that_cannot_be_read_is_a_finding_and_a_torn_one_is_not(sealed: Path, lines: str) -> None:
+    path = sealed / "checkpoints.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + lines)
+    assert "signatures" in _checked(sealed)
+    path.write_text(whole + lines.removesuffix("\n"))
+    assert _checked(sealed) == {}
+
+
+def test_epochs_of_the_history_never_fall(sealed: Path) -> None:
+    note = (sealed / "checkpoint").read_bytes()
+    (sealed / "checkpoints.jsonl").write_text(history_line(note, 2) + history_line(note, 1))
+    assert "the epoch falls" in str(_checked(sealed)["epochs"])
+
+
+def test_what_was_kept_may_be_a_head_a_note_or_history_lines(sealed: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    for data in ((sealed / "head.json").read_bytes(), (sealed / "checkpoints.jsonl").read_bytes()):
+        kept.write_bytes(data)
+        assert verify(sealed, kept, keys=PINNED).ok
+    kept.write_text(history_line(note_of(299, D2.encode()[:32])))
+    assert "roots" in _checked(sealed, kept)
+
+
+# --- cosignatures ------------------------------------------------------------------------------------------------
+
+
+def _bare(sealed: Path, witnesses: int) -> None:
+    """Only the newest checkpoint, with so many cosignatures."""
+    (sealed / "checkpoints.jsonl").unlink()
+    (sealed / "checkpoint.witnessed").unlink()
+    (sealed / "checkpoint").write_bytes(note_of(610, _root(sealed, 610), witnesses=WITNESSES[:witnesses]))
+
+
+@pytest.mark.parametrize(("have", "quorum", "ok"), [(0, None, False), (1, None, False), (2, None, True), (1, 1, True),
+                                                    (0, 1, False), (0, 0, True)])  # fmt: skip
+def test_pinned_witnesses_must_have_signed_or_as_many_as_asked_for(
+    sealed: Path, have: int, quorum: int | None, ok: bool
+) -> None:
+    _bare(sealed, have)
+    report = verify(sealed, keys=ALL_PINNED, quorum=quorum)
+    assert report.ok is ok
+    assert {check.name for check in report.checks if check.failures} == (set() if ok else {"cosignatures"})
+
+
+def test_witnesses_that_nobody_pinned_owe_nothing_but_good_signatures(sealed: Path) -> None:
+    _bare(sealed, 0)
+    report = verify(sealed, keys=PINNED)
+    assert (report.ok, report.witnessed_size) == (True, None)
+    assert not verify(sealed, keys=PINNED, quorum=1).ok
+
+
+def test_a_bad_cosignature_of_a_known_witness_is_noticed(sealed: Path) -> None:
+    other = note_of(610, b"\x07" * 32, witnesses=WITNESSES[:1]).splitlines(keepends=True)[-1]
+    (sealed / "checkpoint").write_bytes(note_of(610, _root(sealed, 610)) + other)
+    assert "is not good" in str(_checked(sealed)["cosignatures"])
+
+
+# --- tiles -------------------------------------------------------------------------------------------------------
+
+TILES = [tile_path(0, 0), tile_path(0, 1), tile_path(0, 2, 98), tile_path(1, 0, 2), entries_path(0),
+         entries_path(2, 98)]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", TILES)
+def test_a_tile_with_another_hash_or_entry_is_noticed(sealed: Path, path: str) -> None:
+    file = sealed / path
+    data = file.read_bytes()
+    for place in (5, len(data) - 1):
+        file.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert set(_checked(sealed)) == {"tiles"}
+    for other in (data[:-32], data + data[-32:], b""):
+        file.write_bytes(other)
+        assert set(_checked(sealed)) == {"tiles"}
+
+
+@pytest.mark.parametrize("path", TILES)
+def test_a_tile_that_the_checkpoint_needs_is_missed(sealed: Path, path: str) -> None:
+    (sealed / path).unlink()
+    assert f"{path} is missing" == _checked(sealed)["tiles"]
+
+
+def test_a_partial_tile_may_be_gone_when_the_full_one_is_there(sealed: Path) -> None:
+    (sealed / tile_path(0, 1, 44)).unlink()
+    assert verify(sealed).ok
+
+
+def test_tiles_beyond_the_checkpoint_are_no_finding_while_they_are_right(sealed: Path, entries: list[bytes]) -> None:
+    newer = sealed / tile_path(0, 2, 111)
+    newer.write_bytes(b"".join(map(leaf_hash, entries[512:623])))
+    assert verify(sealed).ok
+    newer.write_bytes(newer.read_bytes()[:-1] + b"x")
+    assert "tiles" in _failed(sealed)
+
+
+def test_what_a_crash_left_among_the_tiles_is_passed_over(sealed: Path) -> None:
+    (sealed / "tile" / "0" / "002.p" / "98.new").write_bytes(b"half")
+    (sealed / "tile" / "0" / "000.new").write_bytes(b"half")
+    assert verify(sealed).ok
+
+
+# --- receipts ----------------------------------------------------------------------------------------------------
+
+
+def _receipt(path: Path, index: int, leaf: bytes, **more: JsonValue) -> Path:
+    path.write_text(json.dumps({"index": index, "leaf_hash": leaf.hex(), **more}))
+    return path
+
+
+def _proof(sealed: Path, index: int, leaf: bytes, size: int = 610) -> InclusionProof:
+    note = note_of(size, _root(sealed, size))
+    return prove_inclusion(index, leaf, note, TileReader(DirectoryStore(sealed)).at(size))
+
+
+def test_receipts_and_proofs_of_the_log_are_included(sealed: Path, entries: list[bytes], tmp_path: Path) -> None:
+    leaves = [leaf_hash(entry) for entry in entries]
+    proof = _proof(sealed, 7, leaves[7]).to_bytes()
+    (tmp_path / "proof").write_bytes(proof)
+    receipts = [
+        _receipt(tmp_path / "last", len(entries) - 1, leaves[-1]),
+        _receipt(tmp_path / "reply", 7, leaves[7], proof=proof.decode(), object="audit.receipt"),
+        tmp_path / "proof",
+    ]
+    report = verify(sealed, keys=PINNED, receipts=receipts)
+    assert (report.ok, report.receipts) == (True, 3)
+
+
+def test_a_receipt_of_another_record_is_noticed(sealed: Path, tmp_path: Path) -> None:
+    report = verify(sealed, keys=PINNED, receipts=[_receipt(tmp_path / "r", 7, b"\x07" * 32)])
+    assert {check.name: check.first_index for check in report.checks if check.failures} == {"receipts": 7}
+
+
+def test_a_receipt_beyond_the_end_is_noticed(sealed: Path, tmp_path: Path) -> None:
+    report = verify(sealed, keys=PINNED, receipts=[_receipt(tmp_path / "r", 700, b"\x07" * 32)])
+    assert {check.name: check.first_index for check in report.checks if check.failures} == {"receipts": 700}
+
+
+def test_a_proof_that_leads_elsewhere_is_noticed(sealed: Path, entries: list[bytes], tmp_path: Path) -> None:
+    good = _proof(sealed, 7, leaf_hash(entries[7]))
+    path = tmp_path / "proof"
+    path.write_bytes(InclusionProof(8, good.hashes, good.checkpoint).to_bytes())
+    assert set(_checked(sealed, receipts=[path])) == {"receipts"}
+    path.write_bytes(InclusionProof(7, good.hashes, note_of(610, b"\x07" * 32)).to_bytes())
+    assert set(_checked(sealed, receipts=[path])) == {"receipts", "roots", "forks"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"index": -1, "leaf_hash": ""}', '{"index": true}',
+                                  '{"index": 1, "leaf_hash": "00"}', "c2sp.org/tlog-proof@v1\n",
+                                  f'{{"index": 1, "leaf_hash": "{D1}", "proof": "x"}}'])  # fmt: skip
+def test_a_receipt_that_is_none_is_unusable(sealed: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "receipt"
+    path.write_text(text)
+    with pytest.raises(Unusable):
+        verify(sealed, receipts=[path])
+
+
+@pytest.mark.parametrize("key", ["", "nonsense", f"{KEY.verifier}x"])
+def test_a_key_that_is_none_is_unusable(sealed: Path, key: str) -> None:
+    with pytest.raises(Unusable):
+        verify(sealed, keys=[key])
+
+
+# --- bodies, and what else is only wired here --------------------------------------------------------------------
+
+
+def _with_body(data: bytes) -> AuditEvent:
+    body: JsonValue = {"blob": sha256(data).hexdigest(), "key_id": "k1", "bytes": 3, "masked": 0}
+    return made("route.decided", "body", {**route(0).data, "prompt_commit": D1, "prompt_body": body})
+
+
+def test_bodies_beside_the_log_are_looked_up_and_hashed(tmp_path: Path) -> None:
+    blob = tmp_path / "bodies" / "1970-01-01" / "k1" / sha256(b"sealed").hexdigest()
+    lay_segments(tmp_path, entries_of([opened(), _with_body(b"sealed")]))
+    assert verify(tmp_path).bodies is None  # kept nowhere near
+    blob.parent.mkdir(parents=True)
+    assert _failed(tmp_path) == {"bodies": 1}
+    blob.write_bytes(b"sealed")
     report = verify(tmp_path)
-    assert (report.ok, report.observed_releases) == (True, 1)
+    assert (report.ok, report.bodies) == (True, {"present": 1, "shredded": 0, "pruned": 0})
+    blob.write_bytes(b"broken")
+    assert _failed(tmp_path) == {"bodies": 1}
 
 
-def test_approvals_of_another_tenant_do_not_count(tmp_path: Path) -> None:
-    flow = Flow()
-    foreign = [event(item.name, item.event_id, tenant="other", **item.data) for item in flow.whole()[2:-1]]
-    write_log(tmp_path, [flow.proposed(), flow.classified(), *foreign, flow.released()])
-    assert _failed(tmp_path) == {"releases": 8}
+@pytest.mark.parametrize(("grace_s", "failed"), [(10, {}), (9, {"reports": 9})])
+def test_the_grace_for_reports_is_the_callers(tmp_path: Path, grace_s: int, failed: dict[str, int]) -> None:
+    late = made("route.decided", "late", route(1).data, at_ms=9_001)
+    lay_segments(tmp_path, entries_of([opened(), announced(), *GatedFlow().whole()[:-1], late]))
+    report = verify(tmp_path, grace_s=grace_s)
+    assert {check.name: check.first_index for check in report.checks if check.failures} == failed
+
+
+def test_the_meaning_of_records_is_checked_with_their_index(tmp_path: Path) -> None:
+    flow = GatedFlow()
+    lay_segments(tmp_path, entries_of([opened(), announced(), flow.proposed(), flow.classified(), flow.released()]))
+    assert _failed(tmp_path) == {"releases": 4, "plans": 4}
+
+
+# --- exports -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exported(tmp_path: Path, entries: list[bytes]) -> Path:
+    directory = tmp_path / "export"
+    lay_export(directory, entries, [1, 256, 610], WITNESSES)
+    return directory
+
+
+def test_an_export_is_verified_like_a_log(exported: Path) -> None:
+    report = verify(exported, keys=ALL_PINNED)
+    assert report.ok
+    assert (report.kind, report.records, report.checkpoints) == ("export", 610, 4)
+    assert {check.name for check in report.checks if check.skipped} == {"chain", "head", "receipts", "bodies"}
+
+
+def test_the_head_of_the_live_log_binds_its_export(exported: Path, entries: list[bytes], tmp_path: Path) -> None:
+    kept = tmp_path / "head"
+    for size, ok in ((600, True), (610, True), (611, False)):
+        kept.write_text(json.dumps({"size": size, "head_hash": _head(entries[:size]).head_hash}))
+        assert verify(exported, kept).ok is ok
+    kept.write_text(json.dumps({"size": 600, "head_hash": D1}))
+    assert not verify(exported, kept).ok
+
+
+@pytest.mark.parametrize("path", [entries_path(0), entries_path(2, 98)])
+def test_a_bundle_that_is_missing_or_cut_off_is_noticed(exported: Path, path: str) -> None:
+    data = (exported / path).read_bytes()
+    (exported / path).write_bytes(data[:-1])
+    assert {"framing", "roots", "tiles"} <= set(_failed(exported)) | {"tiles"}
+    (exported / path).unlink()
+    assert "is missing" in {check.name: str(check.detail) for check in verify(exported).checks}["framing"]
+
+
+def test_a_rewritten_export_is_noticed_by_its_other_checkpoints(exported: Path, entries: list[bytes]) -> None:
+    forged = [*entries[:100], edited(entries[100], lambda record: record.update(tenant="other")), *entries[101:]]
+    for path in (exported / "tile").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    lay_tiles(exported, forged, [610])
+    report = verify(exported, keys=PINNED)
+    found = {check.name: check.first_index for check in report.checks if check.failures}
+    assert set(found) == {"roots", "forks"}
+
+
+def test_an_exported_checkpoint_under_another_name_is_noticed(exported: Path) -> None:
+    (exported / "checkpoints" / f"{256:020d}").rename(exported / "checkpoints" / f"{255:020d}")
+    assert "checkpoint of 256 records" in str(_checked(exported)["signatures"])
+
+
+def test_an_export_without_any_signature_that_counts_is_read_all_the_same(exported: Path) -> None:
+    (exported / "log.vkey").unlink()
+    report = verify(exported)
+    assert (report.ok, report.records) == (False, 610)
+    assert [check.name for check in report.checks if check.failures] == ["signatures"]
+
+
+def test_an_export_of_nothing_is_sound(tmp_path: Path) -> None:
+    lay_export(tmp_path, [], [0])
+    assert verify(tmp_path, keys=PINNED).ok
+
+
+# --- any damage at all -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_damage_stops_the_verifier_and_none_to_records_or_tiles_goes_unseen(sealed: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    files = sorted(path for path in sealed.rglob("*") if path.is_file())
+    for _ in range(50):
+        path = rng.choice(files)
+        data = path.read_bytes()
+        damaged = bytearray(data)
+        damaged[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        cut = rng.randrange(4) == 0
+        path.write_bytes(data[: rng.randrange(len(data))] if cut else damaged)
+        report = verify(sealed, keys=PINNED)
+        if path.relative_to(sealed).parts[0] in {"segments", "tile"}:
+            assert not report.ok, (path, cut)
+        path.write_bytes(data)
 
 
 # --- as a tool ---------------------------------------------------------------------------------------------------
