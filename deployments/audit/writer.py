@@ -195,7 +195,8 @@ class LogWriter:
         """
         ids = self._index()
         with _Failing(self):
-            batch = _Batch(self._size, self._chain, self._code_version, self._known(ids, calls))
+            known = self.find({event.event_id for events in calls for event in events})
+            batch = _Batch(self._size, self._chain, self._code_version, known)
             outcomes = [batch.take(events) for events in calls]
             if not batch.records:
                 self._fence.check()  # the receipt of a stored record is an acknowledgement, too
@@ -258,11 +259,6 @@ class LogWriter:
         if self.failure is not None or self._ids is None:
             raise AuditUnavailable(self.failure or "The audit log is not open.")
         return self._ids
-
-    def _known(self, ids: EventIndex, calls: Sequence[Sequence[AuditEvent]]) -> dict[str, Entry]:
-        """The stored records of those event ids that the log has."""
-        found = ids.find({event.event_id for events in calls for event in events})
-        return {event_id: self._stored_record(event_id, place) for event_id, place in found.items()}
 
     def _stored_record(self, event_id: str, place: Place) -> Entry:
         found = self._stored.at(place.sequence, place.offset) if place.sequence < self._size else None
