@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Self
 
 from deployments.audit.files import SYSTEM_DISK, Disk, make_directory, sync_directory
-from deployments.errors import AuditUnavailable
+from deployments.errors import AuditInDoubt
 
 EPOCHS_DIR = "epochs"
 _NAME = re.compile(r"[0-9]{20}")
 _KEPT = 8
 
 
-class Fenced(AuditUnavailable):
-    """Another writer has opened the log: this one acknowledges nothing any more."""
+class Fenced(AuditInDoubt):
+    """Another writer has opened the log: this one acknowledges nothing any more. It may have what was being written."""
 
     code = "audit_fenced"
 

@@ -33,7 +33,7 @@ from deployments.audit.segment import SEGMENTS_DIR, frame, segment_epoch, segmen
 from deployments.audit.settings import AuditSettings
 from deployments.audit.stored import StoredLog
 from deployments.clock import Clock
-from deployments.errors import AuditDiskFull, AuditOverloaded, AuditRefused, AuditUnavailable
+from deployments.errors import AuditDiskFull, AuditInDoubt, AuditOverloaded, AuditRefused, AuditUnavailable
 from deployments.ports import SYSTEM_TENANT, AuditEvent, AuditHead, JsonValue, Receipt
 
 LOCK_FILE = "lock"
@@ -399,7 +399,7 @@ class _Segment:
 
 
 class _Failing:
-    """What goes wrong inside stops the writer for good and leaves as `AuditUnavailable`."""
+    """What goes wrong inside stops the writer for good. What it was writing may be found on disk by the next one."""
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
@@ -412,15 +412,15 @@ class _Failing:
                 self._writer.failure = str(error)
             case CorruptLog():
                 self._writer.failure = f"The audit log is damaged: {error.segment}, byte {error.offset}."
-                raise AuditUnavailable(self._writer.failure) from error
+                raise AuditInDoubt(self._writer.failure) from error
             case IndexFailed():
                 self._writer.discard_index()
                 self._writer.failure = f"The audit log stopped: {error.strerror}; the next start builds it again."
-                raise AuditUnavailable("The audit log cannot be written; a new process will repair it.") from error
+                raise AuditInDoubt("The audit log cannot be written; a new process will repair it.") from error
             case OSError():
                 reason = error.strerror or type(error).__name__
                 self._writer.failure = f"The audit log stopped: {reason} (errno {error.errno})."
-                raise AuditUnavailable("The audit log cannot be written; it needs an operator.") from error
+                raise AuditInDoubt("The audit log cannot be written; it needs an operator.") from error
             case _:
                 pass
 

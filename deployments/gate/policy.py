@@ -17,6 +17,7 @@ import rfc8785
 import yaml
 from pydantic import ValidationError
 
+from deployments.gate import globs, scripts, sql
 from deployments.gate.specs import (
     BundleError,
     BundleFile,
@@ -43,7 +44,10 @@ from deployments.ports import GateProfile
 DEFAULT_TARGET = "@default"
 
 # Roles that are read by code; every other role is a word pattern or a kind of target of the bundle.
-BUILT_IN_ROLES = frozenset({"text", "file", "url", "command", "exec", "shell", "assignment", "k8s-objects"})
+BUILT_IN_ROLES = frozenset({
+    "text", "file", "directory", "url", "command", "exec", "shell", "assignment", "k8s-objects", "placeholder",
+    *sql.ROLES, *scripts.READERS,
+})  # fmt: skip
 BUILT_IN_CLASSES = frozenset({"R1", "R2", "R3", "UNKNOWN", "OPAQUE", "FORBIDDEN"})
 _Model = TypeVar("_Model", bound=Strict)
 
@@ -72,22 +76,36 @@ class Bundle:
                 return target
         return None
 
+    def targets_of_glob(self, kind: str, text: str) -> list[Target]:
+        """Every registered target that a file name covered by the glob `text` is likely to have, the sure one last."""
+        found: list[Target] = []
+        for patterns, target in self.targets.get(kind, ()):
+            if any(fnmatchcase(text, pattern) for pattern in patterns):
+                return [*found, target]
+            if any(globs.aims_at(text, pattern) for pattern in patterns):
+                found.append(target)
+        return found
+
 
 def read_policy(path: Path) -> Bundle:
     """The bundle in the file `path` and the files it includes, or `BundleError` with the faults that were found."""
     main = _read(path, BundleFile)
-    programs = dict(main.programs)
+    programs, words, targets = dict(main.programs), dict(main.words), dict(main.targets)
     rules = list(main.rules)
     for name in main.include:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise BundleError(f"{path.name}: an included file must lie below the bundle: '{name}'")
         part = _read(path.parent / name, ProgramsFile)
-        twice = programs.keys() & part.programs.keys()
+        twice = (programs.keys() & part.programs.keys()) | (words.keys() & part.words.keys())
+        twice |= targets.keys() & part.targets.keys()
         if twice:
             raise BundleError(f"{name}: specified twice: {', '.join(sorted(twice))}")
         programs.update(part.programs)
+        words.update(part.words)
+        targets.update(part.targets)
         rules.extend(part.rules)
-    whole = main.model_copy(update={"programs": programs, "rules": tuple(rules), "include": ()})
+    merged = {"programs": programs, "words": words, "targets": targets, "rules": tuple(rules), "include": ()}
+    whole = main.model_copy(update=merged)
     digest = hashlib.sha256(rfc8785.dumps(whole.model_dump(mode="json", by_alias=True))).hexdigest()
     return _compiled(whole, digest)
 
@@ -194,7 +212,14 @@ def _node_faults(node: Node, roles: Set[str], effects: Mapping[str, Effect], kin
         for effect in flag.effects
         if effect not in effects
     ]
-    named = node.requires | node.drops_first
+    named = (
+        node.requires
+        | node.needs
+        | node.drops_first
+        | node.lists_not
+        | (node.lists - {"*"})
+        | (node.passes or frozenset())
+    )
     faults += [f"'{where}' names the flag {flag}, which it lacks" for flag in named - node.flags.keys()]
     faults += [f"'{where}' has targets of an unknown kind '{kind}'" for kind in node.targets if kind not in kinds]
     for child in {id(child): child for child in node.sub.values()}.values():

@@ -56,6 +56,13 @@ class NodeSpec(Strict):
     `any_words` says that no word whatsoever makes this command dangerous, so that words that are only known when it
     runs are acceptable. `requires` lists flags one of which must be present. With one of `drops_first` the first role
     of `args` is not there: `grep -e PATTERN FILE`.
+
+    `needs` is as `requires`, but the flag may stand anywhere; with fewer positional words than `least` the program is
+    taken to read its commands from somewhere else.
+
+    For pipes into `xargs`: with one of the flags `lists` (`*`: always) and none of `lists_not` the program prints names
+    of files below its operands, or below `.`; with no other flags than `passes`, and nothing but its text operands, it
+    prints some of the lines it reads.
     """
 
     flags: tuple[str, ...] = ()
@@ -68,6 +75,11 @@ class NodeSpec(Strict):
     appends: bool = False
     requires: tuple[str, ...] = ()
     drops_first: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    least: int = 0
+    lists: tuple[str, ...] = ()
+    lists_not: tuple[str, ...] = ()
+    passes: tuple[str, ...] | None = None
 
 
 class RuleSpec(Strict):
@@ -137,7 +149,7 @@ class ProfileSpec(Strict):
 
 
 class BundleFile(Strict):
-    """A whole bundle. `include` names files beside it whose `programs` and `rules` are added."""
+    """A whole bundle. `include` names files beside it whose contents are added."""
 
     version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -163,8 +175,10 @@ class BundleFile(Strict):
 
 
 class ProgramsFile(Strict):
-    """A part of a bundle: programs and their rules."""
+    """A part of a bundle: programs and their rules, and the words and kinds of targets that only they use."""
 
+    words: dict[str, str] = {}
+    targets: dict[str, tuple[TargetSpec, ...]] = {}
     programs: dict[str, NodeSpec]
     rules: tuple[RuleSpec, ...] = ()
 
@@ -211,6 +225,11 @@ class Node:
     appends: bool
     requires: frozenset[str]
     drops_first: frozenset[str]
+    needs: frozenset[str]
+    least: int
+    lists: frozenset[str]
+    lists_not: frozenset[str]
+    passes: frozenset[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +330,11 @@ def compile_node(path: tuple[str, ...], spec: NodeSpec, above: Node | None = Non
         appends=spec.appends,
         requires=frozenset(spec.requires),
         drops_first=frozenset(spec.drops_first),
+        needs=frozenset(spec.needs),
+        least=spec.least,
+        lists=frozenset(spec.lists),
+        lists_not=frozenset(spec.lists_not),
+        passes=None if spec.passes is None else frozenset(spec.passes),
     )
     if any(role.endswith("*") for role in spec.args[:-1] if role != "assignment*"):
         raise BundleError(f"'{' '.join(path)}' repeats an argument that is not its last")

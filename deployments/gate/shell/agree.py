@@ -4,15 +4,22 @@ tree-sitter never judges alone: it silently drops words in some lines. It is her
 shfmt; where the two do not see the same commands, words and redirects, the line is not understood.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import tree_sitter_bash
 from tree_sitter import Language, Node, Parser
 
-from deployments.gate.shell.atoms import Atom, Unprovable, active, ansi_c, bare, check_braces, double_quoted
-
-Shape: TypeAlias = tuple[tuple[str | None, ...], tuple[str, ...], tuple[tuple[str, str | None], ...]]
+from deployments.gate.shell.atoms import (
+    Shape,
+    Unprovable,
+    active,
+    ansi_c,
+    bare,
+    braced,
+    check_braces,
+    double_quoted,
+)
 
 _PASS = frozenset(
     {
@@ -43,21 +50,10 @@ _WORDS = frozenset(
         "expansion",
         "command_substitution",
         "process_substitution",
+        "brace_expression",
+        "arithmetic_expansion",
     }
 )
-
-
-def shapes(atoms: tuple[Atom, ...]) -> list[Shape]:
-    """What the two readers must agree on: words, names that are set, and redirects, in any order of commands."""
-    found: list[Shape] = [
-        (
-            tuple(word.text for word in atom.argv),
-            tuple(name for name, _ in atom.assignments),
-            tuple(sorted(_redirect(redirect.operator, redirect.target.text) for redirect in atom.redirects)),
-        )
-        for atom in atoms
-    ]
-    return sorted(found, key=repr)
 
 
 def second_opinion(text: str) -> list[Shape]:
@@ -71,17 +67,13 @@ def second_opinion(text: str) -> list[Shape]:
         reader.visit(root)
     except RecursionError:
         raise Unprovable("the command is nested too deeply") from None
-    return sorted(reader.found, key=repr)
+    return sorted(reader.found)
 
 
-def check_agreement(text: str, atoms: tuple[Atom, ...]) -> None:
-    """Raise `Unprovable` unless both parsers read the same commands out of `text`."""
-    if second_opinion(text) != shapes(atoms):
+def check_agreement(text: str, shapes: Sequence[Shape]) -> None:
+    """Raise `Unprovable` unless both parsers read the same commands, words and redirects out of `text`."""
+    if second_opinion(text) != sorted(shapes):
         raise Unprovable("two parsers read the command differently")
-
-
-def _redirect(operator: str, target: str | None) -> tuple[str, str | None]:
-    return (operator, "" if operator.startswith("<<") else target or "")
 
 
 @dataclass(slots=True)
@@ -104,11 +96,15 @@ class _Reader:
             case "redirected_statement":
                 self.redirected(node)
             case "for_statement":
+                words: list[str] = ["for"]
                 for child in node.named_children:
                     if child.type in _WORDS:
-                        self.word(child)
-                    elif child.type != "variable_name":
+                        words.append(self.word(child))
+                    elif child.type == "variable_name":
+                        words.append(_source(child))
+                    else:
                         self.visit(child)
+                self.found.append((tuple(words), (), ()))
             case "test_command":
                 self.test(node)
             case kind if kind in _PASS:
@@ -119,7 +115,7 @@ class _Reader:
 
     def redirected(self, node: Node) -> None:
         bodies: list[Node] = []
-        redirects: list[tuple[str, str | None]] = []
+        redirects: list[tuple[str, str]] = []
         for child in node.named_children:
             if child.type.endswith("_redirect"):
                 redirects += self.redirect(child)
@@ -141,7 +137,7 @@ class _Reader:
             for body in bodies:
                 self.visit(body)
 
-    def last_of(self, node: Node, redirects: tuple[tuple[str, str | None], ...]) -> None:
+    def last_of(self, node: Node, redirects: tuple[tuple[str, str], ...]) -> None:
         """Visit a list and give `redirects` to its last command, where bash puts them."""
         *others, last = node.named_children
         for child in others:
@@ -157,8 +153,8 @@ class _Reader:
                 self.found.append(((), (), tuple(sorted(redirects))))
                 self.visit(last)
 
-    def command(self, node: Node, outer: tuple[tuple[str, str | None], ...]) -> None:
-        words: list[str | None] = []
+    def command(self, node: Node, outer: tuple[tuple[str, str], ...]) -> None:
+        words: list[str] = []
         names: list[str] = []
         redirects = list(outer)
         for child in node.children:
@@ -178,13 +174,16 @@ class _Reader:
             words = words[2:] if words[1:2] == ["-p"] else words[1:]
         self.found.append((tuple(words), tuple(names), tuple(sorted(redirects))))
 
-    def test(self, node: Node, redirects: tuple[tuple[str, str | None], ...] = ()) -> None:
-        """`[ ... ]` as the ordinary command it is; `[[` never gets here with an agreeing first parser."""
-        words: list[str | None] = []
+    def test(self, node: Node, redirects: tuple[tuple[str, str], ...] = ()) -> None:
+        """`[ ... ]` as the ordinary command it is; the words of `[[ ... ]]` as they are written."""
+        words: list[str] = []
+
+        double = node.children[0].type == "[["
 
         def collect(part: Node) -> None:
-            if part.type in _WORDS:
-                words.append(self.word(part))
+            if part.type in _WORDS or part.type in {"regex", "extglob_pattern"}:
+                value = self.word(part) if part.type in _WORDS else ""
+                words.append(_source(part) if double else value)
             elif part.child_count == 0:
                 words.append(_source(part))
             else:
@@ -199,17 +198,15 @@ class _Reader:
         value = node.child_by_field_name("value")
         if name is None or name.type != "variable_name" or node.named_child_count > 2:
             raise Unprovable("the second parser meets an unusual assignment")
-        if value is not None:
-            self.word(value)
-        return _source(name)
+        return f"{_source(name)}={self.word(value) if value is not None else ''}"
 
-    def redirect(self, node: Node) -> list[tuple[str, str | None]]:
+    def redirect(self, node: Node) -> list[tuple[str, str]]:
         if node.type == "herestring_redirect":
             for child in node.named_children:
                 self.word(child)
             return [("<<<", "")]
         if node.type == "heredoc_redirect":
-            found: list[tuple[str, str | None]] = [(_operator(node), "")]
+            found: list[tuple[str, str]] = [(_operator(node), "")]
             for child in node.named_children:
                 if child.type == "file_redirect":
                     found += self.redirect(child)
@@ -222,13 +219,15 @@ class _Reader:
         targets = [child for child in node.named_children if child.type != "file_descriptor"]
         if len(targets) != 1:
             raise Unprovable("two parsers read the command differently")
-        return [(_operator(node), self.word(targets[0]) or "")]
+        return [(_operator(node), self.word(targets[0]))]
 
-    def word(self, node: Node) -> str | None:
-        """Value of a word, None when it holds an expansion; commands inside are visited."""
+    def word(self, node: Node) -> str:
+        """The word as `atoms.Word.shape` has it: its value, expansions marked; commands inside are visited."""
         if node.is_missing or node.is_error:
             raise Unprovable("the second parser finds a syntax error")
         source = _source(node)
+        if braced(source) is not None:
+            return "\0{" + source
         match node.type:
             case "word" | "number":
                 if node.named_child_count:
@@ -240,26 +239,45 @@ class _Reader:
             case "ansi_c_string":
                 return ansi_c(source[2:-1])
             case "string":
-                inner = [child for child in node.named_children if child.type != "string_content"]
-                for child in inner:
-                    self.word(child)
-                return None if inner else double_quoted(source[1:-1])
+                return self.string(node)
             case "concatenation":
                 if b"".join(child.text or b"" for child in node.children) != node.text:
                     raise Unprovable("the second parser meets an unusual word")
-                pieces = [self.word(child) for child in node.children]
-                return None if None in pieces else "".join(piece for piece in pieces if piece is not None)
-            case "simple_expansion":
-                return None
-            case "expansion":
-                if [child.type for child in node.named_children] not in (["variable_name"], ["special_variable_name"]):
-                    raise Unprovable("the second parser meets an unusual expansion")
-                return None
-            case "command_substitution" | "process_substitution":
+                check_braces(active("".join(_source(child) for child in node.children if child.type == "word")))
+                return "".join(self.word(child) for child in node.children)
+            case "simple_expansion" | "expansion" | "arithmetic_expansion":
+                _check_plain(node)
+                return "\0" + source
+            case "command_substitution":
                 self.visit(node)
-                return None
+                return "\0$("
+            case "process_substitution":
+                self.visit(node)
+                return "\0<("
             case kind:
                 raise Unprovable(f"the second parser meets {kind}")
+
+    def string(self, node: Node) -> str:
+        """Text in double quotes. Its literal parts are what lies between the expansions: not all of it has nodes."""
+        text, start = node.text or b"", node.start_byte
+        pieces: list[str] = []
+        place = 1
+        for child in node.named_children:
+            if child.type == "string_content":
+                continue
+            pieces.append(double_quoted(text[place : child.start_byte - start].decode("utf-8", "surrogateescape")))
+            pieces.append(self.word(child))
+            place = child.end_byte - start
+        pieces.append(double_quoted(text[place:-1].decode("utf-8", "surrogateescape")))
+        return "".join(pieces)
+
+
+def _check_plain(node: Node) -> None:
+    """No command hides in this expansion, as far as this reader sees."""
+    for child in node.named_children:
+        if child.type in {"command_substitution", "process_substitution", "subscript"} or child.is_missing:
+            raise Unprovable("the second parser meets an unusual expansion")
+        _check_plain(child)
 
 
 def _source(node: Node) -> str:

@@ -3,10 +3,14 @@
 import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
 
 MAX_CHARACTERS = 10_000
 MAX_COMMANDS = 50
+MAX_RUNS = 400  # loops over literal words are unrolled
 MAX_DEPTH = 6
+MAX_BRACES = 64
 
 _NAMED_ESCAPES = {
     "n": "\n",
@@ -30,11 +34,23 @@ _ANSI_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{1,4})|U([0-9a
 class Word:
     """One word of a command. `text` is its value, or None when it is not provable before running.
 
-    `glob` marks unquoted `*`, `?` or `[` in `text`: the shell may replace the word by file names.
+    `glob` marks unquoted `*`, `?` or `[` in `text`: the shell may replace the word by file names. `loose` says that
+    the shell may split it into several words, or drop it. `form` is the word as both readers must see it, expansions
+    marked, when it holds one. `starts` is what a word of unknown value surely begins with. `below` are paths (perhaps
+    with globs) when the word is known to be the name of an existing file that one of them covers.
     """
 
     text: str | None
     glob: bool = False
+    loose: bool = False
+    form: str | None = None
+    starts: str = ""
+    below: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> str:
+        """What the two readers compare."""
+        return self.form if self.form is not None else self.text or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +63,19 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """One simple command: what would be executed, with what set and what redirected."""
+    """One simple command: what would be executed, with what set and what redirected.
+
+    `scope` names the subshells it runs in, outermost first; `feed` is the command whose output it reads in a pipe.
+    """
 
     argv: tuple[Word, ...]
     assignments: tuple[tuple[str, Word], ...] = ()
     redirects: tuple[Redirect, ...] = ()
+    scope: tuple[int, ...] = ()
+    feed: "Atom | None" = None
+
+
+Shape: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]
 
 
 class Unprovable(Exception):
@@ -126,8 +150,48 @@ def _character(code: int) -> str:
     return chr(code)
 
 
+_BRACED = re.compile(r"[A-Za-z0-9_./:=@%+-]*(?:\{[A-Za-z0-9_./:=@%+,-]*\}[A-Za-z0-9_./:=@%+-]*)+")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_SEQUENCE = re.compile(r"(-?[0-9]{1,4})\.\.(-?[0-9]{1,4})")
+
+
 def check_braces(active_text: str) -> None:
     """Raise `Unprovable` when the unquoted characters of a word may be a brace expansion."""
-    opened = active_text.find("{")
-    if opened >= 0 and ("," in active_text[opened:] or ".." in active_text[opened:]):
+    opened, closed = active_text.find("{"), active_text.rfind("}")
+    inside = active_text[opened : closed + 1] if closed > opened else active_text[opened:]
+    if opened >= 0 and ("," in inside or ".." in inside):
         raise Unprovable("a brace expansion")
+
+
+def braced(raw: str) -> list[str] | None:
+    """The words that a plain, flat brace expansion stands for; None when `raw` is anything else.
+
+    Only lists (`{a,b}`) and counts (`{1..9}`, no leading zeros) in words without quotes, globs or expansions: bash
+    makes exactly these words of them, before anything else happens.
+    """
+    if not _BRACED.fullmatch(raw):
+        return None
+    parts: list[list[str]] = []
+    end = 0
+    for found in _BRACES.finditer(raw):
+        parts.append([raw[end : found.start()]])
+        end = found.end()
+        count = _SEQUENCE.fullmatch(found[1])
+        if count is not None:
+            first, last = int(count[1]), int(count[2])
+            if {count[1], count[2]} != {str(first), str(last)} or abs(first - last) >= MAX_BRACES:
+                return None
+            step = 1 if last >= first else -1
+            parts.append([str(number) for number in range(first, last + step, step)])
+        elif "," in found[1] and ".." not in found[1]:
+            parts.append(found[1].split(","))
+        else:
+            return None
+    parts.append([raw[end:]])
+    size = 1
+    for part in parts:
+        size *= len(part)
+    if size > MAX_BRACES:
+        return None
+    words = ["".join(combination) for combination in product(*parts)]
+    return words if all(words) else None

@@ -38,10 +38,11 @@ class ShellReader:
             if known is not None:
                 self._remembered.move_to_end(digest)
                 return known
-        atoms = reduce(syntax_tree(text, self._binary, self._timeout_s))
-        if not atoms:
+        reading = reduce(syntax_tree(text, self._binary, self._timeout_s), text)
+        if not reading.shapes:
             raise Unprovable("there is no command in it")
-        check_agreement(text, atoms)
+        check_agreement(text, reading.shapes)
+        atoms = reading.atoms
         with self._lock:
             self._remembered[digest] = atoms
             if len(self._remembered) > MAX_REMEMBERED:

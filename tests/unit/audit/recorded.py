@@ -46,7 +46,7 @@ BOB = Principal(TenantId("acme"), KeyId("key_bob"), "bob", frozenset({Scope.APPR
 CAROL = Principal(TenantId("acme"), KeyId("key_carol"), "carol", frozenset({Scope.APPROVE}))
 R0 = ("kubectl get pods", "kubectl get nodes", "ls -la")
 R1 = ("kubectl scale deployment web --replicas=3", "kubectl rollout restart deployment/web -n staging")
-R2 = ("kubectl delete namespace staging", "npm install", "chmod 777 /etc/passwd")
+R2 = ("kubectl delete namespace staging", "npm install", "chmod 600 /etc/passwd")
 R3 = ("kubectl delete namespace prod", "terraform destroy", "git push --force origin main")
 
 

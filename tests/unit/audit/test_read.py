@@ -40,11 +40,11 @@ def test_reading_stops_where_a_bundle_is_missing(tmp_path: Path, entries: list[b
 
 
 def test_reading_stops_at_damage(tmp_path: Path, entries: list[bytes]) -> None:
-    lay_segments(tmp_path, entries[:10])
-    path = segment_paths(tmp_path)[0]
+    lay_segments(tmp_path, entries[:40])
+    [path] = segment_paths(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"demo-20b", b"demo-99b", 1))
     broken = next(index for index, entry in enumerate(entries) if b"demo-20b" in entry)
-    assert len(list(read_records(tmp_path))) == min(broken, 10)
+    assert len(list(read_records(tmp_path))) == broken < 40
 
 
 def test_what_a_fenced_writer_left_behind_is_not_shown(tmp_path: Path, entries: list[bytes]) -> None:

@@ -59,6 +59,11 @@ def test_an_approved_call_with_plan_and_report_is_sound() -> None:
     assert _failed(announced(), *GatedFlow("R3").whole(["alice", "bob"]), later()) == {}
 
 
+def test_reads_and_standing_plans_need_no_approval() -> None:
+    assert _failed(announced(), *_call("R0", "release", "released")(GatedFlow())) == {}
+    assert _failed(announced(), *_call("R1", "release", "released", standing_plan="CHG-1")(GatedFlow())) == {}
+
+
 # --- rules, one by one -------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from deployments.audit.notes import ED25519, generate_key
 from deployments.audit.proofs import InclusionProof, prove_inclusion
 from deployments.audit.segment import frame, segment_name, segment_paths
 from deployments.audit.settings import AuditSettings
-from deployments.audit.tiles import DirectoryStore, TileReader, entries_path, tile_path
+from deployments.audit.tiles import DirectoryStore, TileReader, entries_path, parse_bundle, tile_path
 from deployments.audit.verify import Unusable, verify
+from deployments.clock import FixedClock
 from deployments.ports import AuditEvent, AuditHead, JsonValue
 from tests.unit.audit.handmade import (
     KEY,
@@ -66,6 +68,7 @@ def test_an_honest_log_passes_every_check(tmp_path: Path) -> None:
     assert report.ok
     summary = report.to_json()
     assert summary["records"] == 1 + 2 + 10 + 11
+    assert (summary["first_at_ms"], summary["last_at_ms"]) == (FixedClock().now_ms(), 1)
     assert summary["head"] == {"size": 24, "head_hash": read_head(tmp_path / HEAD_FILE).head_hash}
     assert summary["models"] == ["demo-20b"]
     assert report.events["tool_call.released"] == 2
@@ -351,7 +354,9 @@ def test_a_log_shorter_than_a_checkpoint_is_noticed(sealed: Path, tmp_path: Path
 def test_two_checkpoints_of_one_size_and_different_roots_are_a_fork(sealed: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.write_bytes(note_of(300, b"\x07" * 32))
-    assert "two different trees of 300 records" in str(_checked(sealed, kept)["forks"])
+    found = {check.name: check for check in verify(sealed, kept, keys=PINNED).checks if check.failures}
+    assert (set(found), found["forks"].first_index) == ({"forks", "roots"}, 299)
+    assert "two different trees of 300 records" in str(found["forks"].detail)
 
 
 @pytest.mark.parametrize(
@@ -550,14 +555,32 @@ def test_a_proof_that_leads_elsewhere_is_noticed(sealed: Path, entries: list[byt
     assert set(_checked(sealed, receipts=[path])) == {"receipts", "roots", "forks"}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"index": -1, "leaf_hash": ""}', '{"index": true}',
-                                  '{"index": 1, "leaf_hash": "00"}', "c2sp.org/tlog-proof@v1\n",
-                                  f'{{"index": 1, "leaf_hash": "{D1}", "proof": "x"}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"index": 1, "leaf_hash": "00"}',
+        f'{{"index": true, "leaf_hash": "{D1}"}}',
+        f'{{"index": -1, "leaf_hash": "{D1}"}}',
+        f'{{"index": 1, "leaf_hash": "{D1}", "proof": "x"}}',
+        "c2sp.org/tlog-proof@v1\n",
+    ],
+)
 def test_a_receipt_that_is_none_is_unusable(sealed: Path, tmp_path: Path, text: str) -> None:
     path = tmp_path / "receipt"
     path.write_text(text)
     with pytest.raises(Unusable):
         verify(sealed, receipts=[path])
+
+
+def test_an_input_that_is_too_large_is_unusable(sealed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes((sealed / "checkpoint").read_bytes())
+    os.truncate(path, 64 * 2**20 + 1)
+    with pytest.raises(Unusable, match="is larger than"):
+        verify(sealed, path)
 
 
 @pytest.mark.parametrize("key", ["", "nonsense", f"{KEY.verifier}x"])
@@ -634,6 +657,23 @@ def test_a_bundle_that_is_missing_or_cut_off_is_noticed(exported: Path, path: st
     assert {"framing", "roots", "tiles"} <= set(_failed(exported)) | {"tiles"}
     (exported / path).unlink()
     assert "is missing" in {check.name: str(check.detail) for check in verify(exported).checks}["framing"]
+
+
+def test_a_full_bundle_stands_for_the_partial_one(tmp_path: Path, entries: list[bytes]) -> None:
+    tree = lay_export(tmp_path, entries, [500, 512])
+    (tmp_path / "checkpoint").write_bytes(tree.notes[500])
+    (tmp_path / "checkpoints" / f"{512:020d}").unlink()
+    for path in (entries_path(1, 244), tile_path(0, 1, 244)):
+        (tmp_path / path).unlink()
+    report = verify(tmp_path)
+    assert (report.ok, report.records) == (True, 500)
+
+
+def test_a_bundle_with_too_few_entries_is_noticed(exported: Path) -> None:
+    bundle = exported / entries_path(2, 98)
+    whole = parse_bundle(bundle.read_bytes())
+    bundle.write_bytes(bundle.read_bytes()[: -2 - len(whole[-1])])
+    assert _failed(exported)["framing"] == 512
 
 
 def test_a_rewritten_export_is_noticed_by_its_other_checkpoints(exported: Path, entries: list[bytes]) -> None:
