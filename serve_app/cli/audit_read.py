@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import Annotated, NoReturn, cast
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from deployments.audit.read import NoLog, durable_size, follow_entries, read_records, shown_size
 from deployments.audit.record import fields_of
 from deployments.ports import JsonValue
 
 _POLL_S = 0.2
-_COLUMNS = ("index", "time", "event", "tenant", "principal", "request", "data")
 _Record = dict[str, JsonValue]
 
 _Log = Annotated[Path, typer.Argument(help="The log's directory, for example .gatehouse/audit, or an export of it.")]
@@ -29,7 +25,7 @@ _RequestId = Annotated[str | None, typer.Option("--request-id", help="Only event
 _Tenant = Annotated[str | None, typer.Option(help="Only events of this tenant.")]
 _Session = Annotated[str | None, typer.Option(help="Only events of this session.")]
 _ChangeId = Annotated[str | None, typer.Option("--change-id", help="Only events of this change.")]
-_Json = Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")]
+_Json = Annotated[bool, typer.Option("--json", help="The records themselves, a line of JSON each.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,16 +73,10 @@ def show(
     wanted = _Filter(name, request_id, tenant, session, change_id)
     try:
         records = _records(path, wanted, limit, since, newest=newest)
-        if as_json:
-            for record in records:
-                typer.echo(json.dumps(record, ensure_ascii=False))
-            return
-        table = Table(*_COLUMNS)
         for record in records:
-            table.add_row(*map(escape, _cells(record)))
+            typer.echo(json.dumps(record, ensure_ascii=False) if as_json else _line(record))
     except (NoLog, OSError) as error:
         _unusable(str(error))
-    Console().print(table)
 
 
 def follow(
@@ -144,7 +134,7 @@ def _fields(record: _Record) -> Mapping[str, JsonValue]:
     return fields_of(record) if isinstance(record.get("data"), dict) else {}
 
 
-def _cells(record: _Record) -> list[str]:
+def _line(record: _Record) -> str:
     """One record for a reader's eyes; nothing in it reaches a terminal as a control character."""
     at_ms = record.get("at_ms")
     time_text = "-"
@@ -152,16 +142,11 @@ def _cells(record: _Record) -> list[str]:
         time_text = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     data = " ".join(f"{name}={_short(value)}" for name, value in _fields(record).items() if value is not None)
     texts = [_short(record.get(field) or "-") for field in ("name", "tenant", "principal", "request_id")]
-    return [_short(record.get("sequence")), time_text, *texts, data]
-
-
-def _line(record: _Record) -> str:
-    index, time_text, *texts, data = _cells(record)
-    return f"{index:>8}  {time_text}  " + "  ".join(texts) + f"  {data}"
+    return "  ".join((f"{_short(record.get('sequence')):>8}", time_text, *texts, data))
 
 
 def _short(value: JsonValue) -> str:
-    """A value for a table cell; digests keep their first 12 digits, control characters are escaped."""
+    """A value for a reader; digests keep their first 12 digits, control characters are escaped."""
     text = value if isinstance(value, str) else json.dumps(value)
     text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
     return f"{text[:12]}..." if len(text) == 64 else text
