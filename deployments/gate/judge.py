@@ -358,6 +358,8 @@ class Judge:
         nested: list[Finding],
     ) -> list[Word]:
         """Read one flag word and its value; returns the words that are left."""
+        if node.literal and text not in node.flags:
+            return words
         if text[1:].isdigit() and "-#" in node.flags:
             return words
         exact = node.flags.get(text)

@@ -57,6 +57,8 @@ class NodeSpec(Strict):
     runs are acceptable. `requires` lists flags one of which must be present. With one of `drops_first` the first role
     of `args` is not there: `grep -e PATTERN FILE`.
 
+    `style: words` is for `echo`, to which a word with a dash that is no flag is a word like any other.
+
     `needs` is as `requires`, but the flag may stand anywhere; with fewer positional words than `least` the program is
     taken to read its commands from somewhere else.
 
@@ -70,7 +72,7 @@ class NodeSpec(Strict):
     args: tuple[str, ...] = ()
     sub: "dict[str, NodeSpec]" = {}
     targets: tuple[str, ...] = ()
-    style: Literal["gnu", "single"] = "gnu"
+    style: Literal["gnu", "single", "words"] = "gnu"
     any_words: bool = False
     appends: bool = False
     requires: tuple[str, ...] = ()
@@ -222,6 +224,7 @@ class Node:
     targets: tuple[str, ...]
     single: bool
     any_words: bool
+    literal: bool
     appends: bool
     requires: frozenset[str]
     drops_first: frozenset[str]
@@ -327,6 +330,7 @@ def compile_node(path: tuple[str, ...], spec: NodeSpec, above: Node | None = Non
         targets=spec.targets or (above.targets if above else ()),
         single=spec.style == "single" or (above.single if above else False),
         any_words=spec.any_words,
+        literal=spec.style == "words",
         appends=spec.appends,
         requires=frozenset(spec.requires),
         drops_first=frozenset(spec.drops_first),
