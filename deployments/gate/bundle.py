@@ -1,5 +1,7 @@
 """Loading a policy bundle: read, compiled, and every rule's examples run before one of them counts."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from deployments.gate.classify import Classifier
@@ -12,6 +14,7 @@ from deployments.ports import Risk
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE_DIRECTORY = ROOT / "configs" / "policies"
 DEFAULT_BUNDLE = "default"
+_THREADS = 4
 EXAMPLE_TIMEOUT_S = 10.0  # more than a call gets: a slow start must not look like a bad bundle
 
 
@@ -33,7 +36,9 @@ def load_bundle(name_or_path: str | Path = DEFAULT_BUNDLE) -> Bundle:
 def check_examples(bundle: Bundle) -> None:
     """Run every example of every rule, or raise `BundleError` with all that fail."""
     classifier = Classifier(bundle, ShellReader(EXAMPLE_TIMEOUT_S))
-    faults = [fault for rule in bundle.rule_specs for fault in _example_faults(classifier, rule)]
+    with ThreadPoolExecutor(_THREADS) as pool:  # each example waits for a process of shfmt
+        found = pool.map(partial(_example_faults, classifier), bundle.rule_specs)
+        faults = [fault for each in found for fault in each]
     if faults:
         raise BundleError(f"bundle '{bundle.name}': " + "; ".join(faults[:20]))
 

@@ -110,6 +110,10 @@ def read_policy(path: Path) -> Bundle:
     return _compiled(whole, digest)
 
 
+# libyaml's parser where PyYAML was built with it: the bundle is large, and every replica reads it at its start.
+_SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def _read(path: Path, model: type[_Model]) -> _Model:
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a safe loader
@@ -124,7 +128,7 @@ def _read(path: Path, model: type[_Model]) -> _Model:
         raise BundleError(f"{path.name}: {faults}") from error
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(_SafeLoader):
     """Safe YAML in which a key given twice is an error, not a quiet overwrite."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
