@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -239,6 +240,30 @@ async def test_a_volume_that_was_rolled_back_does_not_open(tmp_path: Path, opene
     assert {path.name: path.read_bytes() for path in (log / "segments").iterdir()} == {
         path.name: path.read_bytes() for path in (snapshot / "segments").iterdir()
     }
+
+
+class JumpingClock(SystemClock):
+    """A wall clock that goes back a day each time it is read."""
+
+    def __init__(self) -> None:
+        self._now_ms = super().now_ms()
+
+    def now_ms(self) -> int:
+        self._now_ms -= 86_400_000
+        return self._now_ms
+
+
+async def test_a_clock_that_jumps_changes_neither_the_order_nor_the_proofs(tmp_path: Path) -> None:
+    directory, clock = tmp_path / "audit", JumpingClock()
+    sink = Sink(directory, FAST, clock, partial(open_writer, directory, FAST, "test", clock))
+    try:
+        receipts = [(await sink.append([replace(revoked(number), at_ms=clock.now_ms())]))[0] for number in range(20)]
+        assert [each.index for each in receipts] == [*range(receipts[0].index, receipts[0].index + 20)]
+        assert (await sink.check()).problem is None
+        assert (await sink.prove(receipts[-1].index)).receipt == receipts[-1]
+    finally:
+        await sink.close()
+    assert verify(directory).ok
 
 
 # --- health --------------------------------------------------------------------------------------------------------
