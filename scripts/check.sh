@@ -15,7 +15,7 @@ check() {
     unit)
       # The harmony tests read the vocabulary; without it they skip and say so.
       gatehouse demo prepare >/dev/null || echo 'the demonstration models could not be prepared; some tests will skip'
-      pytest "--color=$colour" "tests/$1"
+      pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile "tests/$1" # a file stays with one worker: its fixtures are costly
       ;;
     api | manifests) pytest "--color=$colour" "tests/$1" ;;
     serve | hybrid | audit | gpu | cluster) pytest "--color=$colour" -m "$1" "tests/$1" ;;

@@ -7,6 +7,7 @@ attached), and what it does to the class, if anything.
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -293,7 +294,8 @@ def class_of(text: str) -> ClassOf:
     return result
 
 
-def compile_flag(text: str) -> list[Flag]:
+@lru_cache(maxsize=32_768)  # the same lines come again and again: a bundle has hundreds of thousands of flags
+def compile_flag(text: str) -> tuple[Flag, ...]:
     """One flag per name of a line such as `-n, --lines=number @effect`."""
     declared, *effects = text.split(" @")
     names = declared.split(", ")
@@ -308,7 +310,7 @@ def compile_flag(text: str) -> list[Flag]:
         value, role = "none", "text"
     else:
         value, role = ("optional" if last["open"] else "required"), last["role"]
-    return [Flag(name, value, role, tuple(effects)) for name in names]
+    return tuple(Flag(name, value, role, tuple(effects)) for name in names)
 
 
 def compile_node(path: tuple[str, ...], spec: NodeSpec, above: Node | None = None) -> Node:
