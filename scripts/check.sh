@@ -17,7 +17,8 @@ check() {
       gatehouse demo prepare >/dev/null || echo 'the demonstration models could not be prepared; some tests will skip'
       pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile "tests/$1" # a file stays with one worker: its fixtures are costly
       ;;
-    api | manifests) pytest "--color=$colour" "tests/$1" ;;
+    api) pytest "--color=$colour" -n auto --maxprocesses 4 --dist worksteal "tests/$1" ;;
+    manifests) pytest "--color=$colour" "tests/$1" ;;
     serve | hybrid | audit | gpu | cluster) pytest "--color=$colour" -m "$1" "tests/$1" ;;
     conformance) pytest "--color=$colour" -m "$1" ${CASES:+-k "$CASES"} "tests/$1" ;;
     upstream) pytest "--color=$colour" "tests/$1" ;;

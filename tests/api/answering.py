@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from deployments.difficulty.reading import read_chat, read_completion
@@ -143,6 +144,12 @@ def hold_dangerous(call: ToolCall) -> Verdict:
     return hold(call) if "delete" in call.arguments else release(call)
 
 
+@cache
+def shipped_classifier() -> Classifier:
+    """The gate's classifier over the shipped bundle, read once: it keeps nothing of a call."""
+    return Classifier(read_policy(bundle_path("default")), ShellReader(20.0))
+
+
 def answering(engine: AnsweringEngine | None = None, settings: IngressSettings | None = None) -> World:
     """A world of all routes, with a key of every scope, one for inference alone and one of another tenant."""
     world = World(
@@ -154,7 +161,7 @@ def answering(engine: AnsweringEngine | None = None, settings: IngressSettings |
         gate=RuleGate(hold_dangerous),
         codecs=make_codecs(emulate_fim=True),
         extra_models=(RoutedModel(None, EMBEDDER, "r1", True, frozenset({Dialect.EMBEDDINGS})),),
-        classifier=Classifier(read_policy(bundle_path("default")), ShellReader(20.0)),
+        classifier=shipped_classifier(),
     )
     world.ledger.add_key(ALL, *Scope, person="bob")
     world.ledger.add_key(OTHER, tenant="rival")
