@@ -5,7 +5,7 @@ client over a Serve handle (`clients.py`) and the fake of the tests (`tests/fake
 and picklable, carries no pydantic object, and is trusted: edges have parsed it.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType, Protocol, TypeAlias
@@ -779,6 +779,16 @@ class Body:
 
     digest: bytes
     data: bytes | None = None
+
+
+Keeps: TypeAlias = Callable[[TenantId], bool]
+"""True for tenants whose words are kept, encrypted, beside the log; of all others the log has commitments alone."""
+
+
+def keeps_nothing(tenant: TenantId) -> bool:
+    """The default: no words of anybody are kept."""
+    del tenant
+    return False
 
 
 class BodyField(StrEnum):

@@ -7,7 +7,6 @@ recognises the annotation, so a wrong key or value is refused before anything st
 """
 
 import time
-from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -43,7 +42,7 @@ from deployments.ingress.deployment import Ingress
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.journey import GENERATING
 from deployments.ingress.surface import Loaded, Parts, ServedModel
-from deployments.ports import Approvals, Audit, Dialect, Gate, ModelId, TenantId
+from deployments.ports import Approvals, Audit, Dialect, Gate, Keeps, ModelId
 from deployments.responses.deployment import ResponseStore
 from deployments.store import sqlite_url
 from deployments.tenancy.deployment import Ledger
@@ -178,7 +177,7 @@ def load_classifier(bundle: str) -> Classifier:
 
 def make_gate(
     audit_timeout_s: float,
-    keeps_arguments: Callable[[TenantId], bool],
+    keeps_arguments: Keeps,
     classifier: object,
     approvals: Approvals,
     audit: Audit,

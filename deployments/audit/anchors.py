@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from deployments.audit.head import BadHead, parse_head
+from deployments.audit.layout import CHECKPOINT_FILE, CHECKPOINTS_DIR, HISTORY_FILE, KEYS_FILE, WITNESSED_FILE
 from deployments.audit.merkle import HASH_BYTES, verify_inclusion
 from deployments.audit.notes import (
     ED25519,
@@ -25,13 +26,9 @@ from deployments.audit.notes import (
     verify_note,
 )
 from deployments.audit.proofs import PROOF_HEADER, BadProof, InclusionProof, parse_inclusion_proof
-from deployments.audit.read import CHECKPOINT_FILE, CHECKPOINTS_DIR
 from deployments.audit.semantics import Check
 from deployments.ports import AuditHead
 
-KEYS_FILE = "log.vkey"
-WITNESSED_FILE = "checkpoint.witnessed"
-HISTORY_FILE = "checkpoints.jsonl"
 _MAX_INPUT_BYTES = 64 * 2**20
 
 

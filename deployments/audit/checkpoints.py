@@ -18,6 +18,7 @@ from threading import Condition, Thread
 from typing import cast
 
 from deployments.audit.files import replace_file, sync_directory, write_all
+from deployments.audit.layout import CHECKPOINT_FILE, HISTORY_FILE, WITNESSED_FILE
 from deployments.audit.notes import (
     MAX_NOTE_BYTES,
     BadNote,
@@ -29,9 +30,6 @@ from deployments.audit.notes import (
 )
 from deployments.audit.signing import RefusedLog
 
-CHECKPOINT_FILE = "checkpoint"
-WITNESSED_FILE = "checkpoint.witnessed"
-HISTORY_FILE = "checkpoints.jsonl"
 _TAIL_BYTES = 4 * MAX_NOTE_BYTES
 _COPY_RETRY_S = 10.0
 _CLOSE_S = 5.0

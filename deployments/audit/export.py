@@ -19,6 +19,7 @@ from pathlib import Path
 from struct import Struct
 from threading import Lock
 
+from deployments.audit.layout import CHECKPOINT_FILE, CHECKPOINTS_DIR, KEYS_FILE, WITNESSED_FILE
 from deployments.audit.merkle import HASH_BYTES, Frontier, root_of
 from deployments.audit.notes import (
     BadKey,
@@ -49,10 +50,6 @@ from deployments.audit.tiles import (
 )
 from deployments.clock import Clock
 
-CHECKPOINT_FILE = "checkpoint"
-WITNESSED_FILE = "checkpoint.witnessed"
-CHECKPOINTS_DIR = "checkpoints"
-KEYS_FILE = "log.vkey"
 _LENGTH = Struct(">H")
 _READ_ATTEMPTS = 3
 

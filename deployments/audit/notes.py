@@ -172,6 +172,16 @@ def parse_verifier_key(text: str) -> VerifierKey:
     return key
 
 
+def parse_witness_keys(texts: Iterable[str]) -> list[VerifierKey]:
+    """The keys of a log's witnesses, in order. `BadKey` for a text that is none, for a log's key, and for one twice."""
+    keys = [parse_verifier_key(text) for text in texts]
+    if any(key.algorithm != COSIGNATURE_V1 for key in keys):
+        raise BadKey("the key of a witness is a cosignature key, as `gatehouse audit witness` prints it")
+    if len({key.public_key for key in keys}) < len(keys):
+        raise BadKey("two witnesses have one key: they would count as one")
+    return keys
+
+
 def parse_signer_key(text: str) -> SignerKey:
     """The private key in `PRIVATE+KEY+name+id+base64`, or `BadKey`."""
     if not text.startswith(_PRIVATE):

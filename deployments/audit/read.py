@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import cast
 
 from deployments.audit.head import HEAD_FILE, BadHead, read_head
+from deployments.audit.layout import CHECKPOINT_FILE
 from deployments.audit.notes import BadNote, Checkpoint, parse_checkpoint, parse_note
 from deployments.audit.segment import Damage, Frame, Stretch, read_lineage, scan_frames, segment_paths
 from deployments.audit.tiles import TILE_WIDTH, BadTile, DirectoryStore, entries_path, parse_bundle
 from deployments.ports import JsonValue
 
-CHECKPOINT_FILE = "checkpoint"
-CHECKPOINTS_DIR = "checkpoints"
 TILES_DIR = "tile"
 
 NumberedEntry = tuple[int, bytes]

@@ -45,7 +45,7 @@ from deployments.audit.notes import (
 from deployments.audit.proofs import BadProof, Trust, prove_inclusion, verify_checkpoint
 from deployments.audit.settings import AuditSettings
 from deployments.audit.signing import (
-    VERIFIER_KEYS_FILE,
+    KEYS_FILE,
     RefusedLog,
     load_key,
     make_key,
@@ -166,8 +166,8 @@ class Sealer:
         places = search(log.directory, [Path(copy) for copy in self._settings.checkpoint_copies], self._places)
         if key is None and places.found:
             raise missing_key(log.directory, self._settings, f"{places.found[0].place} has a checkpoint of it")
-        if key is None and (log.directory / VERIFIER_KEYS_FILE).exists():
-            raise missing_key(log.directory, self._settings, f"{VERIFIER_KEYS_FILE} has its public half")
+        if key is None and (log.directory / KEYS_FILE).exists():
+            raise missing_key(log.directory, self._settings, f"{KEYS_FILE} has its public half")
         known, foreign = ([], []) if key is None else ours(places, key.verifier)
         for notice in (*places.silent, *foreign):
             self._notice(notice)

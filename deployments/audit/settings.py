@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deployments.audit.notes import COSIGNATURE_V1, BadKey, parse_verifier_key
+from deployments.audit.notes import BadKey, parse_witness_keys
 
 BodyMode: TypeAlias = Literal["none", "arguments", "all"]
 
@@ -106,13 +106,9 @@ class AuditSettings(_Settings):
     @model_validator(mode="after")
     def _quorum(self) -> "AuditSettings":
         try:
-            keys = [parse_verifier_key(witness.key) for witness in self.witnesses]
+            parse_witness_keys(witness.key for witness in self.witnesses)
         except BadKey as error:
             raise ValueError(f"the key of a witness cannot be used: {error}") from error
-        if any(key.algorithm != COSIGNATURE_V1 for key in keys):
-            raise ValueError("the key of a witness is the one that `gatehouse audit witness` prints, not a log's")
-        if len({key.public_key for key in keys}) < len(keys):
-            raise ValueError("two witnesses have one key: they would count as one")
         if self.witness_quorum is not None and self.witness_quorum > len(self.witnesses):
             raise ValueError("witness_quorum is larger than the number of witnesses")
         return self

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deployments.audit.files import make_directory, replace_file, sync_directory
+from deployments.audit.layout import KEYS_FILE
 from deployments.audit.notes import (
     ED25519,
     BadKey,
@@ -23,7 +24,6 @@ from deployments.audit.recover import CorruptLog
 from deployments.audit.settings import AuditSettings
 
 KEY_FILE = "log.key"
-VERIFIER_KEYS_FILE = "log.vkey"
 _RANDOM_ORIGIN = "gatehouse.local/"
 
 
@@ -98,7 +98,7 @@ def make_key(directory: Path, settings: AuditSettings, random: Callable[[int], b
 
 def write_verifier_keys(directory: Path, keys: Sequence[VerifierKey]) -> None:
     """Write the public keys, one a line, the log's first; nothing when they are there. `OSError`."""
-    path = directory / VERIFIER_KEYS_FILE
+    path = directory / KEYS_FILE
     data = "".join(f"{key}\n" for key in keys).encode()
     if not path.is_file() or path.read_bytes() != data:
         replace_file(path, data)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from deployments.audit.checkpoints import Place
-from deployments.audit.export import Exporter, open_target
+from deployments.audit.export import Exporter, ExportStatus, open_target
 from deployments.audit.files import SYSTEM_DISK
 from deployments.audit.merkle import leaf_hash
 from deployments.audit.proofs import Trust, parse_inclusion_proof, verify_inclusion_proof
 from deployments.audit.record import validate
-from deployments.audit.sealer import Sealer
+from deployments.audit.sealer import Sealer, SealerStatus
 from deployments.audit.settings import AuditSettings
 from deployments.audit.signing import keys_directory, load_key
 from deployments.audit.targets import DirectoryTarget, ExportFailed, ExportRefused
@@ -178,7 +178,7 @@ class Sink:
         sealed, exported = self._sealer.status, None if self._exporter is None else self._exporter.status()
         free = await asyncio.to_thread(SYSTEM_DISK.free_bytes, self._directory)
         return AuditStatus(
-            size=self._log.head().size,
+            size=self.size,
             epoch=self._writer.epoch,
             origin=sealed.origin,
             queued_events=self._log.queued_events,
@@ -193,19 +193,17 @@ class Sink:
             exported_size=None if exported is None else exported.size,
             exported_age_s=None if exported is None else exported.age_s,
             failure=self._failure(),
-            problems=self._problems(),
+            problems=self._problems(sealed, exported),
             notices=sealed.notices,
         )
 
     def _failure(self) -> str | None:
         return self._log.failure or self._vault.failure
 
-    def _problems(self) -> tuple[str, ...]:
+    def _problems(self, sealed: SealerStatus, exported: ExportStatus | None) -> tuple[str, ...]:
         """What an operator should look at, although records are acknowledged."""
-        sealed = self._sealer.status
-        exported = None if self._exporter is None else self._exporter.status().failure
         witnesses = (state.problem for state in self._witnesses.states())
-        found = (sealed.failure, *sealed.copies, *witnesses, exported)
+        found = (sealed.failure, *sealed.copies, *witnesses, None if exported is None else exported.failure)
         return tuple(each for each in found if each is not None)
 
     def _alive(self) -> None:
@@ -262,7 +260,7 @@ class Sink:
         return await asyncio.to_thread(self._records, begin, limit, tenant)
 
     def _records(self, begin: int, limit: int, tenant: TenantId | None) -> RecordPage:
-        size = self._log.head().size
+        size = self.size
         end = min(size, begin + _SCANNED)
         found: list[StoredRecord] = []
         try:

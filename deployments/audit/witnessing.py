@@ -15,15 +15,13 @@ from typing import Protocol
 import httpx
 
 from deployments.audit.notes import (
-    COSIGNATURE_V1,
-    BadKey,
     BadNote,
     Signature,
     VerifierKey,
     decode_decimal,
     parse_checkpoint,
     parse_note,
-    parse_verifier_key,
+    parse_witness_keys,
     verify_note,
 )
 from deployments.audit.settings import AuditSettings, WitnessSettings
@@ -87,16 +85,6 @@ class _Witness:
     confirmed_s: float | None = None
     problem: str | None = None
     fatal: str | None = None
-
-
-def parse_witness_keys(witnesses: Sequence[WitnessSettings]) -> list[VerifierKey]:
-    """Their keys in order. `BadKey` for a text that is none, for a log's key, and for one key twice."""
-    keys = [parse_verifier_key(each.key) for each in witnesses]
-    if any(key.algorithm != COSIGNATURE_V1 for key in keys):
-        raise BadKey("the key of a witness is a cosignature key, as `gatehouse audit witness` prints it")
-    if len({key.public_key for key in keys}) < len(keys):
-        raise BadKey("two witnesses have one key: they would count as one")
-    return keys
 
 
 def newest_at(witness: WitnessSettings, origin: str, timeout_s: float) -> bytes | None:
@@ -170,7 +158,7 @@ class Witnesses:
         self, log: WitnessedLog, settings: AuditSettings, clock: Clock, client: httpx.AsyncClient | None = None
     ) -> None:
         """Nothing is asked yet. `BadKey` for witnesses that cannot be believed."""
-        keys = parse_witness_keys(settings.witnesses)
+        keys = parse_witness_keys(each.key for each in settings.witnesses)
         self._log = log
         self._settings = settings
         self._clock = clock

@@ -18,7 +18,7 @@ from deployments.gate import aftermath_store as rows
 from deployments.gate import states
 from deployments.gate.aftermath_store import AftermathStore, Consumed
 from deployments.gate.binding import call_key, plan_digest
-from deployments.gate.bodies import Keeps, body_of, keeps_nothing
+from deployments.gate.bodies import body_of
 from deployments.gate.display import escaped
 from deployments.gate.settings import GateSettings, Running
 from deployments.gate.store import ApprovalStore
@@ -36,9 +36,11 @@ from deployments.ports import (
     Conclusion,
     GateContext,
     JsonValue,
+    Keeps,
     Principal,
     Refusal,
     RollbackOutcome,
+    keeps_nothing,
 )
 
 _log = logging.getLogger("gatehouse.gate")

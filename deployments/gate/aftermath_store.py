@@ -4,15 +4,14 @@ A change and the record that tells of it are written in one transaction; the rec
 it. So a crash between the two neither loses a record nor makes a second one.
 """
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Executable, Row, Select, Update, exists, insert, literal, null, select, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import BigInteger, Executable, Row, Update, exists, insert, literal, null, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deployments.errors import GateUnavailable
+from deployments.gate.database import fetch, writing
 from deployments.gate.schema import announced, approvals, consumptions, held_calls, told
 from deployments.gate.told import from_text, to_text
 from deployments.ports import (
@@ -125,7 +124,7 @@ class AftermathStore:
             approvals.c.approval_id, literal(""), approvals.c.gate_call_id, literal(now_ms, BigInteger), literal(0)
         ).where(approvals.c.state == ApprovalState.CONSUMED.value, ~known)
         columns = ["approval_id", "call_key", "gate_call_id", "consumed_ms", "rollbacks"]
-        async with self._writing() as connection:
+        async with writing(self._engine) as connection:
             try:
                 await connection.execute(insert(consumptions).from_select(columns, missing))
             except IntegrityError:  # another replica adopts them at this moment
@@ -136,7 +135,7 @@ class AftermathStore:
 
         An event id that was told before is never told again.
         """
-        async with self._writing() as connection:
+        async with writing(self._engine) as connection:
             try:
                 await connection.execute(
                     insert(told).values(event_id=event.event_id, state=_WAITING, created_ms=now_ms, body=to_text(event))
@@ -156,18 +155,18 @@ class AftermathStore:
         query = select(told.c.body).where(told.c.state == _WAITING).order_by(told.c.place)
         if prefix:
             query = query.where(told.c.event_id.startswith(prefix, autoescape=True))
-        return [from_text(str(row.body)) for row in await self._rows(query.limit(MAX_AT_ONCE))]
+        return [from_text(str(row.body)) for row in await fetch(self._engine, query.limit(MAX_AT_ONCE))]
 
     async def recorded(self, event_ids: Sequence[str], refused: bool = False) -> None:
         """The log has these; or it will never take them."""
         state = _REFUSED if refused else _RECORDED
         values = {"state": state} if refused else {"state": state, "body": ""}
-        async with self._writing() as connection:
+        async with writing(self._engine) as connection:
             await connection.execute(update(told).where(told.c.event_id.in_(event_ids)).values(**values))
 
     async def consumed(self, approval_id: ApprovalId) -> Consumed | None:
         """The consumption of a permit."""
-        found = await self._rows(select(consumptions).where(consumptions.c.approval_id == approval_id))
+        found = await fetch(self._engine, select(consumptions).where(consumptions.c.approval_id == approval_id))
         return _consumed(found[0]) if found else None
 
     async def consumed_by(self, call_keys: Collection[str]) -> Mapping[str, Consumed]:
@@ -175,7 +174,7 @@ class AftermathStore:
         if not call_keys:
             return {}
         query = select(consumptions).where(consumptions.c.call_key.in_(call_keys)).order_by(consumptions.c.consumed_ms)
-        return {each.call_key: each for each in map(_consumed, await self._rows(query))}
+        return {each.call_key: each for each in map(_consumed, await fetch(self._engine, query))}
 
     async def held_by(self, call_keys: Collection[str]) -> Mapping[str, HeldCall]:
         """Calls that were held, by their key."""
@@ -184,7 +183,7 @@ class AftermathStore:
         query = select(held_calls).where(held_calls.c.call_key.in_(call_keys))
         return {
             str(row.call_key): HeldCall(str(row.gate_call_id), ApprovalId(str(row.approval_id)))
-            for row in await self._rows(query)
+            for row in await fetch(self._engine, query)
         }
 
     async def unreported(self, before_ms: int) -> Sequence[Consumed]:
@@ -198,27 +197,12 @@ class AftermathStore:
             )
             .order_by(consumptions.c.consumed_ms, consumptions.c.approval_id)
         )
-        return [_consumed(row) for row in await self._rows(query.limit(MAX_AT_ONCE))]
+        return [_consumed(row) for row in await fetch(self._engine, query.limit(MAX_AT_ONCE))]
 
     async def announced(self, name: str) -> Announced:
         """What was announced last under `name`."""
-        found = await self._rows(select(announced).where(announced.c.name == name))
+        found = await fetch(self._engine, select(announced).where(announced.c.name == name))
         return Announced(str(found[0].digest), int(found[0].generation)) if found else Announced(None, 0)
-
-    async def _rows(self, query: "Select[tuple[object, ...]]") -> "Sequence[Row[tuple[object, ...]]]":
-        try:
-            async with self._engine.connect() as connection:
-                return (await connection.execute(query)).all()
-        except (SQLAlchemyError, OSError) as error:
-            raise GateUnavailable("The approval store does not answer.") from error
-
-    @asynccontextmanager
-    async def _writing(self) -> AsyncGenerator[AsyncConnection, None]:
-        try:
-            async with self._engine.begin() as connection:
-                yield connection
-        except (SQLAlchemyError, OSError) as error:
-            raise GateUnavailable("The approval store does not answer.") from error
 
 
 def _consumed(row: "Row[tuple[object, ...]]") -> Consumed:

@@ -19,7 +19,7 @@ from deployments.gate import aftermath_store, states
 from deployments.gate.aftermath import SYSTEM, Aftermath
 from deployments.gate.aftermath_store import AftermathStore
 from deployments.gate.binding import call_key, plan_digest, subject_digest
-from deployments.gate.bodies import Keeps, body_of, keeps_nothing
+from deployments.gate.bodies import body_of
 from deployments.gate.display import escaped
 from deployments.gate.settings import GateSettings, Running
 from deployments.gate.store import ApprovalStore, Stored
@@ -37,6 +37,7 @@ from deployments.ports import (
     Digests,
     GateContext,
     JsonValue,
+    Keeps,
     Permit,
     Principal,
     Proposal,
@@ -44,6 +45,7 @@ from deployments.ports import (
     RollbackOutcome,
     RollbackPlan,
     TenantId,
+    keeps_nothing,
 )
 
 _log = logging.getLogger("gatehouse.gate")

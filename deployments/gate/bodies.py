@@ -1,18 +1,8 @@
 """What was said, for the audit log: a digest always, the words only where the tenant's bodies are kept."""
 
 import hashlib
-from collections.abc import Callable
-from typing import TypeAlias
 
-from deployments.ports import Body, TenantId
-
-Keeps: TypeAlias = Callable[[TenantId], bool]
-"""True for tenants whose arguments and reasons are kept, encrypted, beside the log."""
-
-
-def keeps_nothing(_tenant: TenantId) -> bool:
-    """The default: no words of anybody are kept."""
-    return False
+from deployments.ports import Body, Keeps, TenantId
 
 
 def body_of(text: str, tenant: TenantId, keeps: Keeps) -> Body:

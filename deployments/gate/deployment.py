@@ -9,7 +9,6 @@ from deployments.clients import AuditClient
 from deployments.clock import Clock, SystemClock
 from deployments.errors import GatehouseError
 from deployments.gate.approvals import ApprovalDesk
-from deployments.gate.bodies import Keeps, keeps_nothing
 from deployments.gate.bundle import bundle_path
 from deployments.gate.policy import read_policy
 from deployments.gate.settings import GateSettings, Running
@@ -23,12 +22,14 @@ from deployments.ports import (
     Conclusion,
     Digests,
     GateContext,
+    Keeps,
     Permit,
     Principal,
     Proposal,
     RollbackOutcome,
     RollbackPlan,
     TenantId,
+    keeps_nothing,
 )
 from deployments.store import open_store
 

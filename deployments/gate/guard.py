@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from deployments.clock import Clock
 from deployments.errors import AuditInDoubt, AuditUnavailable, GatehouseError, GateUnavailable, WitnessStale
 from deployments.gate.binding import ActionBinding, call_key, plan_digest
-from deployments.gate.bodies import Keeps, body_of, keeps_nothing
+from deployments.gate.bodies import body_of
 from deployments.gate.classify import Classification, Classifier
 from deployments.gate.display import Display, escaped, render
 from deployments.gate.recall import DONE, Fate, Judged, Recall, telling
@@ -43,6 +43,7 @@ from deployments.ports import (
     GateContext,
     Held,
     JsonValue,
+    Keeps,
     Permit,
     Proposal,
     Receipt,
@@ -53,6 +54,7 @@ from deployments.ports import (
     ToolResult,
     Verdict,
     Withheld,
+    keeps_nothing,
 )
 
 _log = logging.getLogger("gatehouse.gate")

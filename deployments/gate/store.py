@@ -12,9 +12,10 @@ from typing import cast
 
 from sqlalchemy import Executable, Row, Select, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.errors import GateUnavailable
+from deployments.gate.database import fetch, writing
 from deployments.gate.schema import approvals, metadata, open_states
 from deployments.ports import (
     Approval,
@@ -56,7 +57,7 @@ class ApprovalStore:
 
     async def open(self) -> None:
         """Create the gate's tables where they are missing."""
-        async with self._writing() as connection:
+        async with writing(self._engine) as connection:
             await connection.run_sync(metadata.create_all)
 
     async def ready(self) -> bool:
@@ -104,7 +105,7 @@ class ApprovalStore:
 
         What the block awaits, the audit record, precedes the moment in which anybody can see the row.
         """
-        async with self._writing() as connection:
+        async with writing(self._engine) as connection:
             values = {
                 "approval_id": approval.approval_id,
                 "version": 1,
@@ -133,7 +134,7 @@ class ApprovalStore:
 
         `also` are statements that belong to it.
         """
-        async with self._writing() as connection:
+        async with writing(self._engine) as connection:
             moved = await connection.execute(
                 update(approvals)
                 .where(
@@ -153,19 +154,7 @@ class ApprovalStore:
         await self._engine.dispose()
 
     async def _rows(self, query: "Select[tuple[object, ...]]") -> list[Stored]:
-        try:
-            async with self._engine.connect() as connection:
-                return [_stored(row) for row in await connection.execute(query)]
-        except (SQLAlchemyError, OSError) as error:
-            raise GateUnavailable("The approval store does not answer.") from error
-
-    @asynccontextmanager
-    async def _writing(self) -> AsyncGenerator[AsyncConnection, None]:
-        try:
-            async with self._engine.begin() as connection:
-                yield connection
-        except (SQLAlchemyError, OSError) as error:
-            raise GateUnavailable("The approval store does not answer.") from error
+        return [_stored(row) for row in await fetch(self._engine, query)]
 
 
 def _changing(approval: Approval) -> dict[str, object]:

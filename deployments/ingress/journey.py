@@ -55,6 +55,7 @@ from deployments.ports import (
     Grant,
     Held,
     JsonValue,
+    Keeps,
     Ledger,
     Limit,
     ModelId,
@@ -73,6 +74,7 @@ from deployments.ports import (
     Tier,
     ToolResult,
     Usage,
+    keeps_nothing,
 )
 
 _log = logging.getLogger("gatehouse.ingress")
@@ -172,7 +174,7 @@ class Journey:
         settings: IngressSettings,
         clock: Clock,
         models: Sequence[RoutedModel],
-        keeps_bodies: Callable[[TenantId], bool] = lambda _: False,
+        keeps_bodies: Keeps = keeps_nothing,
         kept_bytes: int = _MOST_KEPT_BYTES,
     ) -> None:
         """`models` names every model that is served, with its tier and the dialects it can answer.

@@ -10,15 +10,21 @@ from deployments.ingress.journey import GENERATING, Journey, Reader
 from deployments.ingress.meter import Meter
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.trail import Recorder
-from deployments.ports import Approvals, Audit, Dialect, Difficulty, Engine, Gate, Ledger, ModelId, Responses, TenantId
+from deployments.ports import (
+    Approvals,
+    Audit,
+    Dialect,
+    Difficulty,
+    Engine,
+    Gate,
+    Keeps,
+    Ledger,
+    ModelId,
+    Responses,
+    keeps_nothing,
+)
 
 AsgiApp = Callable[..., Awaitable[None]]
-
-
-def nobody(tenant: TenantId) -> bool:
-    """No tenant's words are kept."""
-    del tenant
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class Surface:
     settings: IngressSettings
     clock: Clock
     classifier: object
-    keeps_bodies: Callable[[TenantId], bool] = nobody
+    keeps_bodies: Keeps = keeps_nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +104,4 @@ class Parts:
     settings: IngressSettings
     loaded: Loaded
     engine_timeout_s: float
-    keeps_bodies: Callable[[TenantId], bool] = nobody
+    keeps_bodies: Keeps = keeps_nothing

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.audit.proofs import parse_inclusion_proof
 from deployments.errors import Forbidden, GatehouseError, NotFound
 from deployments.ports import Audit, AuditStatus, Principal, Scope, TenantId
 from serve_app.api.auth import Authorizer
-from serve_app.api.bodies import parse_model, read_object
+from serve_app.api.bodies import GivenId, TenantName, parse_model, read_object
 
 _MAX_INDEX = 2**53 - 1
 _MAX_RECORDS = 1_000
@@ -96,8 +96,8 @@ class ShredBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    tenant: Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
-    change_id: Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\z")]
+    tenant: TenantName
+    change_id: GivenId
     reason: Annotated[str, Field(max_length=1_000)] = ""
 
 

@@ -5,9 +5,9 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Annotated, Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, StringConstraints, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from deployments.errors import BodyTooLarge, EngineOverloaded, InvalidRequest
@@ -162,6 +162,13 @@ def _too_deep(value: JsonValue) -> bool:
         if seen > _MAX_PARTS:
             raise InvalidRequest(f"The request body holds more than {_MAX_PARTS} objects and lists.")
     return True
+
+
+ID_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
+"""Ids that operators and their systems give: of changes, incidents, rollouts."""
+
+TenantName: TypeAlias = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
+GivenId: TypeAlias = Annotated[str, StringConstraints(pattern=rf"\A{ID_PATTERN}\z")]
 
 
 def parse_model(model: type[_Model], body: Mapping[str, JsonValue]) -> _Model:

@@ -17,14 +17,13 @@ from deployments.ports import (
     TenantId,
 )
 from serve_app.api.auth import Authorizer
-from serve_app.api.bodies import parse_model, read_object
+from serve_app.api.bodies import TenantName, parse_model, read_object
 
 _MAX_BODY_BYTES = 64 * 1024
 _MAX_TTL_S = 10 * 366 * 86_400
 _MAX_HOLD_S = 600  # clients give up on a stream some time after that
 _MAX_BUDGET = 2**53 - 1  # what JSON and the audit log can hold exactly
 
-_Tenant = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
 _Name = Annotated[str, StringConstraints(pattern=r"\A[^\x00-\x1f\x7f]{1,128}\z")]
 _Model = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\z")]
 
@@ -38,7 +37,7 @@ class NewKeyBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    tenant: _Tenant
+    tenant: TenantName
     name: _Name
     person: _Name | None = None
     scopes: Annotated[frozenset[Scope], Field(min_length=1)] = frozenset({Scope.INFERENCE})

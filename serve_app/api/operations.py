@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Callable
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Depends, Request
@@ -26,23 +25,22 @@ from deployments.ports import (
     Body,
     BodyField,
     JsonValue,
+    Keeps,
     Principal,
     Receipt,
     Scope,
     TenantId,
+    keeps_nothing,
 )
 from serve_app.api.auth import Authorizer
-from serve_app.api.bodies import parse_model, read_object
+from serve_app.api.bodies import ID_PATTERN, GivenId, TenantName, parse_model, read_object
 
 IDEMPOTENCY_HEADER = "idempotency-key"
 _MAX_BODY_BYTES = 64 * 1024
-_ID = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
-_PATH_ID = re.compile(_ID)
+_PATH_ID = re.compile(ID_PATTERN)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _ONCE = frozenset({"change.closed", "incident.opened", "incident.closed", "rollout.started", "rollout.finished"})
 
-_Tenant = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
-_Id = Annotated[str, StringConstraints(pattern=rf"\A{_ID}\z")]
 _Word = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
 _Line = Annotated[str, StringConstraints(pattern=r"\A[^\x00-\x1f\x7f]{1,256}\z")]
 _Reason = Annotated[str, Field(min_length=1, max_length=4_000)]
@@ -59,7 +57,7 @@ class _Reported(_Body):
     `title` is recorded in clear.
     """
 
-    tenant: _Tenant | None = None
+    tenant: TenantName | None = None
     title: _Line | None = None
     reason: _Reason | None = None
 
@@ -74,15 +72,15 @@ class ChangeCloseBody(_Reported):
 class _Concerned(_Reported):
     """`approval_id`, `gate_call_id` and `change_id` name what the incident is about."""
 
-    approval_id: _Id | None = None
-    gate_call_id: _Id | None = None
-    change_id: _Id | None = None
+    approval_id: GivenId | None = None
+    gate_call_id: GivenId | None = None
+    change_id: GivenId | None = None
 
 
 class IncidentOpenBody(_Concerned):
     """A new incident; without an `incident_id` it is given one."""
 
-    incident_id: _Id | None = None
+    incident_id: GivenId | None = None
     kind: _Word
     severity: _Severity
 
@@ -104,7 +102,7 @@ class RolloutEventBody(_Body):
     """A step of a rollout. `share_percent` is what the new revision now gets; `reason` is the tool's, in clear."""
 
     event: Literal["started", "promoted", "held", "rolled_back", "finished"]
-    rollout_id: _Id
+    rollout_id: GivenId
     kind: _Word
     model: _Line | None = None
     revision: _Line | None = None
@@ -112,7 +110,7 @@ class RolloutEventBody(_Body):
     share_percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
     state: _Word | None = None
     reason: Annotated[str, StringConstraints(pattern=r"\A[^\x00-\x1f\x7f]{1,1000}\z")] | None = None
-    change_id: _Id | None = None
+    change_id: GivenId | None = None
 
 
 class ReportedReply(BaseModel):
@@ -128,7 +126,7 @@ class ReportedReply(BaseModel):
 
 
 def create_operations_router(
-    authorizer: Authorizer, audit: Audit, clock: Clock, keeps_bodies: Callable[[TenantId], bool] = lambda _: False
+    authorizer: Authorizer, audit: Audit, clock: Clock, keeps_bodies: Keeps = keeps_nothing
 ) -> APIRouter:
     """The routes by which operators report. `keeps_bodies`: whether a tenant's reasons go to the sink as text."""
     router = APIRouter(prefix="/v1", tags=["operations"])
@@ -197,7 +195,7 @@ def create_operations_router(
 class _Book:
     """Puts reports into the log, each one once."""
 
-    def __init__(self, audit: Audit, clock: Clock, keeps_bodies: Callable[[TenantId], bool]) -> None:
+    def __init__(self, audit: Audit, clock: Clock, keeps_bodies: Keeps) -> None:
         self._audit = audit
         self._clock = clock
         self._keeps_bodies = keeps_bodies

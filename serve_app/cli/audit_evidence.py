@@ -11,7 +11,8 @@ from deployments.audit.s3 import SCHEME
 from deployments.audit.settings import ExportSettings
 from deployments.audit.targets import DirectoryTarget, ExportFailed, ExportRefused, Files, Target
 from deployments.clock import SystemClock
-from serve_app.cli.audit_export import fail, parse_key
+from serve_app.cli.audit_export import parse_key
+from serve_app.cli.offline import fail
 
 _MAX_ID_CHARS = 1_024
 

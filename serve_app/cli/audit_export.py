@@ -1,7 +1,7 @@
 """`gatehouse audit export`: copy a log's tiles and checkpoints to a directory or a locked bucket. No server, no Ray."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -10,6 +10,7 @@ from deployments.audit.notes import BadKey, VerifierKey, parse_verifier_key
 from deployments.audit.settings import ExportSettings
 from deployments.audit.targets import DirectoryTarget, ExportFailed, ExportRefused
 from deployments.clock import SystemClock
+from serve_app.cli.offline import fail
 
 _Key = Annotated[str | None, typer.Option("--key", help="The log's verifier key. None: the one that lies with it.")]
 _Endpoint = Annotated[str | None, typer.Option("--endpoint-url", help="Of an S3-compatible store.")]
@@ -70,9 +71,3 @@ def parse_key(text: str | None) -> VerifierKey | None:
         return None if text is None else parse_verifier_key(text)
     except BadKey as error:
         fail(f"--key: {error}.")
-
-
-def fail(message: str, code: int = 2) -> NoReturn:
-    """One sentence on stderr. Not `client.fail`: this must work without a configuration and an HTTP client."""
-    typer.echo(f"gatehouse: {message}", err=True)
-    raise typer.Exit(code)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, NoReturn, cast
+from typing import Annotated, cast
 
 import typer
 
 from deployments.audit.read import NoLog, durable_size, follow_entries, read_records, shown_size
 from deployments.audit.record import fields_of
 from deployments.ports import JsonValue
+from serve_app.cli.offline import fail
 
 _POLL_S = 0.2
 _Record = dict[str, JsonValue]
@@ -76,7 +77,7 @@ def show(
         for record in records:
             typer.echo(json.dumps(record, ensure_ascii=False) if as_json else _line(record))
     except (NoLog, OSError) as error:
-        _unusable(str(error))
+        fail(str(error))
 
 
 def follow(
@@ -99,7 +100,7 @@ def follow(
             if wanted.takes(record):
                 typer.echo(json.dumps(record, ensure_ascii=False) if as_json else _line(record))
     except (NoLog, OSError) as error:
-        _unusable(str(error))
+        fail(str(error))
     except KeyboardInterrupt:
         return
 
@@ -150,8 +151,3 @@ def _short(value: JsonValue) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
     return f"{text[:12]}..." if len(text) == 64 else text
-
-
-def _unusable(message: str) -> NoReturn:
-    typer.echo(f"gatehouse: {message}", err=True)
-    raise typer.Exit(2)

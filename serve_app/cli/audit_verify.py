@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from deployments.audit.anchors import Keys, Unusable, find_keys
 from deployments.audit.chain import leaf_hash
 from deployments.audit.files import replace_file
+from deployments.audit.layout import CHECKPOINT_FILE
 from deployments.audit.merkle import HASH_BYTES
 from deployments.audit.notes import BadNote, parse_checkpoint, parse_note
 from deployments.audit.proofs import (
@@ -20,9 +21,10 @@ from deployments.audit.proofs import (
     prove_inclusion,
     verify_inclusion_proof,
 )
-from deployments.audit.read import CHECKPOINT_FILE, NoLog, is_export
+from deployments.audit.read import NoLog, is_export
 from deployments.audit.tiles import BadTile, DirectoryStore, TileReader
 from deployments.audit.verify import DEFAULT_GRACE_S, verify
+from serve_app.cli.offline import fail
 
 _PATH = "The log's directory, for example .gatehouse/audit, or an export of it."
 _Key = Annotated[
@@ -68,7 +70,7 @@ def verify_log(
     try:
         report = verify(path, checkpoint or (), keys=_keys(key), quorum=quorum, receipts=receipt or (), grace_s=grace)
     except (Unusable, OSError) as error:
-        _unusable(str(error))
+        fail(str(error))
     typer.echo(json.dumps(report.to_json(), indent=2))
     if not report.ok:
         raise typer.Exit(1)
@@ -97,7 +99,7 @@ def prove(
         else:
             _prove(path, index, out, key, quorum, with_record=with_record)
     except (Unusable, NoLog, OSError) as error:
-        _unusable(str(error))
+        fail(str(error))
     except (BadProof, BadTile, BadNote) as error:
         typer.echo(f"gatehouse: not proven: {error}.", err=True)
         raise typer.Exit(1) from error
@@ -188,9 +190,3 @@ def _keys(given: list[str] | None) -> list[str]:
         else:
             keys.append(text)
     return keys
-
-
-def _unusable(message: str) -> NoReturn:
-    # Not `client.fail`: verifying must work where neither the configuration nor an HTTP client can be loaded.
-    typer.echo(f"gatehouse: {message}", err=True)
-    raise typer.Exit(2)

@@ -4,13 +4,14 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from deployments.audit.notes import ED25519, BadKey, VerifierKey, parse_verifier_key
 from deployments.audit.witness import BadState, Witness, WitnessLocked
 from deployments.clock import SystemClock
+from serve_app.cli.offline import fail
 
 _BACKLOG = 128
 _MAX_CONNECTIONS = 256
@@ -34,17 +35,17 @@ def witness(
     """
     log_keys = [found for text in log_key or [] for found in _log_keys(text)]
     if not log_keys and not key_only:
-        _fail("no log to witness: pass --log-key.")
+        fail("no log to witness: pass --log-key.")
     address = None if key_only else _address(listen)
     clock = SystemClock()
     try:
         opened = Witness(state, log_keys, clock, key_file=key, name=name)
     except (WitnessLocked, BadState) as error:
-        _fail(str(error))
+        fail(str(error))
     except BadKey as error:
-        _fail(f"the witness's key cannot be used: {error}.")
+        fail(f"the witness's key cannot be used: {error}.")
     except OSError as error:
-        _fail(f"{error.filename or state} cannot be used: {error.strerror}.")
+        fail(f"{error.filename or state} cannot be used: {error.strerror}.")
     try:
         typer.echo(str(opened.verifier))
         if address is not None:
@@ -53,7 +54,7 @@ def witness(
         failure = opened.failure
         opened.close()
     if failure is not None:
-        _fail(failure, 1)
+        fail(failure, 1)
 
 
 def _serve(opened: Witness, clock: SystemClock, address: tuple[str, int]) -> None:
@@ -63,13 +64,13 @@ def _serve(opened: Witness, clock: SystemClock, address: tuple[str, int]) -> Non
 
         from serve_app.witness import create_witness_app
     except ModuleNotFoundError as error:
-        _fail(f"a witness needs the extra `serve`: {error.name} is missing.")
+        fail(f"a witness needs the extra `serve`: {error.name} is missing.")
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        _fail(f"cannot listen on {host}:{port}: {error.strerror or error}.")
+        fail(f"cannot listen on {host}:{port}: {error.strerror or error}.")
 
     def stop() -> None:
         server.should_exit = True
@@ -104,14 +105,14 @@ def _log_keys(text: str) -> Sequence[VerifierKey]:
             lines = Path(text[1:]).read_text(encoding="utf-8").split()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            _fail(f"{text[1:]} cannot be read: {reason}.")
+            fail(f"{text[1:]} cannot be read: {reason}.")
     try:
         keys = [parse_verifier_key(line) for line in lines]
     except BadKey as error:
-        _fail(f"--log-key {text[:80]}: {error}.")
+        fail(f"--log-key {text[:80]}: {error}.")
     found = [each for each in keys if each.algorithm == ED25519]
     if not found:
-        _fail(f"--log-key {text[:80]}: there is no log's key in it.")
+        fail(f"--log-key {text[:80]}: there is no log's key in it.")
     return found
 
 
@@ -119,13 +120,8 @@ def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
-        _fail(f"--listen {text}: not HOST:PORT.")
+        fail(f"--listen {text}: not HOST:PORT.")
     return host, int(port)
-
-
-def _fail(message: str, code: int = 2) -> NoReturn:
-    typer.echo(f"gatehouse: {message}", err=True)
-    raise typer.Exit(code)
 
 
 def register(app: typer.Typer) -> None:

@@ -22,6 +22,7 @@ from deployments.audit.notes import (
     generate_key,
     parse_checkpoint,
     parse_note,
+    parse_witness_keys,
     verify_note,
     write_signer_key,
 )
@@ -29,7 +30,7 @@ from deployments.audit.proofs import Trust, verify_checkpoint
 from deployments.audit.sealer import Sealer
 from deployments.audit.settings import AuditSettings, WitnessSettings
 from deployments.audit.witness import Cosigned, OtherSize, Reason, Refused, Witness, parse_submission
-from deployments.audit.witnessing import Witnesses, newest_at, parse_witness_keys
+from deployments.audit.witnessing import Witnesses, newest_at
 from deployments.audit.writer import LogWriter
 from deployments.clock import FixedClock
 from deployments.ports import AuditEvent, JsonValue, TenantId
@@ -533,7 +534,7 @@ def test_a_witness_without_a_checkpoint_is_none() -> None:
 )
 def test_keys_that_cannot_be_believed_are_refused(keys: list[str], problem: str) -> None:
     with pytest.raises(BadKey, match=problem):
-        parse_witness_keys([WitnessSettings(url="http://w", key=key) for key in keys])
+        parse_witness_keys(keys)
 
 
 # --- the loop ----------------------------------------------------------------------------------------------------
