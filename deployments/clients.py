@@ -25,6 +25,7 @@ from deployments.errors import (
 )
 from deployments.ports import (
     ActionOutcome,
+    Advice,
     Approval,
     ApprovalId,
     ApprovalState,
@@ -40,8 +41,10 @@ from deployments.ports import (
     EngineCall,
     EngineInfo,
     EngineItem,
+    Frozen,
     GateContext,
     Grant,
+    IssuedPermit,
     JsonValue,
     KeyId,
     KeyRecord,
@@ -49,9 +52,11 @@ from deployments.ports import (
     ModelId,
     NewKey,
     Permit,
+    PermitAsk,
     Principal,
     Proposal,
     Proven,
+    QueueHealth,
     Receipt,
     RecordPage,
     RequestId,
@@ -61,6 +66,7 @@ from deployments.ports import (
     RouteDecision,
     RouteExplanation,
     RouteId,
+    RunReport,
     StoredRecord,
     StoredResponse,
     TenantId,
@@ -254,6 +260,10 @@ class LedgerClient(_Client):
         """All keys of a tenant, or of everybody."""
         return cast(Sequence[KeyRecord], await self._ask("list_keys", tenant))
 
+    async def holders(self, key_ids: Sequence[KeyId]) -> Sequence[Principal]:
+        """The principals of those of the keys that are good at this moment."""
+        return cast(Sequence[Principal], await self._ask("holders", key_ids))
+
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
         """Revoke a key."""
         return cast(KeyRecord, await self._ask("revoke_key", key_id, actor))
@@ -317,6 +327,34 @@ class ApprovalsClient(_Client):
         """Withdraw a request."""
         return cast(Approval, await self._ask("cancel", principal, approval_id, reason))
 
+    async def expire(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
+        """End a request now."""
+        return cast(Approval, await self._ask("expire", principal, approval_id, reason))
+
+    async def advise(self, approval_id: ApprovalId, advice: Advice) -> None:
+        """Put a model's review beside an open request."""
+        await self._ask("advise", approval_id, advice)
+
+    async def advice(self, tenant: TenantId | None, approval_id: ApprovalId) -> Advice | None:
+        """The newest review of a request."""
+        return cast(Advice | None, await self._ask("advice", tenant, approval_id))
+
+    async def frozen(self) -> Sequence[Frozen]:
+        """Every key whose tool calls do not leave."""
+        return cast(Sequence[Frozen], await self._ask("frozen"))
+
+    async def freeze(self, principal: Principal, key_id: KeyId, reason: str) -> Frozen:
+        """Let none of a key's tool calls leave from now on."""
+        return cast(Frozen, await self._ask("freeze", principal, key_id, reason))
+
+    async def unfreeze(self, principal: Principal, key_id: KeyId, change_id: str, reason: str) -> None:
+        """Let a key's tool calls leave again."""
+        await self._ask("unfreeze", principal, key_id, change_id, reason)
+
+    async def health(self) -> QueueHealth:
+        """How the queue stands."""
+        return cast(QueueHealth, await self._ask("health"))
+
     async def observe(self, context: GateContext, results: Sequence[CallResult]) -> None:
         """Record what a conversation says of calls."""
         await self._ask("observe", context, results)
@@ -336,6 +374,37 @@ class ApprovalsClient(_Client):
     async def ready(self) -> bool:
         """True when the store answers."""
         return bool(await self._ask("ready"))
+
+
+class PermitsClient(_Client):
+    """`ports.Permits` over the handle of the approval store."""
+
+    down = GateUnavailable
+    what = "The permit office"
+
+    async def issue(self, principal: Principal, ask: PermitAsk) -> IssuedPermit:
+        """A permit for a call that was just released."""
+        return cast(IssuedPermit, await self._ask("issue", principal, ask))
+
+    async def claim(self, principal: Principal, tool: str, arguments: str, audience: str) -> IssuedPermit:
+        """The permit of an approved call that was not executed yet."""
+        return cast(IssuedPermit, await self._ask("claim", principal, tool, arguments, audience))
+
+    async def redeem(self, principal: Principal, permit_id: str, action_digest: str, audience: str) -> IssuedPermit:
+        """Take the one execution."""
+        return cast(IssuedPermit, await self._ask("redeem", principal, permit_id, action_digest, audience))
+
+    async def report(self, principal: Principal, permit_id: str, report: RunReport) -> IssuedPermit:
+        """Say how the execution ended."""
+        return cast(IssuedPermit, await self._ask("report_run", principal, permit_id, report))
+
+    async def permit(self, principal: Principal, permit_id: str) -> IssuedPermit:
+        """A permit, without its token."""
+        return cast(IssuedPermit, await self._ask("permit", principal, permit_id))
+
+    async def keys(self) -> Mapping[str, JsonValue]:
+        """The public keys as a JWK set."""
+        return cast(Mapping[str, JsonValue], await self._ask("permit_keys"))
 
 
 class AuditClient(_Client):

@@ -72,7 +72,8 @@ class Principal:
     """Whoever presented a key. `person` names the human behind it (None: a service); `models` None means all.
 
     `egress`: prompts of the tenant may leave the premises, to an upstream that is not local. `hold_s`: how long a call
-    that needs an approval waits for it inside the stream; 0 withholds it at once.
+    that needs an approval waits for it inside the stream; 0 withholds it at once. `roles` are what the person may
+    decide about: a policy can ask for approvers of one of them.
     """
 
     tenant: TenantId
@@ -83,6 +84,7 @@ class Principal:
     gate_profile: GateProfile = GateProfile.OPS
     egress: bool = False
     hold_s: int = 0
+    roles: frozenset[str] = frozenset()
 
     def may_use(self, model: ModelId) -> bool:
         """True when the key is granted `model`."""
@@ -152,6 +154,7 @@ class KeyRecord:
     revoked_ms: int | None
     hold_s: int = 0
     budget_tokens: int | None = None
+    roles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,7 @@ class KeySpec:
     ttl_s: int | None = None
     hold_s: int = 0
     budget_tokens: int | None = None
+    roles: frozenset[str] = frozenset()
 
 
 class Ledger(Protocol):
@@ -198,6 +202,10 @@ class Ledger(Protocol):
 
     async def list_keys(self, tenant: TenantId | None) -> Sequence[KeyRecord]:
         """All keys of a tenant, or of everybody; revoked ones too."""
+        ...
+
+    async def holders(self, key_ids: Sequence[KeyId]) -> Sequence[Principal]:
+        """The principals of those of the keys that are good at this moment; the others are left out."""
         ...
 
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
@@ -373,7 +381,11 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A complete call as the model wrote it. `arguments` is the raw text, not yet canonical."""
+    """A complete call as the model wrote it. `arguments` is the raw text, not yet canonical.
+
+    `defect` says why it must not leave, whatever its words are: its pieces contradict each other, it was written as
+    text, or nobody knows its kind. It is judged for the record, and never `Released` or `Held`.
+    """
 
     call_id: str
     choice: int
@@ -381,11 +393,17 @@ class ToolCall:
     name: str
     arguments: str
     recovered: bool = False
+    defect: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GateContext:
-    """Who the calls belong to and under which decision they were generated."""
+    """Who the calls belong to and under which decision they were generated.
+
+    `agent` is the client software as it names itself; `untrusted`: text from outside (a web page, a mail, a server's
+    answer) is in the conversation; `schemas` are the SHA-256 hex of the RFC 8785 form of each offered tool's JSON
+    schema. All three can raise the class of a call and never lower it.
+    """
 
     request_id: RequestId
     principal: Principal
@@ -393,6 +411,9 @@ class GateContext:
     model: ModelId
     route_id: RouteId
     offered_tools: frozenset[str]
+    agent: str | None = None
+    untrusted: bool = False
+    schemas: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,13 +426,22 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The call may go to the client, with exactly these canonical `arguments` (RFC 8785)."""
+    """The call may go to the client, with exactly these canonical `arguments` (RFC 8785).
+
+    `approval_id` is there for what humans approved, `change_id` and `rollback_digest` for every change.
+    """
 
     call: ToolCall
     arguments: str
     risk: Risk
     reasons: tuple[str, ...]
     receipt: Receipt
+    gate_call_id: str = ""
+    action_digest: str = ""
+    policy_digest: str = ""
+    approval_id: ApprovalId | None = None
+    change_id: str | None = None
+    rollback_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,10 +481,14 @@ Verdict: TypeAlias = Released | Held | Denied | Withheld
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a client says an executed call gave: its tool message, as text, in the conversation's newest turn."""
+    """What a client says an executed call gave: its tool message, as text, in the conversation's newest turn.
+
+    `failed` is the dialect's own flag (`is_error`), where it has one.
+    """
 
     call_id: str
     content: str
+    failed: bool | None = None
 
 
 class Gate(Protocol):
@@ -490,7 +524,7 @@ class Proposal:
 
     `action_digest` is the SHA-256 hex of the RFC 8785 form of the whole binding; `fingerprint` is the same without the
     random `gate_call_id`: it recognises the same call when the same session emits it again. `call_id` is the model's,
-    which clients echo with the result.
+    which clients echo with the result. `approver_roles`: an approver needs one of them; empty: none in particular.
     """
 
     gate_call_id: str
@@ -510,6 +544,7 @@ class Proposal:
     policy_digest: str
     model: ModelId
     call_id: str = ""
+    approver_roles: tuple[str, ...] = ()
 
 
 class ApprovalState(StrEnum):
@@ -560,6 +595,50 @@ class Permit:
     change_id: str
     rollback_digest: str
     voters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a model says of a request, for its approvers to read: it never votes and never lowers a class.
+
+    `concerns` are what could go wrong; `plan` is a draft that a human may record as the rollback plan, or not.
+    """
+
+    model: ModelId
+    effort: Effort
+    at_ms: int
+    summary: str
+    concerns: tuple[str, ...]
+    plan: "RollbackPlan | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A key whose tool calls do not leave, since `since_ms`. `kind` is the bypass attempt, or `manual`."""
+
+    key_id: KeyId
+    tenant: TenantId
+    kind: str
+    reason: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueHealth:
+    """The state of the approval queue. Ages are seconds; None: there is none.
+
+    `waiting` counts open requests that somebody must act on, `notices_waiting` messages that no receiver has taken.
+    """
+
+    waiting: int
+    oldest_s: float | None
+    approved_unused: int
+    unreported: int
+    frozen: int
+    notices_waiting: int = 0
+    notices_oldest_s: float | None = None
+    notices_failed: int = 0
+    problems: tuple[str, ...] = ()
 
 
 class ActionOutcome(StrEnum):
@@ -652,6 +731,34 @@ class Approvals(Protocol):
         """Withdraw a request."""
         ...
 
+    async def expire(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
+        """End a request now, as if its time were over: for whoever approves or administers."""
+        ...
+
+    async def advise(self, approval_id: ApprovalId, advice: Advice) -> None:
+        """Put a model's review beside an open request; a later one takes its place. It counts for nothing."""
+        ...
+
+    async def advice(self, tenant: TenantId | None, approval_id: ApprovalId) -> Advice | None:
+        """The newest review of a request, if there is one."""
+        ...
+
+    async def frozen(self) -> Sequence[Frozen]:
+        """Every key whose tool calls do not leave."""
+        ...
+
+    async def freeze(self, principal: Principal, key_id: KeyId, reason: str) -> Frozen:
+        """Let none of a key's tool calls leave from now on. `admin`, or whoever approves in the key's tenant."""
+        ...
+
+    async def unfreeze(self, principal: Principal, key_id: KeyId, change_id: str, reason: str) -> None:
+        """Let a key's tool calls leave again. `admin` alone, and never for the key that asks."""
+        ...
+
+    async def health(self) -> QueueHealth:
+        """How the queue stands, over all tenants."""
+        ...
+
     async def observe(self, context: GateContext, results: Sequence[CallResult]) -> None:
         """Record what a conversation says of calls: each consumed permit's report, and refused calls that ran, once."""
         ...
@@ -670,6 +777,106 @@ class Approvals(Protocol):
 
     async def ready(self) -> bool:
         """True when the store answers."""
+        ...
+
+
+# --- permits -----------------------------------------------------------------------------------------------------
+
+
+class PermitState(StrEnum):
+    """States of a permit; all but the first two are terminal."""
+
+    ISSUED = "ISSUED"
+    REDEEMED = "REDEEMED"
+    REPORTED = "REPORTED"
+    EXPIRED = "EXPIRED"
+    REVOKED = "REVOKED"
+
+
+@dataclass(frozen=True, slots=True)
+class PermitAsk:
+    """A released call for which a runner, `audience`, wants a signed permit. Digests are hex, `arguments` canonical.
+
+    `rollback_of` names the permit whose execution this call takes back, `step` which 0-based step of its plan it is.
+    """
+
+    gate_call_id: str
+    action_digest: str
+    session: SessionId
+    tool: str
+    arguments: str
+    risk: Risk
+    policy_digest: str
+    audience: str
+    approval_id: ApprovalId | None = None
+    change_id: str | None = None
+    rollback_digest: str | None = None
+    rollback_of: str | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedPermit:
+    """A permit as its runner sees it. `token` is the JWS (EdDSA, `typ: exec-permit+jwt`), empty where it is only shown.
+
+    Times are milliseconds. `plan` is the way back that was recorded with the approval, `taken_back` which of its
+    steps, by 0-based index, were executed with success; `plan.verify` counts as the last. `rollback_of` names the
+    permit whose execution this one takes back.
+    """
+
+    permit_id: str
+    state: PermitState
+    token: str
+    ask: PermitAsk
+    issued_ms: int
+    expires_ms: int
+    exec_profile: str
+    plan: RollbackPlan | None = None
+    rollback_of: str | None = None
+    taken_back: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a runner says of one execution. `output_digest` is the SHA-256 (32 bytes) of what the command printed."""
+
+    outcome: ActionOutcome
+    exit_code: int | None
+    output_digest: bytes
+    started_ms: int
+    ended_ms: int
+    rollback: RollbackOutcome | None = None
+    note: str = ""
+
+
+class Permits(Protocol):
+    """Signed permits and the one execution that each allows (`PolicyGate`)."""
+
+    async def issue(self, principal: Principal, ask: PermitAsk) -> IssuedPermit:
+        """A permit for a call that the gate has just released to this principal."""
+        ...
+
+    async def claim(self, principal: Principal, tool: str, arguments: str, audience: str) -> IssuedPermit:
+        """The permit of an approved call that left in one of this key's streams and was not executed yet.
+
+        `NotFound` when there is none: the runner then proposes the call itself.
+        """
+        ...
+
+    async def redeem(self, principal: Principal, permit_id: str, action_digest: str, audience: str) -> IssuedPermit:
+        """Take the one execution. Exactly one caller ever succeeds; the others get `ApprovalConflict`."""
+        ...
+
+    async def report(self, principal: Principal, permit_id: str, report: RunReport) -> IssuedPermit:
+        """Say how the execution ended; the first word counts."""
+        ...
+
+    async def permit(self, principal: Principal, permit_id: str) -> IssuedPermit:
+        """A permit of the key's tenant, without its token."""
+        ...
+
+    async def keys(self) -> Mapping[str, JsonValue]:
+        """The public keys as a JWK set (RFC 7517, RFC 8037), the newest first."""
         ...
 
 

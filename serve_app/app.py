@@ -6,10 +6,12 @@
 recognises the annotation, so a wrong key or value is refused before anything starts.
 """
 
+import logging
 import time
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, assert_never, cast
 
 import rfc8785
@@ -34,10 +36,13 @@ from deployments.engine.settings import plain_actor, serve_options
 from deployments.engine.synthetic import SyntheticSettings
 from deployments.engine.upstream_settings import UpstreamSettings, upstream_options
 from deployments.gate.bundle import load_bundle
+from deployments.gate.canary import Canary
 from deployments.gate.classify import Classifier
 from deployments.gate.deployment import PolicyGate
+from deployments.gate.grammar import BundleError
 from deployments.gate.guard import Guard
-from deployments.gate.settings import Running
+from deployments.gate.settings import GateSettings, Running
+from deployments.gate.shadow import ShadowedClassifier
 from deployments.ingress.deployment import Ingress
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.journey import GENERATING
@@ -60,6 +65,7 @@ from serve_app.config import (
 from serve_app.prepare import prepare, vocabulary_dir
 from serve_app.tokens import token_counters
 
+_log = logging.getLogger("gatehouse")
 CODE_VERSION = version("gatehouse-serving")
 
 
@@ -73,8 +79,9 @@ def build(config: AppConfig) -> Application:
                  **small(config.audit_replicas))  # fmt: skip
     ledger = bind(Ledger, audit, str(state), store_url(config, "ledger"), config.operator or operating_person(),
                   config.tenancy, config.tenant, name="Ledger", **small(config.ledger_replicas))  # fmt: skip
-    gate = bind(PolicyGate, audit, store_url(config, "gate"), config.gate, running(config),
-                config.audit.bodies.keeps_arguments, name="PolicyGate", **small(config.gate_replicas))  # fmt: skip
+    gate = bind(PolicyGate, audit, ledger, store_url(config, "gate"), str(state / "gate-keys"), config.gate,
+                running(config), config.audit.bodies.keeps_arguments, name="PolicyGate",
+                **small(config.gate_replicas))  # fmt: skip
     tiers = {each.tier: (each.engine.model, each.engine.revision) for each in config.models if each.tier is not None}
     router = bind(DifficultyRouter, config.difficulty, read_yaml(config.routing_policy), tiers,
                   name="DifficultyRouter", **small(config.difficulty_replicas))  # fmt: skip
@@ -129,8 +136,9 @@ def parts(config: AppConfig) -> Parts:
     created = int(time.time())  # noqa: TID251 - when this graph was built, for /v1/models
     return Parts(
         make_api=partial(create_api, behind_serve=True),
-        make_classifier=partial(load_classifier, config.gate.bundle),
+        make_classifier=partial(load_classifier, config.gate, config.state_path / "policy-marks"),
         make_gate=partial(make_gate, config.ingress.audit_timeout_s, config.audit.bodies.keeps_arguments),
+        make_canary=partial(make_canary, config.ingress.canary_s),
         make_counters=partial(token_counters,
                               [model.engine.model for model in config.models if model.source and model.tier],
                               str(vocabulary_dir(config))),
@@ -170,9 +178,20 @@ def config_digest(config: AppConfig) -> str:
     return sha256(rfc8785.dumps(config.model_dump(mode="json"))).hexdigest()
 
 
-def load_classifier(bundle: str) -> Classifier:
-    """The gate's classifier over a checked bundle; `BundleError` fails the replica's start."""
-    return Classifier(load_bundle(bundle))
+def load_classifier(settings: GateSettings, marks: Path) -> Classifier:
+    """The gate's classifier over a checked bundle; `BundleError` fails the replica's start.
+
+    `marks` is where this machine remembers which bundles' examples have passed. A shadow bundle that cannot be loaded
+    stops nothing: it is said in the log and in `/metrics`.
+    """
+    live = load_bundle(settings.bundle, marks, None if settings.bundle_key is None else Path(settings.bundle_key))
+    if settings.shadow_bundle is None:
+        return Classifier(live)
+    try:
+        return ShadowedClassifier(live, load_bundle(settings.shadow_bundle, marks))
+    except BundleError as error:
+        _log.error("the shadow bundle is refused, no call is judged by it: %s", error)
+        return ShadowedClassifier(live, None)
 
 
 def make_gate(
@@ -187,6 +206,11 @@ def make_gate(
     return Guard(
         cast(Classifier, classifier), approvals, audit, clock, audit_timeout_s, keeps_arguments=keeps_arguments
     )
+
+
+def make_canary(every_s: float, gate: Gate, approvals: Approvals, clock: Clock) -> Canary:
+    """What tries the gate of an ingress replica."""
+    return Canary(gate, approvals, clock, every_s)
 
 
 def running(config: AppConfig) -> Running:

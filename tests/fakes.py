@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deployments.clock import FixedClock
+from deployments.gate.canary import Canary
+from deployments.ingress.advice import Advisor
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.dialects.values import Codec, Framing
+from deployments.ingress.egress import Reach
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, RoutedModel
 from deployments.ingress.settings import IngressSettings
@@ -25,6 +28,7 @@ from deployments.ports import (
     GateContext,
     JsonValue,
     ModelId,
+    QueueHealth,
     Receipt,
     Released,
     Risk,
@@ -42,6 +46,7 @@ from router.types import Effort
 from serve_app.api.metrics import Counters
 from tests.fakes_audit import InMemoryAudit
 from tests.fakes_ledger import InMemoryLedger
+from tests.fakes_permits import InMemoryPermits
 from tests.fakes_responses import InMemoryResponses
 
 BASE, STRONG = ModelId("demo-20b"), ModelId("demo-120b")
@@ -157,10 +162,13 @@ def read_request(body: Mapping[str, JsonValue]) -> RouteRequest:
 
 
 class Ready:
-    """A part that only answers its readiness probe."""
+    """A part that only answers probes."""
 
     async def ready(self) -> bool:
         return True
+
+    async def health(self) -> QueueHealth:
+        return QueueHealth(waiting=0, oldest_s=None, approved_unused=0, unreported=0, frozen=0)
 
 
 @dataclass
@@ -170,6 +178,7 @@ class World:
     engine: ScriptedEngine
     strong: ScriptedEngine = field(default_factory=lambda: ScriptedEngine(json_reply("strong")))
     gate: RuleGate = field(default_factory=RuleGate)
+    permits: InMemoryPermits = field(default_factory=InMemoryPermits)
     settings: IngressSettings = field(default_factory=lambda: IngressSettings(record_delay_s=0))
     limit: int = 4096
     strong_is_local: bool = True
@@ -217,6 +226,7 @@ class World:
             clock=self.clock,
             models=routed,
         )
+        tiers = [(each.tier, Reach(each.model, each.local)) for each in routed if each.tier is not None]
         models = tuple(
             ServedModel(model, tier, "vllm", "r1", self.limit, True, 1_767_225_600)
             for model, tier in ((BASE, "20b"), (STRONG, "120b"))
@@ -224,7 +234,9 @@ class World:
         return Surface(
             journey, Inquiries(self.ledger, engines, windows, routed),
             self.ledger, self.difficulty, self.approvals, self.audit, self.responses, self.codecs, engines,
-            models, readers, recorder, counters, self.settings, self.clock, self.classifier,
+            models, readers, recorder, counters, self.settings, self.clock, self.classifier, self.gate, self.permits,
+            Advisor(engines, tiers, self.ledger, self.approvals, self.clock, self.settings.advice),
+            Canary(self.gate, self.approvals, self.clock, self.settings.canary_s),
         )  # fmt: skip
 
 

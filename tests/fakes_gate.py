@@ -4,23 +4,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deployments.clock import Clock, FixedClock
-from deployments.errors import ApprovalConflict, GateUnavailable
+from deployments.errors import ApprovalConflict, Forbidden, GateUnavailable, NotFound
 from deployments.gate import states
 from deployments.gate.binding import plan_digest
+from deployments.gate.display import requested
+from deployments.gate.freezer import FROZEN
 from deployments.ports import (
     ActionOutcome,
+    Advice,
     Approval,
     ApprovalId,
     ApprovalState,
     CallResult,
     Conclusion,
     Digests,
+    Frozen,
     GateContext,
+    KeyId,
     Permit,
     Principal,
     Proposal,
+    QueueHealth,
     RollbackOutcome,
     RollbackPlan,
+    Scope,
     TenantId,
     ToolCall,
     ToolResult,
@@ -61,11 +68,14 @@ class InMemoryApprovals:
         self.proposals: list[Proposal] = []
         self.results: list[CallResult] = []
         self.concluded: dict[str, Conclusion] = {}
+        self.reviews: dict[str, Advice] = {}
+        self.frozen_keys: dict[KeyId, Frozen] = {}
         self.down = False
 
     async def propose(self, proposal: Proposal) -> Permit | Approval:
         self._check_up()
         self.proposals.append(proposal)
+        self._check_free(proposal.requester_key)
         for approval in list(self.found.values()):
             now = states.as_of(approval, self.clock.now_ms())
             if now.proposal.fingerprint != proposal.fingerprint or now.state not in states.OPEN:
@@ -77,16 +87,19 @@ class InMemoryApprovals:
             digest = plan_digest(now.plan.steps, now.plan.verify)
             voters = tuple(vote.person for vote in now.votes)
             return Permit(now.approval_id, now.proposal.action_digest, now.change_id, digest, voters)
+        approval_id, votes = ApprovalId(f"apr_{len(self.found) + 1}"), states.votes_required(proposal.risk)
+        expires_ms = self.clock.now_ms() + TTL_MS
+        shown = requested(proposal.display, approval_id, votes, proposal.approver_roles, expires_ms)
         approval = Approval(
-            approval_id=ApprovalId(f"apr_{len(self.found) + 1}"),
+            approval_id=approval_id,
             state=ApprovalState.NEEDS_PLAN,
-            proposal=proposal,
-            votes_required=states.votes_required(proposal.risk),
+            proposal=replace(proposal, display=shown.text, display_digest=shown.digest),
+            votes_required=votes,
             votes=(),
             change_id=None,
             plan=None,
             created_ms=self.clock.now_ms(),
-            expires_ms=self.clock.now_ms() + TTL_MS,
+            expires_ms=expires_ms,
         )
         self.found[approval.approval_id] = approval
         return approval
@@ -115,11 +128,58 @@ class InMemoryApprovals:
         self, principal: Principal, approval_id: ApprovalId, digests: Digests, approve: bool, reason: str
     ) -> Approval:
         approval = await self.get(None, approval_id)
+        self._check_free(principal.key_id)
         return self._keep(states.voted(approval, principal, digests, approve, reason, self.clock.now_ms()))
 
     async def cancel(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
         del reason
         return self._keep(states.cancelled(await self.get(None, approval_id), principal))
+
+    async def expire(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
+        del reason
+        return self._keep(states.expired(await self.get(None, approval_id), principal))
+
+    async def advise(self, approval_id: ApprovalId, advice: Advice) -> None:
+        approval = await self.get(None, approval_id)
+        if approval.state not in states.OPEN:
+            raise ApprovalConflict("A review comes too late.")
+        self.reviews[approval.approval_id] = advice
+
+    async def advice(self, tenant: TenantId | None, approval_id: ApprovalId) -> Advice | None:
+        return self.reviews.get((await self.get(tenant, approval_id)).approval_id)
+
+    async def frozen(self) -> Sequence[Frozen]:
+        self._check_up()
+        return list(self.frozen_keys.values())
+
+    async def freeze(self, principal: Principal, key_id: KeyId, reason: str) -> Frozen:
+        self._check_up()
+        if not principal.scopes & {Scope.APPROVE, Scope.ADMIN}:
+            raise Forbidden("This key may not freeze keys.")
+        frozen = Frozen(key_id, principal.tenant, "manual", reason, self.clock.now_ms())
+        return self.frozen_keys.setdefault(key_id, frozen)
+
+    async def unfreeze(self, principal: Principal, key_id: KeyId, change_id: str, reason: str) -> None:
+        del change_id, reason
+        self._check_up()
+        if Scope.ADMIN not in principal.scopes or principal.key_id == key_id:
+            raise Forbidden("This key may not release that key.")
+        if self.frozen_keys.pop(key_id, None) is None:
+            raise NotFound("This key is not frozen.")
+
+    async def health(self) -> QueueHealth:
+        self._check_up()
+        now_ms = self.clock.now_ms()
+        found = [states.as_of(approval, now_ms) for approval in self.found.values()]
+        waiting = [each for each in found if each.state in {ApprovalState.NEEDS_PLAN, ApprovalState.PENDING}]
+        oldest_ms = min((each.created_ms for each in waiting), default=None)
+        return QueueHealth(
+            waiting=len(waiting),
+            oldest_s=None if oldest_ms is None else (now_ms - oldest_ms) / 1000,
+            approved_unused=sum(each.state is ApprovalState.APPROVED for each in found),
+            unreported=sum(each.reported is None for each in self.concluded.values()),
+            frozen=len(self.frozen_keys),
+        )
 
     async def observe(self, context: GateContext, results: Sequence[CallResult]) -> None:
         self._check_up()
@@ -158,6 +218,10 @@ class InMemoryApprovals:
     def _keep(self, approval: Approval) -> Approval:
         self.found[approval.approval_id] = approval
         return approval
+
+    def _check_free(self, key_id: KeyId) -> None:
+        if key_id in self.frozen_keys:
+            raise Forbidden(FROZEN)
 
     def _check_up(self) -> None:
         if self.down:

@@ -51,6 +51,7 @@ class InMemoryLedger:
         gate_profile: GateProfile = GateProfile.OPS,
         hold_s: int = 0,
         budget_tokens: int | None = None,
+        roles: frozenset[str] = frozenset(),
     ) -> Principal:
         """Make `presented` a valid key; no scope given means inference."""
         record = KeyRecord(
@@ -66,16 +67,14 @@ class InMemoryLedger:
             revoked_ms=None,
             hold_s=hold_s,
             budget_tokens=budget_tokens,
+            roles=roles,
         )
         self.keys[presented] = record
         return _principal(record)
 
     async def authenticate(self, presented: str) -> Principal:
         record = self.keys.get(presented)
-        now_ms = self._clock.now_ms()
-        if record is None or record.revoked_ms is not None:
-            raise Unauthenticated("Incorrect API key provided.")
-        if record.expires_ms is not None and record.expires_ms <= now_ms:
+        if record is None or not self._good(record):
             raise Unauthenticated("Incorrect API key provided.")
         return _principal(record)
 
@@ -122,6 +121,7 @@ class InMemoryLedger:
             gate_profile=spec.gate_profile,
             hold_s=spec.hold_s,
             budget_tokens=spec.budget_tokens,
+            roles=spec.roles,
             expires_ms=None if spec.ttl_s is None else now_ms + spec.ttl_s * 1000,
         )
         self.keys[presented] = record
@@ -130,6 +130,9 @@ class InMemoryLedger:
 
     async def list_keys(self, tenant: TenantId | None) -> Sequence[KeyRecord]:
         return [record for record in self.keys.values() if tenant is None or record.tenant == tenant]
+
+    async def holders(self, key_ids: Sequence[KeyId]) -> Sequence[Principal]:
+        return [_principal(record) for record in self.keys.values() if record.key_id in key_ids and self._good(record)]
 
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
         for presented, record in self.keys.items():
@@ -141,6 +144,10 @@ class InMemoryLedger:
 
     async def ready(self) -> bool:
         return self.is_ready
+
+    def _good(self, record: KeyRecord) -> bool:
+        expired = record.expires_ms is not None and record.expires_ms <= self._clock.now_ms()
+        return record.revoked_ms is None and not expired
 
     def _budget(self, key_id: KeyId) -> int | None:
         return next((record.budget_tokens for record in self.keys.values() if record.key_id == key_id), None)
@@ -155,4 +162,5 @@ def _principal(record: KeyRecord) -> Principal:
         models=record.models,
         gate_profile=record.gate_profile,
         hold_s=record.hold_s,
+        roles=record.roles,
     )

@@ -420,11 +420,16 @@ class _Reader:
                 action.asked_ms = at_ms if action.asked_ms is None else action.asked_ms
             case "approval", "planned":
                 action.plan_digest, action.planned_ms = _text(fields, "rollback_digest"), at_ms
+                action.display_digest = _text(fields, "display_digest") or action.display_digest
             case "approval", "voted":
                 vote = Vote(str(fields.get("voter")), fields.get("approve") is True, at_ms, index)
                 action.votes.append(vote)
             case "approval", "granted":
                 action.granted_ms = at_ms
+            case "approval", "reopened":
+                left = cast("list[JsonValue]", fields["voters"])
+                action.granted_ms = None
+                action.votes = [vote for vote in action.votes if not vote.approve or vote.person in left]
             case "approval", end if end in _ENDS:
                 action.ended, action.ended_ms = end, at_ms
             case "permit", "consumed":

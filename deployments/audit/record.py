@@ -129,11 +129,14 @@ def _fields(kind: str, /, **meanings: str) -> dict[str, Field]:
 FIELDS: Mapping[str, Field] = {
     **_fields(
         "text",
+        agent="the client software that asked, as far as it names itself",
         approval_id="the request for approval that it belongs to",
+        audience="the runner that a permit is for",
         call_id="id of the tool call, as the model wrote it",
         change_id="the change or ticket that it belongs to; stored in the envelope",
         dialect="wire format of the request: chat, completions, responses, messages or embeddings",
         effort="reasoning effort that was used",
+        exec_profile="how a runner must execute the call",
         error_code="why it failed, in the words of the error table",
         gate_call_id="random id that the gate gave the call",
         gate_profile="gate profile of a key: observe, coding or ops",
@@ -155,12 +158,15 @@ FIELDS: Mapping[str, Field] = {
         requester_person="the natural person behind that key",
         revision="revision of the model, or the one that is rolled out",
         risk="class of the call: R0 reads, R1 changes what is easily undone, R2 needs one human, R3 two",
+        rollback_of="the permit whose execution this one takes back",
         rollback_status="what became of the way back: whether it was needed, and whether it worked",
         rollout_id="the rollout that it belongs to",
         route_id="the routing decision",
         rule_set="name of the gate's policy bundle",
         severity="how bad the incident is",
-        source="where a report comes from: the conversation itself, or a call of the API",
+        shadow_outcome="what the shadow bundle would have done with the call",
+        shadow_risk="class of the call under the shadow bundle",
+        source="where it comes from: a report from the conversation itself, a call of the API, or a runner",
         standing_plan="id of the policy object that covers a change without a plan of its own",
         state="state of the approval or rollout after the event",
         tier="the router's tier of the model",
@@ -176,6 +182,7 @@ FIELDS: Mapping[str, Field] = {
         key_ids="data keys that were destroyed",
         models="models that are granted or served",
         reasons="every rule that fired, the deciding one first",
+        roles="roles of a key, or those of which an approver needs one",
         repairs="what was guessed when malformed model output was repaired",
         scopes="what a key may do",
         voters="the natural persons who approved",
@@ -198,6 +205,7 @@ FIELDS: Mapping[str, Field] = {
         "keys sorted, no white space, numbers as Python writes them)",
         reason_commit="salted commitment to a human's words",
         rollback_digest="SHA-256 of the rollback plan, in RFC 8785 form",
+        shadow_policy_digest="SHA-256 of the shadow bundle",
     ),
     **_fields(
         "body",
@@ -224,6 +232,7 @@ FIELDS: Mapping[str, Field] = {
         reasoning_tokens="those of them that were reasoning",
         size="records before this one",
         status="HTTP status",
+        step="which step of a rollback plan, from 0; the verification is the last",
         tool_calls="complete calls that the model wrote",
         torn_bytes="bytes of an unacknowledged write that recovery cut off",
         ttft_ms="from the request's arrival to the first byte of the answer",
@@ -244,6 +253,7 @@ FIELDS: Mapping[str, Field] = {
         plan_required="a change id and a rollback plan are still missing",
         recovered="the call was repaired from malformed output, so it is trusted with nothing",
         stream="the client asked for a stream",
+        untrusted="text from outside was in the conversation when the call was written",
     ),
 }
 
@@ -271,17 +281,22 @@ def _event(says: str, required: str, optional: str = "", **words: str) -> EventS
 
 
 _CALL = (
-    "action_digest approval_id arguments_body arguments_commit call_id change_id choice dialect display_digest "
+    "action_digest agent approval_id arguments_body arguments_commit call_id change_id choice dialect display_digest "
     "expires_ms fingerprint gate_call_id index model outcome permit_id plan_required policy_digest profile reason "
-    "reasons recovered risk rollback_digest route_id rule_set standing_plan tier tool votes_required"
+    "reasons recovered risk rollback_digest route_id rule_set shadow_outcome shadow_policy_digest shadow_risk source "
+    "standing_plan tier tool untrusted votes_required"
 )
 _APPROVAL = (
     "action_digest approval_id approve arguments_body arguments_commit change_id display_digest expires_ms fingerprint "
     "gate_call_id model outcome permit_id plan_required policy_digest reason reason_body reason_commit reasons "
-    "requester_key requester_person risk rollback_digest route_id state tool voter voter_key voters votes "
+    "requester_key requester_person risk roles rollback_digest route_id state tool voter voter_key voters votes "
     "votes_required"
 )
-_KEY = "expires_ms gate_profile key_name models person scopes ttl_s reason hold_s budget_tokens"
+_KEY = "expires_ms gate_profile key_name models person roles scopes ttl_s reason hold_s budget_tokens"
+_PERMIT = (
+    "approval_id arguments_body arguments_commit audience change_id exec_profile expires_ms gate_call_id policy_digest "
+    "requester_key risk rollback_digest rollback_of source step tool"
+)
 _REPORT = "gate_call_id approval_id reporter reason_commit reason_body"
 _ROLLOUT = "model revision previous_revision share_percent state reason change_id"
 _INCIDENT = "title severity approval_id gate_call_id change_id outcome reporter reason_commit reason_body"
@@ -334,6 +349,11 @@ EVENTS: Mapping[str, EventSchema] = {
     "approval.granted": _event(
         "the approval desk, with the last vote that was needed", "approval_id action_digest", _APPROVAL
     ),
+    "approval.reopened": _event(
+        "the approval desk, when votes that were counted on count no more: `voters` are those who are left",
+        "approval_id action_digest voters",
+        _APPROVAL,
+    ),
     "approval.rejected": _event(
         "the approval desk, when somebody votes against", "approval_id action_digest", _APPROVAL
     ),
@@ -345,31 +365,52 @@ EVENTS: Mapping[str, EventSchema] = {
         "the approval desk, when the policy changed under it", "approval_id action_digest", _APPROVAL
     ),
     "permit.issued": _event(
-        "the approval desk, where a permit exists before it is used", "approval_id action_digest", _APPROVAL
+        "the permit office, before a runner gets the signed permit of one call", "permit_id action_digest", _PERMIT
     ),
     "permit.consumed": _event(
         "the approval desk, when the one call that was approved may leave", "approval_id action_digest", _APPROVAL
     ),
+    "permit.redeemed": _event(
+        "the permit office, when a runner takes the one execution that a permit allows",
+        "permit_id action_digest",
+        _PERMIT,
+    ),
+    "approval.advised": _event(
+        "the approval desk, when a model's risk review is put beside a request; it counts for nothing",
+        "approval_id action_digest model",
+        "effort output_commit output_body policy_digest",
+    ),
     "action.reported": _event(
         "the gate or the approval desk, when what became of a released call is told in the conversation or by the API",
         "gate_call_id outcome source",
-        f"{_REPORT} action_digest risk tool call_id exit_code arguments_commit arguments_body output_commit "
+        f"{_REPORT} permit_id action_digest risk tool call_id exit_code arguments_commit arguments_body output_commit "
         "output_body",
         outcome="succeeded failed unknown",
-        source="conversation api",
+        source="conversation api runner",
     ),
     "rollback.reported": _event(
         "the approval desk, when somebody reports how the way back of a change went",
         "change_id outcome source",
-        f"{_REPORT} rollback_digest",
+        f"{_REPORT} permit_id rollback_digest",
         outcome="succeeded failed not_needed",
-        source="conversation api",
+        source="conversation api runner",
     ),
     "bypass.attempted": _event(
         "whichever part sees that its control was or would have been gone around",
         "kind",
-        "gate_call_id approval_id call_id tool risk action_digest reason",
-        kind="held_call_executed denied_call_executed self_approval digest_mismatch event_conflict",
+        "gate_call_id approval_id permit_id key_id call_id tool risk action_digest reason",
+        kind="held_call_executed denied_call_executed self_approval digest_mismatch event_conflict permit_invalid "
+        "permit_unknown permit_replayed permit_expired permit_mismatch frozen_principal",
+    ),
+    "principal.frozen": _event(
+        "the approval desk, when none of a key's tool calls may leave any more",
+        "key_id kind",
+        "reason reporter reason_commit reason_body",
+    ),
+    "principal.unfrozen": _event(
+        "the approval desk, when an operator lets a key's tool calls leave again",
+        "key_id change_id",
+        "reporter reason_commit reason_body",
     ),
     "key.created": _event("the ledger, before a key is good", "key_id scopes", _KEY),
     "key.revoked": _event("the ledger, before a key stops working", "key_id", _KEY),

@@ -5,7 +5,7 @@ failure of its check, with the index of the record that breaks it:
 
 ```
  8 releases    what was released was proposed, classified, and allowed to be
- 9 approvals   votes, grants and permits come in order, of enough persons, for one action
+ 9 approvals   votes, grants and permits come in order, of enough persons, for one action; each is executed once
 17 plans       R1 and above: change id and rollback plan were recorded before, and are those that were released
 18 reports     each consumed permit has a report, or an alert that there is none
 19 policies    calls were classified under a policy that was announced before
@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from deployments.audit.permit_rules import Origin, SignedPermits
 from deployments.ports import JsonValue
 
 VOTES: Mapping[str, int] = {"R2": 1, "R3": 2}
@@ -156,6 +157,7 @@ class Meaning:
         self._grace_ms = grace_s * 1_000
         self._calls: dict[_Key, _Call] = {}
         self._approvals: dict[_Key, _Approval] = {}
+        self._permits = SignedPermits()
         self._due: dict[_Key, _Due] = {}
         self._incidents: set[_Key] = set()
         self._announced: dict[str, set[str]] = {"policy_digest": set(), "config_digest": set()}
@@ -173,6 +175,8 @@ class Meaning:
         match subject:
             case "tool_call":
                 self._call(index, tenant, name, data, at_ms)
+            case "permit" if name != "permit.consumed":
+                self._signed(index, tenant, name, data)
             case "approval" | "permit":
                 self._approval(index, tenant, name, data, at_ms)
             case "action" | "rollback":
@@ -397,9 +401,15 @@ class Meaning:
                 if problem is not None:
                     self._plans.fail(index, f"{approval.risk} was granted {problem}")
                 return self._enough(name, approval, data)
+            # 9f. Where votes count no more, the grant is none until others are given.
+            case "approval.reopened":
+                if not approval.granted or approval.consumed:
+                    return f"{name} without a grant to take back"
+                approval.granted = False
+                approval.voters &= set(map(str, cast("list[JsonValue]", data["voters"])))
             # 9e. A permit follows a grant and is consumed once.
-            case "permit.issued" | "permit.consumed":
-                return self._permit(index, name, key, approval, data, at_ms)
+            case "permit.consumed":
+                return self._consumed(index, name, key, approval, data, at_ms)
             case _:
                 pass
         return None
@@ -429,22 +439,36 @@ class Meaning:
             return f"{name} names a voter whose vote is not recorded"
         return None
 
-    def _permit(self, index: int, name: str, key: _Key, approval: _Approval, data: Data, at_ms: int) -> str | None:
-        if name == "permit.consumed":
-            problem = _of_plan(approval, data)
-            if problem is not None:
-                self._plans.fail(index, f"a permit was consumed {problem}")
-            if approval.consumed:
-                return "a permit was consumed twice"
-            approval.consumed = True
-            # 18a. From here on a report is due.
-            if self._reporting:
-                self._due[key] = _Due(index, at_ms)
-            else:
-                self._noticed.permits_before_reports += 1
+    def _consumed(self, index: int, name: str, key: _Key, approval: _Approval, data: Data, at_ms: int) -> str | None:
+        problem = _of_plan(approval, data)
+        if problem is not None:
+            self._plans.fail(index, f"a permit was consumed {problem}")
+        if approval.consumed:
+            return "a permit was consumed twice"
+        approval.consumed = True
+        # 18a. From here on a report is due.
+        if self._reporting:
+            self._due[key] = _Due(index, at_ms)
+        else:
+            self._noticed.permits_before_reports += 1
         if not approval.granted:
             return f"{name} without a granted approval"
         return self._enough(name, approval, data)
+
+    def _signed(self, index: int, tenant: str, name: str, data: Data) -> None:
+        """9f. A runner's permit is for one call that was released, and is redeemed once."""
+        call = self._calls.get((tenant, str(data.get("gate_call_id"))))
+        approval = self._approvals.get((tenant, str(data.get("approval_id"))))
+        origin = Origin(
+            released=call is not None and call.released,
+            digest=(call and call.digest) or (approval and approval.digest),
+            consumed=None if approval is None else approval.consumed,
+            risk=None if approval is None else approval.risk,
+            plan=None if approval is None else approval.plan,
+        )
+        problem = self._permits.take(tenant, name, data, origin)
+        if problem is not None:
+            self._approvals_check.fail(index, problem)
 
     # --- 17: plans ---------------------------------------------------------------------------------------------------
 
@@ -486,6 +510,10 @@ class Meaning:
         action, outcome = name == "action.reported", str(data["outcome"])
         if outcome not in ("succeeded", "failed", "unknown" if action else "not_needed"):
             return f"{name} has an outcome that there is not"
+        # 18e. What a runner reports, it has redeemed; a step of a way back is reported by itself.
+        problem, alone = self._permits.reported(tenant, data) if action else (None, False)
+        if problem is not None or alone:
+            return problem
         # 18c. It is about a call that was released, or a permit that was consumed.
         call_id = _text(data, "gate_call_id")
         call = None if call_id is None else self._calls.get((tenant, call_id))

@@ -33,7 +33,7 @@ _MAX_REPLY_BYTES = 65_536
 _ATTEMPTS = 3  # a witness of which we know another size says so once; more often when somebody else feeds it too
 _AGREEMENTS = 5
 _GATHER_S = 0.2  # after a call for an early round: its record is sealed meanwhile, and further calls join
-_EXECUTING = frozenset({"tool_call.released", "permit.consumed"})
+_EXECUTING = frozenset({"tool_call.released", "permit.consumed", "permit.redeemed"})
 _HARMLESS = frozenset({"R0", "R1"})
 _log = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ from deployments.clock import Clock
 from deployments.errors import ApprovalConflict, AuditInDoubt, AuditRefused, GatehouseError, GateUnavailable
 from deployments.gate import aftermath_store as rows
 from deployments.gate import states
-from deployments.gate.aftermath_store import AftermathStore, Consumed
+from deployments.gate.aftermath_store import AftermathStore, Consequence, Consumed
 from deployments.gate.binding import call_key, plan_digest
 from deployments.gate.bodies import body_of
 from deployments.gate.display import escaped
+from deployments.gate.freezer import freezing
 from deployments.gate.settings import GateSettings, Running
 from deployments.gate.store import ApprovalStore
 from deployments.ports import (
@@ -34,6 +35,7 @@ from deployments.ports import (
     BodyField,
     CallResult,
     Conclusion,
+    Frozen,
     GateContext,
     JsonValue,
     Keeps,
@@ -46,6 +48,7 @@ from deployments.ports import (
 _log = logging.getLogger("gatehouse.gate")
 _ATTEMPTS = 8
 _MAX_TEXT = 256
+_HOUR_MS = 3_600_000
 SYSTEM = "gatehouse"
 
 
@@ -88,15 +91,12 @@ class Aftermath:
         held = await self._store.held_by([key for key in unknown if key not in consumed])
         events: list[AuditEvent] = []
         for key, result in by_key.items():
-            event: AuditEvent | None = None
             if result.refused is not None:
-                event = await self._ran(context, result, result.refused)
+                events += await self._ran(context, result, result.refused)
             elif key in consumed:
-                event = await self._result(context, result, consumed[key])
+                events += await self._result(context, result, consumed[key])
             elif key in held:
-                event = await self._ran_though_held(context, result, held[key].approval_id, held[key].gate_call_id)
-            if event is not None:
-                events.append(event)
+                events += await self._ran_though_held(context, result, held[key].approval_id, held[key].gate_call_id)
         await self._deliver(events)
 
     async def report(
@@ -121,7 +121,7 @@ class Aftermath:
                 fields,
                 self._reason(approval, note),
             )
-            if not await self._say(event, rows.reported(before, outcome, self._clock.now_ms())):
+            if not await self.say(event, rows.reported(before, outcome, self._clock.now_ms())):
                 raise ApprovalConflict("The call has just been reported by somebody else: look at it again.")
         elif known is not outcome:
             raise ApprovalConflict(f"The call has been reported already: {known.value}.")
@@ -154,7 +154,7 @@ class Aftermath:
                 fields,
                 self._reason(approval, note),
             )
-            if not await self._say(event, rows.rolled_back(before, outcome)):
+            if not await self.say(event, rows.rolled_back(before, outcome)):
                 raise ApprovalConflict("A rollback has just been reported by somebody else: look at it again.")
         elif known is not outcome:
             raise ApprovalConflict(f"The rollback has been reported already: {known.value}.")
@@ -162,13 +162,13 @@ class Aftermath:
             await self._deliver(await self._store.waiting(f"{approval.approval_id}."))
         return (await self._concluded(principal, approval_id))[1].conclusion
 
-    async def _result(self, context: GateContext, result: CallResult, before: Consumed) -> AuditEvent | None:
-        """The report of a call that left under a permit, from its result; None when it has one."""
+    async def _result(self, context: GateContext, result: CallResult, before: Consumed) -> Sequence[AuditEvent]:
+        """The report of a call that left under a permit, from its result; nothing when it has one."""
         if before.conclusion.reported is not None:
-            return None
+            return []
         stored = await self._approvals.get(before.conclusion.approval_id)
         if stored is None:
-            return None
+            return []
         approval = stored.approval
         fields: dict[str, JsonValue] = {
             **_of_call(approval, before),
@@ -185,8 +185,7 @@ class Aftermath:
             fields,
             {BodyField.OUTPUT: Body(result.output_digest)},
         )
-        change = rows.reported(before, result.outcome, self._clock.now_ms())
-        return event if await self._tell(event, change) else None
+        return await self._tell(event, rows.reported(before, result.outcome, self._clock.now_ms()))
 
     async def _concluded(self, principal: Principal, approval_id: ApprovalId) -> tuple[Approval, Consumed]:
         """A consumed approval that this key may report on, with what is known of its call."""
@@ -205,31 +204,70 @@ class Aftermath:
     # --- bypass attempts ---------------------------------------------------------------------------------------------
 
     async def refused_vote(self, approval: Approval, principal: Principal, kind: str) -> None:
-        """Record a vote that was an attempt to get around the rules; once for each key."""
+        """Record a vote that was an attempt to get around the rules; once an hour for each key."""
         proposal = approval.proposal
-        event = self._event(
-            approval,
-            f"{approval.approval_id}.bypass.{kind}.{principal.key_id}",
-            "bypass.attempted",
-            principal.key_id,
-            {
-                "kind": kind,
-                "gate_call_id": proposal.gate_call_id,
-                "approval_id": approval.approval_id,
-                "tool": escaped(proposal.tool)[:_MAX_TEXT],
-                "risk": proposal.risk.value,
-                "action_digest": proposal.action_digest,
-            },
+        fields: dict[str, JsonValue] = {
+            "kind": kind,
+            "gate_call_id": proposal.gate_call_id,
+            "approval_id": approval.approval_id,
+            "tool": escaped(proposal.tool)[:_MAX_TEXT],
+            "risk": proposal.risk.value,
+            "action_digest": proposal.action_digest,
+        }
+        hour = self._clock.now_ms() // _HOUR_MS
+        event_id = f"{approval.approval_id}.bypass.{kind}.{principal.key_id}.{hour}"
+        event = self._event(approval, event_id, "bypass.attempted", principal.key_id, fields)
+        await self._deliver(await self._attempted(principal, kind, event))
+
+    async def bypass(self, principal: Principal, kind: str, fields: Mapping[str, JsonValue], event_id: str) -> None:
+        """Record an attempt to get around a control, once for each event id, with all that follows from it."""
+        event = AuditEvent(
+            event_id=event_id,
+            name="bypass.attempted",
+            at_ms=self._clock.now_ms(),
+            tenant=principal.tenant,
+            principal=principal.key_id,
+            data={**fields, "kind": kind},
         )
-        await self._say(event)
+        await self._deliver(await self._attempted(principal, kind, event))
+
+    async def _attempted(self, principal: Principal, kind: str, event: AuditEvent) -> Sequence[AuditEvent]:
+        return await self._tell(event, follows=self._consequences(principal, kind, event.data))
+
+    def _consequences(self, principal: Principal, kind: str, fields: Mapping[str, JsonValue]) -> list[Consequence]:
+        """An incident, one for each key and hour; and the key is frozen where the policy wants it."""
+        now_ms = self._clock.now_ms()
+        follows: list[Consequence] = []
+        if kind in self._settings.freeze_on:
+            reason = f"by policy, after an attempt to bypass the gate: {kind}"
+            follows.append(
+                freezing(self._store.engine, Frozen(principal.key_id, principal.tenant, kind, reason, now_ms))
+            )
+        mark = f"{principal.key_id}_{now_ms // _HOUR_MS}"
+        data: dict[str, JsonValue] = {
+            "incident_id": f"inc_bypass_{mark}",
+            "kind": "bypass",
+            "severity": "high",
+            "title": "A key attempted to bypass the gate.",
+            **{name: fields.get(name) for name in ("approval_id", "gate_call_id", "change_id")},
+        }
+        incident = AuditEvent(
+            event_id=f"{mark}.incident.bypass",
+            name="incident.opened",
+            at_ms=now_ms,
+            tenant=principal.tenant,
+            principal=principal.key_id,
+            data=data,
+        )
+        return [*follows, Consequence(incident)]
 
     async def _ran_though_held(
         self, context: GateContext, result: CallResult, approval_id: ApprovalId, gate_call_id: str
-    ) -> AuditEvent | None:
+    ) -> Sequence[AuditEvent]:
         """A call that waits, or waited, in the store, and was never released under its own id."""
         stored = await self._approvals.get(approval_id)
         if stored is None:
-            return None
+            return []
         proposal = stored.approval.proposal
         refusal = Refusal(
             gate_call_id=gate_call_id,
@@ -241,7 +279,7 @@ class Aftermath:
         )
         return await self._ran(context, result, refusal)
 
-    async def _ran(self, context: GateContext, result: CallResult, refusal: Refusal) -> AuditEvent | None:
+    async def _ran(self, context: GateContext, result: CallResult, refusal: Refusal) -> Sequence[AuditEvent]:
         kind = "denied_call_executed" if refusal.denied else "held_call_executed"
         event = AuditEvent(
             event_id=f"{refusal.gate_call_id}.bypass.{kind}",
@@ -262,7 +300,7 @@ class Aftermath:
                 "reason": escaped(refusal.reason)[:_MAX_TEXT],
             },
         )
-        return event if await self._tell(event) else None
+        return await self._attempted(context.principal, kind, event)
 
     # --- what is looked for ------------------------------------------------------------------------------------------
 
@@ -329,16 +367,17 @@ class Aftermath:
 
     # --- records -----------------------------------------------------------------------------------------------------
 
-    async def _say(self, event: AuditEvent, *changes: Executable) -> bool:
+    async def say(self, event: AuditEvent, *changes: Executable) -> bool:
         """Make the changes with their record, on disk when this returns; False, and neither, when it was said."""
-        if not await self._tell(event, *changes):
-            return False
-        await self._deliver([event])
-        return True
+        told = await self._tell(event, *changes)
+        await self._deliver(told)
+        return bool(told)
 
-    async def _tell(self, event: AuditEvent, *changes: Executable) -> bool:
+    async def _tell(
+        self, event: AuditEvent, *changes: Executable, follows: Sequence[Consequence] = ()
+    ) -> Sequence[AuditEvent]:
         async with self._turn:
-            return await self._store.tell(event, self._clock.now_ms(), *changes)
+            return await self._store.tell(event, self._clock.now_ms(), *changes, follows=follows)
 
     async def _deliver(self, events: Sequence[AuditEvent]) -> None:
         """Hand records to the log. Those that it does not acknowledge wait for the next sweep."""

@@ -2,16 +2,31 @@
 
 A change and the record that tells of it are written in one transaction; the record then waits here until the log has
 it. So a crash between the two neither loses a record nor makes a second one.
+What follows from a record, an incident or a frozen key, is written in the same transaction, once.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
-from sqlalchemy import BigInteger, Executable, Row, Update, exists, insert, literal, null, select, update
+from sqlalchemy import (
+    BigInteger,
+    Executable,
+    Row,
+    Select,
+    Update,
+    exists,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from deployments.gate.database import fetch, writing
+from deployments.gate.database import changed, fetch, insert_once, to_its_end, writing
 from deployments.gate.schema import announced, approvals, consumptions, held_calls, told
 from deployments.gate.told import from_text, to_text
 from deployments.ports import (
@@ -42,6 +57,23 @@ class HeldCall:
 
     gate_call_id: str
     approval_id: ApprovalId
+
+
+@dataclass(frozen=True, slots=True)
+class Consequence:
+    """A record that follows from another one: told if it was not before, and if each of its changes changes a row."""
+
+    event: AuditEvent
+    changes: tuple[Executable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Records that the log has not acknowledged (`oldest_ms`: since when), and those that it will never take."""
+
+    waiting: int
+    oldest_ms: int | None
+    refused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +143,21 @@ def _of(approval_id: ApprovalId) -> Update:
     return update(consumptions).where(consumptions.c.approval_id == approval_id)
 
 
+Notices: TypeAlias = Callable[[AuditEvent, int], Sequence[Executable]]
+"""The messages to people outside that an event at a time causes, as statements of its transaction."""
+
+
 class AftermathStore:
     """The gate's tables beside the approvals. Any failure of the database is `GateUnavailable`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, notices: Notices) -> None:
         self._engine = engine
+        self._notices = notices
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The database, for statements that belong to a record."""
+        return self._engine
 
     async def adopt(self, now_ms: int) -> None:
         """Wait for the reports of permits that an older version let be consumed, from now on."""
@@ -130,25 +172,55 @@ class AftermathStore:
             except IntegrityError:  # another replica adopts them at this moment
                 await connection.rollback()
 
-    async def tell(self, event: AuditEvent, now_ms: int, *changes: Executable) -> bool:
-        """Make the changes, and let the record wait for the log; False, and nothing of it, when somebody was faster.
+    async def tell(
+        self, event: AuditEvent, now_ms: int, *changes: Executable, follows: Sequence[Consequence] = ()
+    ) -> Sequence[AuditEvent]:
+        """Make the changes, and let the record and what follows from it wait for the log: all that is told now.
 
-        An event id that was told before is never told again.
+        Nothing, and no change either, when somebody was faster. An event id that was told before is never told again.
         """
+        return await to_its_end(self._tell(event, now_ms, changes, follows))
+
+    async def _tell(
+        self, event: AuditEvent, now_ms: int, changes: tuple[Executable, ...], follows: Sequence[Consequence]
+    ) -> Sequence[AuditEvent]:
         async with writing(self._engine) as connection:
             try:
-                await connection.execute(
-                    insert(told).values(event_id=event.event_id, state=_WAITING, created_ms=now_ms, body=to_text(event))
-                )
-                for change in changes:
-                    done = await connection.execute(change)
-                    if done.rowcount != 1:
-                        await connection.rollback()
-                        return False
+                first = await self._told(connection, Consequence(event, changes), now_ms)
             except IntegrityError:
+                first = False
+            if not first:
                 await connection.rollback()
+                return []
+            return [
+                event, *[each.event for each in follows if await self._told(connection, each, now_ms)]
+            ]  # fmt: skip
+
+    async def _told(self, connection: AsyncConnection, what: Consequence, now_ms: int) -> bool:
+        for change in what.changes:
+            if await changed(connection, change) != 1:
                 return False
+        event = what.event
+        row = insert_once(
+            self._engine, told, event_id=event.event_id, state=_WAITING, created_ms=now_ms, body=to_text(event)
+        )
+        if await changed(connection, row) != 1:
+            return False
+        for notice in self._notices(event, now_ms):
+            await connection.execute(notice)
         return True
+
+    async def backlog(self) -> Backlog:
+        """How far the log is behind."""
+        many, oldest_ms = func.count().label("many"), func.min(told.c.created_ms).label("oldest_ms")
+        query = select(told.c.state, many, oldest_ms).where(told.c.state != _RECORDED).group_by(told.c.state)
+        found = {str(row.state): row for row in await fetch(self._engine, cast("Select[tuple[object, ...]]", query))}
+        waiting, refused = found.get(_WAITING), found.get(_REFUSED)
+        return Backlog(
+            waiting=0 if waiting is None else int(waiting.many),
+            oldest_ms=None if waiting is None else int(waiting.oldest_ms),
+            refused=0 if refused is None else int(refused.many),
+        )
 
     async def waiting(self, prefix: str = "") -> Sequence[AuditEvent]:
         """Records that the log has not acknowledged, oldest first; at most 500. `prefix` is one of their ids."""
@@ -161,8 +233,11 @@ class AftermathStore:
         """The log has these; or it will never take them."""
         state = _REFUSED if refused else _RECORDED
         values = {"state": state} if refused else {"state": state, "body": ""}
+        await to_its_end(self._write(update(told).where(told.c.event_id.in_(event_ids)).values(**values)))
+
+    async def _write(self, statement: Executable) -> None:
         async with writing(self._engine) as connection:
-            await connection.execute(update(told).where(told.c.event_id.in_(event_ids)).values(**values))
+            await connection.execute(statement)
 
     async def consumed(self, approval_id: ApprovalId) -> Consumed | None:
         """The consumption of a permit."""
@@ -198,6 +273,12 @@ class AftermathStore:
             .order_by(consumptions.c.consumed_ms, consumptions.c.approval_id)
         )
         return [_consumed(row) for row in await fetch(self._engine, query.limit(MAX_AT_ONCE))]
+
+    async def count_unreported(self, before_ms: int) -> int:
+        """How many permits consumed at or before `before_ms` have no report, with or without an alert."""
+        late = consumptions.c.reported_ms.is_(null()), consumptions.c.consumed_ms <= before_ms
+        query = select(func.count().label("many")).select_from(consumptions).where(*late)
+        return int((await fetch(self._engine, cast("Select[tuple[object, ...]]", query)))[0].many)
 
     async def announced(self, name: str) -> Announced:
         """What was announced last under `name`."""

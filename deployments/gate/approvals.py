@@ -14,33 +14,46 @@ from dataclasses import replace
 from sqlalchemy import Executable
 
 from deployments.clock import Clock
-from deployments.errors import ApprovalConflict, AuditInDoubt, AuditUnavailable, GatehouseError, GateUnavailable
-from deployments.gate import aftermath_store, states
-from deployments.gate.aftermath import SYSTEM, Aftermath
+from deployments.errors import (
+    ApprovalConflict,
+    AuditUnavailable,
+    Forbidden,
+    GatehouseError,
+    GateUnavailable,
+)
+from deployments.gate import aftermath_store, display, permit_rows, states
+from deployments.gate.advising import AdviceBook
+from deployments.gate.aftermath import Aftermath
 from deployments.gate.aftermath_store import AftermathStore
+from deployments.gate.approval_records import ApprovalRecords, consumption_of
 from deployments.gate.binding import call_key, plan_digest, subject_digest
-from deployments.gate.bodies import body_of
-from deployments.gate.display import escaped
+from deployments.gate.freezer import Freezer
+from deployments.gate.health import queue_health
+from deployments.gate.holders import AskHolders, Holders
+from deployments.gate.moves import Moves
+from deployments.gate.notices import Outbox
 from deployments.gate.settings import GateSettings, Running
 from deployments.gate.store import ApprovalStore, Stored
 from deployments.ports import (
     ActionOutcome,
+    Advice,
     Approval,
     ApprovalId,
     ApprovalState,
     Audit,
     AuditEvent,
-    Body,
-    BodyField,
     CallResult,
     Conclusion,
     Digests,
+    Frozen,
     GateContext,
     JsonValue,
     Keeps,
+    KeyId,
     Permit,
     Principal,
     Proposal,
+    QueueHealth,
     Risk,
     RollbackOutcome,
     RollbackPlan,
@@ -50,20 +63,15 @@ from deployments.ports import (
 
 _log = logging.getLogger("gatehouse.gate")
 _ATTEMPTS = 8
-
-_ENDED = {
-    ApprovalState.EXPIRED: "approval.expired",
-    ApprovalState.STALE: "approval.stale",
-    ApprovalState.CANCELLED: "approval.cancelled",
-    ApprovalState.REJECTED: "approval.rejected",
-}
+_CANARIES_KEPT_MS = 3_600_000
 
 
 class ApprovalDesk:
     """Implements `ports.Approvals` over a store and the audit log.
 
     `policy_digest` is the live policy's; a request that was made under another one becomes STALE when it is met.
-    `keeps_arguments` says whose words are kept beside the log; of others it gets digests.
+    `keeps_arguments` says whose words are kept beside the log; of others it gets digests. `holders` tells whom the keys
+    of voters belong to now, and `approvers` which roles the live policy wants for a class.
     """
 
     def __init__(
@@ -74,18 +82,35 @@ class ApprovalDesk:
         settings: GateSettings,
         policy_digest: str | None = None,
         keeps_arguments: Keeps = keeps_nothing,
+        *,
+        holders: AskHolders,
+        approvers: Mapping[Risk, tuple[str, ...]] | None = None,
     ) -> None:
         self._store = store
-        self._audit = audit
         self._clock = clock
         self._settings = settings
         self._policy_digest = policy_digest
         # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
         self._turn = asyncio.Lock()
-        self._keeps = keeps_arguments
-        self._after = Aftermath(
-            store, AftermathStore(store.engine), audit, clock, settings, self._turn, keeps_arguments
-        )
+        self._approvers = approvers or {}
+        self._records = ApprovalRecords(clock, keeps_arguments)
+        self._holders = Holders(holders, settings.ledger_timeout_s)
+        self._outbox = Outbox(store.engine, settings.notices)
+        self._moves = Moves(store, audit, self._outbox, clock, settings.audit_timeout_s)
+        self._rows = AftermathStore(store.engine, self._outbox.of)
+        self._after = Aftermath(store, self._rows, audit, clock, settings, self._turn, keeps_arguments)
+        self._freezer = Freezer(store.engine, self._after.say, self._holders, clock, keeps_arguments)
+        self._advice = AdviceBook(store.engine, self._after.say, clock, keeps_arguments)
+
+    @property
+    def freezer(self) -> Freezer:
+        """Who is frozen."""
+        return self._freezer
+
+    @property
+    def outbox(self) -> Outbox:
+        """The messages that the desk wants to be sent."""
+        return self._outbox
 
     async def open(self, rule_set: str, running: Running) -> None:
         """Make the tables, and see to it that the policy and the configuration in force are on record.
@@ -102,26 +127,36 @@ class ApprovalDesk:
 
     async def sweep(self) -> None:
         """Record what has expired, alert on released calls without a report, and send records that wait."""
-        await self._sweep(self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        await self._sweep(now_ms)
+        await self._store.forget_canaries(now_ms - _CANARIES_KEPT_MS)
         await self._after.sweep()
 
     async def propose(self, proposal: Proposal) -> Permit | Approval:
-        """Consume the approval that this call has, or open (or find) the request that waits for one."""
+        """Consume the approval that this call has, or open (or find) the request that waits for one.
+
+        `Forbidden` for a frozen key. `GateUnavailable` also when nobody can say whether the votes still count.
+        """
         states.votes_required(proposal.risk)
         subject = _subject(proposal)
         for _ in range(_ATTEMPTS):
             async with self._turn:
+                await self._freezer.check(proposal.requester_key)
                 found = await self._current(subject, proposal)
                 if found is None:
                     opened = await self._open(proposal, subject)
                     if opened is not None:
                         return opened
-                elif not states.may_consume(found.approval):
-                    return found.approval
-                else:
-                    permit = await self._consume(found, proposal)
-                    if permit is not None:
-                        return permit
+                    continue
+            if not states.may_consume(found.approval):
+                return found.approval
+            # Nobody else waits for the ledger. Whatever moves the request meanwhile makes the move below fail.
+            holders = await self._counting(found.approval)
+            spent = await self._moves.recorded(consumption_of(found.approval.approval_id))
+            async with self._turn:
+                answer = await self._consume(found, proposal, holders, spent)
+                if answer is not None:
+                    return answer
         raise GateUnavailable("The approval store is too busy.")
 
     async def list_approvals(self, tenant: TenantId | None, state: ApprovalState | None) -> Sequence[Approval]:
@@ -141,14 +176,12 @@ class ApprovalDesk:
     async def plan(self, principal: Principal, approval_id: ApprovalId, change_id: str, plan: RollbackPlan) -> Approval:
         """Record change id and rollback plan. An R1 call needs no more."""
         async with self._turn:
+            await self._freezer.check(principal.key_id)
             stored = await self._live(principal, approval_id)
             after = states.planned(stored.approval, principal, change_id, plan)
             if after == stored.approval:
                 return after
-            events = [self._event(after, "approval.planned", principal.key_id, _plan_fields(after))]
-            if after.state is ApprovalState.APPROVED:
-                events.append(self._event(after, "approval.granted", principal.key_id, _grant_fields(after)))
-            return await self._move(stored, after, events)
+            return await self._move(stored, after, self._records.planned(after, principal))
 
     async def vote(
         self, principal: Principal, approval_id: ApprovalId, digests: Digests, approve: bool, reason: str
@@ -157,15 +190,20 @@ class ApprovalDesk:
 
         A refused vote that was an attempt to get around the rules is recorded before it is refused.
         """
+        kind: str | None
         async with self._turn:
             stored = await self._live(principal, approval_id)
             try:
                 after = states.voted(stored.approval, principal, digests, approve, reason, self._clock.now_ms())
+                await self._freezer.check(principal.key_id)
             except ApprovalConflict as error:
+                refused: GatehouseError = error
+                kind = states.bypass_of(stored.approval, principal, digests, approve)
+            except Forbidden as error:
                 refused = error
+                kind = "frozen_principal" if await self._freezer.is_frozen(principal.key_id) else None
             else:
-                return await self._move(stored, after, self._vote_events(after, principal, reason))
-        kind = states.bypass_of(stored.approval, principal, digests, approve)
+                return await self._move(stored, after, self._records.voted(after, principal, reason))
         if kind is not None:
             try:
                 await self._after.refused_vote(stored.approval, principal, kind)
@@ -178,8 +216,58 @@ class ApprovalDesk:
         async with self._turn:
             stored = await self._live(principal, approval_id)
             after = states.cancelled(stored.approval, principal)
-            event = self._event(after, "approval.cancelled", principal.key_id, {}, self._reason(after, reason))
-            return await self._move(stored, after, [event])
+            return await self._move(stored, after, [self._records.ended(after, principal, reason)])
+
+    async def expire(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
+        """End a request now, as if its time were over."""
+        async with self._turn:
+            stored = await self._live(principal, approval_id)
+            after = states.expired(stored.approval, principal)
+            return await self._move(stored, after, [self._records.ended(after, principal, reason)])
+
+    async def advise(self, approval_id: ApprovalId, advice: Advice) -> None:
+        """Put a model's review beside an open request; a later one takes its place."""
+        approval = await self.get(None, approval_id)
+        if approval.state not in states.OPEN:
+            raise ApprovalConflict(f"A review comes too late: the request is {approval.state.value}.")
+        await self._advice.put(approval, advice)
+
+    async def advice(self, tenant: TenantId | None, approval_id: ApprovalId) -> Advice | None:
+        """The newest review of a request, or `NotFound` for a request of somebody else."""
+        return await self._advice.get((await self.get(tenant, approval_id)).approval_id)
+
+    async def frozen(self) -> Sequence[Frozen]:
+        """Every key whose tool calls do not leave, the newest first."""
+        return await self._freezer.frozen()
+
+    async def freeze(self, principal: Principal, key_id: KeyId, reason: str) -> Frozen:
+        """Let none of a key's tool calls leave from now on."""
+        return await self._freezer.freeze(principal, key_id, reason)
+
+    async def unfreeze(self, principal: Principal, key_id: KeyId, change_id: str, reason: str) -> None:
+        """Let a key's tool calls leave again."""
+        await self._freezer.unfreeze(principal, key_id, change_id, reason)
+
+    async def say(self, event: AuditEvent, *changes: Executable) -> bool:
+        """Make changes with their record, on disk when this returns; False, and neither, when it was said."""
+        return await self._after.say(event, *changes)
+
+    async def bypass(self, principal: Principal, kind: str, fields: Mapping[str, JsonValue], event_id: str) -> None:
+        """Record an attempt of a key to get around a control, with incident, message, and freezing by policy.
+
+        An event id is recorded once, with all that follows. Never raises `GatehouseError`: what was attempted stays
+        refused, whether or not it is on record yet.
+        """
+        try:
+            await self._after.bypass(principal, kind, fields, event_id)
+        except GatehouseError as error:
+            _log.error("no record yet of an attempt to bypass the gate (%s): %s", kind, type(error).__name__)
+
+    async def health(self) -> QueueHealth:
+        """How the queue stands, over all tenants."""
+        return await queue_health(
+            self._store, self._rows, self._freezer, self._outbox, self._settings, self._clock.now_ms()
+        )
 
     async def observe(self, context: GateContext, results: Sequence[CallResult]) -> None:
         """Record what a conversation says of calls, once."""
@@ -213,71 +301,70 @@ class ApprovalDesk:
             await self._end(stored, ApprovalState.EXPIRED)
             return None
         other_policy = now.proposal.fingerprint != proposal.fingerprint
-        if other_policy or now.proposal.risk.rank < proposal.risk.rank:
+        # Also where a replica that has not got the new policy yet would consume what was approved under the old one.
+        outdated = states.may_consume(now) and self._outdated(now)
+        if other_policy or outdated or now.proposal.risk.rank < proposal.risk.rank:
             await self._end(stored, ApprovalState.STALE)
             return None
         return stored
 
     async def _open(self, proposal: Proposal, subject: str) -> Approval | None:
         now_ms = self._clock.now_ms()
+        approval_id = ApprovalId(f"apr_{secrets.token_hex(10)}")
+        expires_ms = now_ms + self._settings.approval_ttl_s * 1000
+        votes = states.votes_required(proposal.risk)
+        roles = self._approvers.get(proposal.risk, proposal.approver_roles)
+        shown = display.requested(proposal.display, approval_id, votes, roles, expires_ms)
         approval = Approval(
-            approval_id=ApprovalId(f"apr_{secrets.token_hex(10)}"),
+            approval_id=approval_id,
             state=ApprovalState.NEEDS_PLAN,
-            proposal=proposal,
-            votes_required=states.votes_required(proposal.risk),
+            proposal=replace(proposal, display=shown.text, display_digest=shown.digest, approver_roles=roles),
+            votes_required=votes,
             votes=(),
             change_id=None,
             plan=None,
             created_ms=now_ms,
-            expires_ms=now_ms + self._settings.approval_ttl_s * 1000,
+            expires_ms=expires_ms,
         )
-        fields: dict[str, JsonValue] = {
-            "risk": proposal.risk.value,
-            "votes_required": approval.votes_required,
-            "requester_key": proposal.requester_key,
-            "requester_person": proposal.requester_person,
-            "display_digest": proposal.display_digest,
-            "policy_digest": proposal.policy_digest,
-            "tool": escaped(proposal.tool)[:256],
-            "model": escaped(proposal.model)[:256],
-            "expires_ms": approval.expires_ms,
-            "plan_required": True,
-        }
-        event = self._event(approval, "approval.requested", proposal.requester_key, fields)
+        event = self._records.requested(approval)
         key = _call_key(proposal)
-        held = [aftermath_store.held(approval.approval_id, key, proposal.gate_call_id)] if key else []
-        async with self._store.adding(approval, subject, held) as added:
-            if added:
-                await self._record([event])
-        return approval if added else None
+        also = [aftermath_store.held(approval_id, key, proposal.gate_call_id)] if key else []
+        return approval if await self._moves.open(approval, subject, [event], also) else None
 
-    async def _consume(self, stored: Stored, proposal: Proposal) -> Permit | None:
-        approval = stored.approval
-        if approval.plan is None or approval.change_id is None:
-            raise ApprovalConflict("The request has no plan.")
-        voters = tuple(vote.person for vote in approval.votes if vote.approve)
-        rollback_digest = plan_digest(approval.plan.steps, approval.plan.verify)
+    async def _counting(self, approval: Approval) -> Mapping[KeyId, Principal]:
+        """The voters whose votes may still count: their keys are good at this moment, and not frozen."""
+        found = await self._holders.of([vote.key_id for vote in approval.votes])
+        frozen = await self._freezer.which(found.keys())
+        return {key_id: principal for key_id, principal in found.items() if key_id not in frozen}
+
+    async def _consume(
+        self, stored: Stored, proposal: Proposal, holders: Mapping[KeyId, Principal], spent: bool
+    ) -> Permit | Approval | None:
+        """The permit; the request again when votes have lapsed; None when somebody was faster, or it is `spent`."""
+        now_ms = self._clock.now_ms()
+        await self._freezer.check(proposal.requester_key)
+        approval = states.still_counting(states.as_of(stored.approval, now_ms), holders)
+        if approval.state is ApprovalState.PENDING:
+            moved = await self._moves.make(stored, approval, [self._records.reopened(approval)])
+            return approval if moved else None
+        if not states.may_consume(approval) or approval.plan is None or approval.change_id is None:
+            return None
         after = replace(approval, state=ApprovalState.CONSUMED)
-        fields: dict[str, JsonValue] = {
-            "change_id": approval.change_id,
-            "rollback_digest": rollback_digest,
-            "voters": list(voters),
-            "risk": approval.proposal.risk.value,
-            "policy_digest": proposal.policy_digest,
-        }
-        event = self._event(after, "permit.consumed", proposal.requester_key, fields)
         # The call that leaves is the repetition: its ids are those that a report will name.
-        consumed = aftermath_store.consumed(
-            approval.approval_id, _call_key(proposal), proposal.gate_call_id, self._clock.now_ms()
-        )
-        if not await self._apply(stored, after, [event], consumed):
+        leaving = aftermath_store.consumed(approval.approval_id, _call_key(proposal), proposal.gate_call_id, now_ms)
+        if spent:  # what the log has is final; whether the call has left nobody knows
+            await self._moves.make(stored, after, [], leaving)
+            return None
+        event = self._records.consumed(after, proposal.requester_key, proposal)
+        claimable = permit_rows.released(approval, proposal, now_ms)
+        if not await self._moves.make(stored, after, [event], leaving, last=claimable):
             return None
         return Permit(
             approval_id=approval.approval_id,
             action_digest=approval.proposal.action_digest,
             change_id=approval.change_id,
-            rollback_digest=rollback_digest,
-            voters=voters,
+            rollback_digest=plan_digest(approval.plan.steps, approval.plan.verify),
+            voters=tuple(vote.person for vote in approval.votes if vote.approve),
         )
 
     async def _live(self, principal: Principal, approval_id: ApprovalId) -> Stored:
@@ -291,44 +378,27 @@ class ApprovalDesk:
         if states.as_of(stored.approval, self._clock.now_ms()).state is ApprovalState.EXPIRED:
             await self._end(stored, ApprovalState.EXPIRED)
             raise ApprovalConflict("The request has expired.")
-        if self._policy_digest is not None and stored.approval.proposal.policy_digest != self._policy_digest:
+        if self._outdated(stored.approval):
             await self._end(stored, ApprovalState.STALE)
             raise ApprovalConflict("The policy has changed since the call was proposed: it must be proposed again.")
         return stored
 
+    def _outdated(self, approval: Approval) -> bool:
+        return self._policy_digest is not None and approval.proposal.policy_digest != self._policy_digest
+
     async def _end(self, stored: Stored, state: ApprovalState) -> None:
         """Move to a state in which nothing can be released."""
         after = replace(stored.approval, state=state)
-        await self._apply(stored, after, [self._event(after, _ENDED[state], SYSTEM, {})])
+        await self._moves.make(stored, after, [self._records.ended(after)])
 
     async def _move(self, stored: Stored, after: Approval, events: Sequence[AuditEvent]) -> Approval:
         if after.state is not stored.approval.state and after.state not in states.NEXT[stored.approval.state]:
             raise ApprovalConflict(
                 f"A request that is {stored.approval.state.value} cannot become {after.state.value}."
             )
-        if not await self._apply(stored, after, events):
+        if not await self._moves.make(stored, after, events):
             raise ApprovalConflict("The request has just been changed by somebody else: look at it again.")
         return after
-
-    async def _apply(self, stored: Stored, after: Approval, events: Sequence[AuditEvent], *also: Executable) -> bool:
-        """Make a move whose records are durable first; False when somebody was faster.
-
-        Without an acknowledgement nothing changes, with one exception. When the log may hold the record of a final
-        state, the state stays final: a permit that may be recorded as consumed must not be consumed again, and the log
-        would contradict whatever happened next. The caller still gets the error, so nothing is released.
-        """
-        doubt: AuditInDoubt | None = None
-        async with self._store.moving(stored, after, also) as moved:
-            if moved:
-                try:
-                    await self._record(events)
-                except AuditInDoubt as error:
-                    if after.state in states.OPEN:
-                        raise
-                    doubt = error
-        if doubt is not None:
-            raise doubt
-        return moved
 
     async def _sweep(self, now_ms: int) -> None:
         """Record what has expired. Reading goes on without the log: `as_of` shows the truth either way."""
@@ -338,62 +408,6 @@ class ApprovalDesk:
                     await self._end(stored, ApprovalState.EXPIRED)
             except AuditUnavailable:
                 _log.warning("expired requests are not recorded yet: the audit log does not answer")
-
-    # --- records -----------------------------------------------------------------------------------------------------
-
-    async def _record(self, events: Sequence[AuditEvent]) -> None:
-        try:
-            async with asyncio.timeout(self._settings.audit_timeout_s):
-                await self._audit.append(events)
-        except TimeoutError:
-            raise AuditInDoubt("The audit log did not acknowledge in time; nothing is released.") from None
-
-    def _vote_events(self, after: Approval, principal: Principal, reason: str) -> list[AuditEvent]:
-        given = after.votes[-1]
-        fields: dict[str, JsonValue] = {
-            "voter": given.person,
-            "voter_key": given.key_id,
-            "approve": given.approve,
-            "votes": states.granted(after.votes),
-            "votes_required": after.votes_required,
-        }
-        events = [self._event(after, "approval.voted", principal.key_id, fields, self._reason(after, reason))]
-        if after.state is ApprovalState.APPROVED:
-            events.append(self._event(after, "approval.granted", principal.key_id, _grant_fields(after)))
-        elif after.state is ApprovalState.REJECTED:
-            events.append(self._event(after, "approval.rejected", principal.key_id, {}))
-        return events
-
-    def _reason(self, approval: Approval, reason: str) -> dict[BodyField, Body]:
-        return {BodyField.REASON: body_of(reason, approval.proposal.tenant, self._keeps)}
-
-    def _event(
-        self,
-        approval: Approval,
-        name: str,
-        principal: str,
-        data: Mapping[str, JsonValue],
-        bodies: Mapping[BodyField, Body] | None = None,
-    ) -> AuditEvent:
-        proposal = approval.proposal
-        return AuditEvent(
-            event_id=f"{approval.approval_id}.{name}.{secrets.token_hex(6)}",
-            name=name,
-            at_ms=self._clock.now_ms(),
-            tenant=proposal.tenant,
-            principal=principal,
-            request_id=proposal.request_id,
-            session=proposal.session,
-            data={
-                "approval_id": approval.approval_id,
-                "action_digest": proposal.action_digest,
-                "gate_call_id": proposal.gate_call_id,
-                "fingerprint": proposal.fingerprint,
-                "state": approval.state.value,
-                **data,
-            },
-            bodies=bodies or {},
-        )
 
 
 def _subject(proposal: Proposal) -> str:
@@ -405,23 +419,3 @@ def _call_key(proposal: Proposal) -> str:
     if not proposal.call_id:
         return ""
     return call_key(proposal.tenant, proposal.requester_key, proposal.session, proposal.call_id)
-
-
-def _plan_fields(approval: Approval) -> dict[str, JsonValue]:
-    if approval.plan is None:
-        return {}
-    return {
-        "change_id": approval.change_id,
-        "rollback_digest": plan_digest(approval.plan.steps, approval.plan.verify),
-    }
-
-
-def _grant_fields(approval: Approval) -> dict[str, JsonValue]:
-    return {
-        **_plan_fields(approval),
-        "votes": states.granted(approval.votes),
-        "votes_required": approval.votes_required,
-        "voters": [vote.person for vote in approval.votes if vote.approve],
-        "risk": approval.proposal.risk.value,
-        "plan_required": approval.proposal.risk.rank >= Risk.R1.rank,
-    }

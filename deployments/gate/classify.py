@@ -5,26 +5,52 @@ classifier itself is a finding of its own: it raises the class and never lowers 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from deployments.gate.canonical import Canonical, Rejected, canonical_object, canonicalise
+from deployments.gate.circumstances import PLAIN, Circumstances, raised
 from deployments.gate.decide import decide
 from deployments.gate.display import escaped
-from deployments.gate.judge import Finding, Judge, normal_path
+from deployments.gate.judge import Judge
 from deployments.gate.policy import Bundle
-from deployments.gate.shell.atoms import Atom, Unprovable, Word, check_characters
 from deployments.gate.shell.reader import ShellReader
-from deployments.gate.specs import FieldsTool, PatchTool, ShellTool, StandingPlan, class_of
+from deployments.gate.specs import StandingPlan
 from deployments.gate.tables import Outcome
+from deployments.gate.tool_specs import (
+    CodeTool,
+    EditTool,
+    FieldsTool,
+    HttpTool,
+    InputTool,
+    KubernetesTool,
+    PatchTool,
+    ShellTool,
+    SqlTool,
+    ToolSpec,
+)
+from deployments.gate.tools.arguments import Misfit, Reading, fault, present
+from deployments.gate.tools.edits import read_edit, read_patch_call
+from deployments.gate.tools.fields import read_code, read_fields_call, read_sql
+from deployments.gate.tools.http import read_http
+from deployments.gate.tools.kubernetes import read_kubernetes
+from deployments.gate.tools.shell import read_input, read_shell
 from deployments.ports import GateProfile, JsonValue, Risk
 
 _log = logging.getLogger("gatehouse.gate")
 
 MAX_REASONS = 24
 MAX_TOOL_NAME = 256
-_PATCH_FILES = ("*** Add File: ", "*** Update File: ", "*** Delete File: ", "*** Move to: ")
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """What another bundle would have made of a call. It decides nothing."""
+
+    policy_digest: str
+    risk: Risk
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +59,7 @@ class Classification:
 
     `arguments` is the canonical text, None when there is none; `rules` the ids that decided, the worst first;
     `commands` what a shell call would run, decoded; `covered` says that `standing` covers all of its changes.
+    `preview` is what an edit would change, readable; `shadow` is there while a shadow bundle runs beside this one.
     """
 
     risk: Risk
@@ -44,6 +71,8 @@ class Classification:
     covered: bool
     standing: StandingPlan | None
     policy_digest: str
+    preview: str | None = None
+    shadow: Shadow | None = None
 
 
 class Classifier:
@@ -59,6 +88,11 @@ class Classifier:
         return self._bundle.policy_digest
 
     @property
+    def bundle(self) -> Bundle:
+        """The bundle it judges by."""
+        return self._bundle
+
+    @property
     def bundle_name(self) -> str:
         """Name of the bundle."""
         return self._bundle.name
@@ -68,151 +102,119 @@ class Classifier:
         tool: str,
         arguments: str | Mapping[str, JsonValue],
         profile: GateProfile = GateProfile.OPS,
-        floor: Risk = Risk.R0,
+        circumstances: Circumstances = PLAIN,
     ) -> Classification:
         """The class of a call; `arguments` is the model's text or an already decoded object.
 
-        `floor` raises the result (a recovered call, untrusted content); nothing lowers it. Arguments without a
-        canonical form are R2: they can never be released, because there is no text to release.
+        `circumstances` can raise the result; nothing lowers it. Arguments without a canonical form are R2: they can
+        never be released, because there is no text to release.
         """
         decoded: Canonical | Rejected | None = None
+        situation = _Situation(tool, profile, circumstances)
         try:
             decoded = _decode(tool, arguments)
             if isinstance(decoded, Rejected):
-                return self._rejected(decoded, profile, floor)
-            findings = self._findings(tool, decoded.value, self._bundle.standing.get(profile))
+                return self._rejected(decoded, situation)
+            reading = self._findings(situation, decoded.value)
         except Exception as error:
             _log.warning("the classifier failed with %s; the call is held", type(error).__name__)
-            findings = [_fault("classifier.error", "the classifier failed on this call", Risk.R2)]
+            reading = Reading((fault("classifier.error", "the classifier failed on this call"),))
         canonical = decoded.text if isinstance(decoded, Canonical) else None
-        return self._result(findings, canonical, profile, floor)
+        return self._result(reading, canonical, situation)
 
     def unavailable(self, tool: str, arguments: str, profile: GateProfile, why: str) -> Classification:
         """The class of a call that could not be classified in time: R2, with its canonical text if it has one."""
         decoded = _decode(tool, arguments)
+        situation = _Situation(tool, profile, PLAIN)
         if isinstance(decoded, Rejected):
-            return self._rejected(decoded, profile, Risk.R2)
-        return self._result([_fault("classifier.error", why, Risk.R2)], decoded.text, profile, Risk.R2)
+            return self._rejected(decoded, situation)
+        return self._result(Reading((fault("classifier.error", why),)), decoded.text, situation)
 
-    def _rejected(self, rejected: Rejected, profile: GateProfile, floor: Risk) -> Classification:
-        finding = _fault("arguments.rejected", rejected.reason, Risk.R2)
-        found = self._result([finding], None, profile, floor)
+    def _rejected(self, rejected: Rejected, situation: "_Situation") -> Classification:
+        found = self._result(Reading((fault("arguments.rejected", rejected.reason),)), None, situation)
         # Not even `observe` can release what has no canonical form.
         outcome = found.outcome if found.outcome is Outcome.FORBID else Outcome.HOLD
         return replace(found, outcome=outcome)
 
-    def _result(
-        self, findings: Sequence[Finding], arguments: str | None, profile: GateProfile, floor: Risk
-    ) -> Classification:
-        ordered = sorted(findings, key=lambda found: -found.risk.rank)
-        risk = ordered[0].risk.at_least(floor)
-        covered = risk is Risk.R1 and all(found.covered for found in ordered if found.risk is not Risk.R0)
-        reasons: list[str] = []
-        if floor.rank > ordered[0].risk.rank:
-            reasons.append(f"floor: the circumstances of this call make it at least {floor.value}")
+    def _result(self, reading: Reading, arguments: str | None, situation: "_Situation") -> Classification:
+        ordered = sorted(reading.findings, key=lambda found: -found.risk.rank)
+        own = ordered[0].risk
+        covered = own is Risk.R1 and all(found.covered for found in ordered if found.risk is not Risk.R0)
+        after = raised(self._bundle.raises, situation.circumstances, situation.tool, situation.profile, own, covered)
+        risk = after.risk
+        covered = covered and risk is Risk.R1
+        reasons = list(after.reasons)
         for found in ordered:
             if found.risk is not Risk.R0 or risk is Risk.R0:
                 reasons += [reason for reason in found.reasons if reason not in reasons]
         rules = tuple(dict.fromkeys(found.rule or "no-rule" for found in ordered))
         return Classification(
             risk=risk,
-            outcome=decide(self._bundle.table_b, profile, risk, covered),
+            outcome=decide(self._bundle.table_b, situation.profile, risk, covered),
             reasons=tuple(reasons[:MAX_REASONS]),
             rules=rules,
-            commands=tuple(found.command for found in findings if found.command),
+            commands=tuple(found.command for found in reading.findings if found.command),
             arguments=arguments,
             covered=covered,
-            standing=self._bundle.standing.get(profile) if covered else None,
+            standing=self._bundle.standing.get(situation.profile) if covered else None,
             policy_digest=self._bundle.policy_digest,
+            preview=reading.preview,
         )
 
-    def _findings(self, tool: str, values: Mapping[str, JsonValue], standing: StandingPlan | None) -> list[Finding]:
-        spec = self._bundle.tools.get(tool)
-        judge = Judge(self._bundle, self._reader, standing)
+    def _findings(self, situation: "_Situation", values: Mapping[str, JsonValue]) -> Reading:
+        spec = self._bundle.tools.get(situation.tool)
+        if spec is None:
+            return Reading((fault("tool.unknown", "the tool is not registered with the gate"),))
+        offered = situation.circumstances.schema
+        if spec.schema_ and offered not in spec.schema_:
+            why = "was not offered with a schema" if offered is None else "was offered with another schema"
+            return Reading((fault("tool.schema", f"the tool {why} than the one it is registered with"),))
+        judge = Judge(self._bundle, self._reader, self._bundle.standing.get(situation.profile))
+        try:
+            return self.adapted(judge, spec, present(values))
+        except Misfit as error:
+            return Reading((fault("tool.arguments", str(error)),))
+
+    def adapted(self, judge: Judge, spec: ToolSpec, values: Mapping[str, JsonValue]) -> Reading:
+        """What the adapter of `spec` makes of the arguments, by `judge`; `Misfit` when they are not the tool's."""
         match spec:
-            case None:
-                return [_fault("tool.unknown", "the tool is not registered with the gate", Risk.R2)]
             case ShellTool():
-                return self._shell(judge, spec, values)
+                return read_shell(judge, spec, values, self._patches())
+            case InputTool():
+                return read_input(judge, spec, values)
             case FieldsTool():
-                return [_fields(judge, spec, values)]
+                return read_fields_call(judge, spec, values)
+            case EditTool():
+                return read_edit(judge, spec, values)
             case PatchTool():
-                return [_patch(judge, spec, values)]
+                return read_patch_call(judge, spec, values)
+            case HttpTool():
+                return read_http(judge, spec, values)
+            case KubernetesTool():
+                return read_kubernetes(judge, spec, values)
+            case SqlTool():
+                return read_sql(judge, spec, values)
+            case CodeTool():
+                return read_code(judge, spec, values)
             case _:
                 assert_never(spec)
 
-    def _shell(self, judge: Judge, spec: ShellTool, values: Mapping[str, JsonValue]) -> list[Finding]:
-        given = [name for name in spec.command if name in values]
-        strange = values.keys() - {*spec.command, *spec.workdir, *spec.ignored}
-        if len(given) != 1 or strange:
-            why = "has an argument that is not known" if strange else "does not name exactly one command"
-            return [_fault("tool.arguments", f"the call {why}", Risk.R2)]
-        for name in spec.workdir:
-            workdir = values.get(name)
-            if isinstance(workdir, str):
-                judge.directories = [normal_path(".", workdir)]
-            elif workdir is not None:
-                return [_fault("tool.arguments", "the working directory is not text", Risk.R2)]
-        command = values[given[0]]
-        if isinstance(command, str):
-            return judge.script(command) or [judge.opaque(command, "there is no command in it")]
-        if isinstance(command, list) and command and all(isinstance(word, str) for word in command):
-            words = [word for word in command if isinstance(word, str)]
-            if words[0] == "apply_patch" and len(words) == 2:
-                return [_patch_text(judge, words[1])]
-            try:
-                check_characters(" ".join(words))
-            except Unprovable as error:
-                return [judge.opaque(" ".join(words), str(error))]
-            return judge.atom(Atom(tuple(Word(word) for word in words)), 0)
-        return [_fault("tool.arguments", "the command is neither text nor a list of words", Risk.R2)]
+    def _patches(self) -> PatchTool | None:
+        """What the bundle says of `apply_patch`, which a command may run as well."""
+        found = self._bundle.tools.get("apply_patch")
+        return found if isinstance(found, PatchTool) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Situation:
+    """A call's tool, and all that is not its arguments."""
+
+    tool: str
+    profile: GateProfile
+    circumstances: Circumstances
 
 
 def _decode(tool: str, arguments: str | Mapping[str, JsonValue]) -> Canonical | Rejected:
     if len(tool) > MAX_TOOL_NAME or escaped(tool) != tool:
         return Rejected("The tool's name is not short plain text.")
     return canonicalise(arguments) if isinstance(arguments, str) else canonical_object(arguments)
-
-
-def _fields(judge: Judge, spec: FieldsTool, values: Mapping[str, JsonValue]) -> Finding:
-    strange = values.keys() - spec.fields.keys()
-    if strange:
-        return _fault("tool.arguments", "the call has an argument that is not known", Risk.R2)
-    words: list[tuple[str, Word]] = []
-    for name, value in values.items():
-        role = spec.fields[name]
-        if role == "text":
-            continue
-        words.append((role, Word(value if isinstance(value, str) else None)))
-    return judge.fields(words, class_of(spec.class_), spec.reason, spec.standing)
-
-
-def _patch(judge: Judge, spec: PatchTool, values: Mapping[str, JsonValue]) -> Finding:
-    texts = [values[name] for name in spec.patch if name in values]
-    if len(texts) != 1 or len(values) != 1 or not isinstance(texts[0], str):
-        return _fault("tool.arguments", "the call does not hold exactly one patch", Risk.R2)
-    return _patch_text(judge, texts[0], spec)
-
-
-def _patch_text(judge: Judge, text: str, spec: PatchTool | None = None) -> Finding:
-    """A patch: every file it names is a target; lines that are not of the format make it unknown."""
-    lines = text.strip("\n").split("\n")
-    if lines[0].strip() != "*** Begin Patch" or lines[-1].strip() != "*** End Patch":
-        return _fault("patch.unreadable", "the patch is not in the known format", Risk.R2)
-    paths: list[str] = []
-    for line in lines[1:-1]:
-        header = next((prefix for prefix in _PATCH_FILES if line.startswith(prefix)), None)
-        if header is not None:
-            paths.append(line.removeprefix(header).strip())
-        elif line.lstrip().startswith("***") and line.strip() != "*** End of File":
-            return _fault("patch.unreadable", "the patch is not in the known format", Risk.R2)
-    if not paths:
-        return _fault("patch.unreadable", "the patch names no file", Risk.R2)
-    files = [("file", Word(path)) for path in paths]
-    class_text = spec.class_ if spec is not None else "R2"
-    reason = spec.reason if spec is not None else "edits files"
-    return judge.fields(files, class_of(class_text), reason, True)
-
-
-def _fault(rule: str, why: str, risk: Risk) -> Finding:
-    return Finding(risk, False, rule, (f"{rule}: {why}",), "")

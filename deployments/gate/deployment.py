@@ -2,32 +2,44 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from deployments.clients import AuditClient
+from deployments.clients import AuditClient, LedgerClient
 from deployments.clock import Clock, SystemClock
 from deployments.errors import GatehouseError
 from deployments.gate.approvals import ApprovalDesk
 from deployments.gate.bundle import bundle_path
+from deployments.gate.database import to_its_end
+from deployments.gate.notify import Notifier
+from deployments.gate.office import PermitOffice
 from deployments.gate.policy import read_policy
 from deployments.gate.settings import GateSettings, Running
 from deployments.gate.store import ApprovalStore
 from deployments.ports import (
     ActionOutcome,
+    Advice,
     Approval,
     ApprovalId,
     ApprovalState,
     CallResult,
     Conclusion,
     Digests,
+    Frozen,
     GateContext,
+    IssuedPermit,
+    JsonValue,
     Keeps,
+    KeyId,
     Permit,
+    PermitAsk,
     Principal,
     Proposal,
+    QueueHealth,
     RollbackOutcome,
     RollbackPlan,
+    RunReport,
     TenantId,
     keeps_nothing,
 )
@@ -35,10 +47,15 @@ from deployments.store import open_store
 
 _log = logging.getLogger("gatehouse.gate")
 _AGAIN_S = 1.0
+_NOTICES_S = 1.0
+_LEDGER_TIMEOUT_S = 5.0
 
 
 class PolicyGate:
-    """Implements `ports.Approvals`. `audit` is the sink's handle; a policy that cannot be read fails the constructor.
+    """Implements `ports.Approvals` and `ports.Permits` (its `report` is `report_run` here).
+
+    `audit` and `ledger` are handles; a policy that cannot be read fails the constructor. `keys_dir` holds the keys that
+    permits are signed with.
 
     The classifier runs in every ingress replica; here live only the requests that wait for humans, and what became of
     the calls that left. `running` is what this deployment runs, for the records of what has changed; `keeps_arguments`
@@ -48,7 +65,9 @@ class PolicyGate:
     def __init__(
         self,
         audit: Any,
+        ledger: Any,
         store_url: str,
+        keys_dir: str,
         settings: GateSettings,
         running: Running = Running(),  # noqa: B008 - frozen
         keeps_arguments: Keeps = keeps_nothing,
@@ -59,16 +78,23 @@ class PolicyGate:
         self._running = running
         self._sweep_s = settings.sweep_s
         self._store = ApprovalStore(open_store(store_url))
+        sink, clock = AuditClient(audit, settings.audit_timeout_s), clock or SystemClock()
+        keys = LedgerClient(ledger, _LEDGER_TIMEOUT_S)
         self._desk = ApprovalDesk(
             self._store,
-            AuditClient(audit, settings.audit_timeout_s),
-            clock or SystemClock(),
+            sink,
+            clock,
             settings,
             policy.policy_digest,
             keeps_arguments,
+            holders=keys.holders,
+            approvers=policy.approvers,
         )
+        self._notifier = Notifier(self._desk.outbox, settings.notices, clock) if settings.notices.receivers else None
+        self._office = PermitOffice(self._desk, self._store.engine, sink, clock, settings, Path(keys_dir))
         self._opening: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
+        self._notifying: asyncio.Task[None] | None = None
 
     async def propose(self, proposal: Proposal) -> Permit | Approval:
         """Consume a matching approval, or open the request that waits for one."""
@@ -96,6 +122,64 @@ class PolicyGate:
         """Withdraw a request."""
         return await (await self._opened()).cancel(principal, approval_id, reason)
 
+    async def expire(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
+        """End a request now."""
+        return await (await self._opened()).expire(principal, approval_id, reason)
+
+    async def advise(self, approval_id: ApprovalId, advice: Advice) -> None:
+        """Put a model's review beside an open request."""
+        await (await self._opened()).advise(approval_id, advice)
+
+    async def advice(self, tenant: TenantId | None, approval_id: ApprovalId) -> Advice | None:
+        """The newest review of a request."""
+        return await (await self._opened()).advice(tenant, approval_id)
+
+    async def frozen(self) -> Sequence[Frozen]:
+        """Every key whose tool calls do not leave."""
+        return await (await self._opened()).frozen()
+
+    async def freeze(self, principal: Principal, key_id: KeyId, reason: str) -> Frozen:
+        """Let none of a key's tool calls leave from now on."""
+        return await (await self._opened()).freeze(principal, key_id, reason)
+
+    async def unfreeze(self, principal: Principal, key_id: KeyId, change_id: str, reason: str) -> None:
+        """Let a key's tool calls leave again."""
+        await (await self._opened()).unfreeze(principal, key_id, change_id, reason)
+
+    async def health(self) -> QueueHealth:
+        """How the queue stands."""
+        return await (await self._opened()).health()
+
+    async def issue(self, principal: Principal, ask: PermitAsk) -> IssuedPermit:
+        """A permit for a call that was just released."""
+        await self._opened()
+        return await to_its_end(self._office.issue(principal, ask))
+
+    async def claim(self, principal: Principal, tool: str, arguments: str, audience: str) -> IssuedPermit:
+        """The permit of an approved call that was not executed yet."""
+        await self._opened()
+        return await to_its_end(self._office.claim(principal, tool, arguments, audience))
+
+    async def redeem(self, principal: Principal, permit_id: str, action_digest: str, audience: str) -> IssuedPermit:
+        """Take the one execution."""
+        await self._opened()
+        return await to_its_end(self._office.redeem(principal, permit_id, action_digest, audience))
+
+    async def report_run(self, principal: Principal, permit_id: str, report: RunReport) -> IssuedPermit:
+        """Say how the execution ended."""
+        await self._opened()
+        return await to_its_end(self._office.report(principal, permit_id, report))
+
+    async def permit(self, principal: Principal, permit_id: str) -> IssuedPermit:
+        """A permit, without its token."""
+        await self._opened()
+        return await self._office.permit(principal, permit_id)
+
+    async def permit_keys(self) -> Mapping[str, JsonValue]:
+        """The public keys as a JWK set."""
+        await self._opened()
+        return await self._office.keys()
+
     async def observe(self, context: GateContext, results: Sequence[CallResult]) -> None:
         """Record what a conversation says of calls."""
         await (await self._opened()).observe(context, results)
@@ -117,17 +201,20 @@ class PolicyGate:
         return await (await self._opened()).ready()
 
     async def check_health(self) -> None:
-        """Raise when the store could not be opened, or when nobody looks for unreported calls any more."""
+        """Raise when the store could not be opened, or when nobody sweeps or sends messages any more."""
         await self._opened()
-        if self._sweeping is not None and self._sweeping.done():
-            self._sweeping.result()
+        for task in (self._sweeping, self._notifying):
+            if task is not None and task.done():
+                task.result()
 
     async def close(self) -> None:
         """Stop looking for anything, and give the connections back."""
-        for task in (self._opening, self._sweeping):
+        for task in (self._opening, self._sweeping, self._notifying):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+        if self._notifier is not None:
+            await self._notifier.close()
         await self._store.close()
 
     async def _opened(self) -> ApprovalDesk:
@@ -139,13 +226,17 @@ class PolicyGate:
 
     async def _open(self) -> None:
         await self._desk.open(self._rule_set, self._running)
+        await self._office.open()
         self._sweeping = asyncio.create_task(self._sweep())
+        if self._notifier is not None:
+            self._notifying = asyncio.create_task(self._notifier.run(_NOTICES_S))
 
     async def _sweep(self) -> None:
         """For as long as the replica lives. After a failure soon again: what has changed should be on record first."""
         while True:
             try:
                 await self._desk.sweep()
+                await self._office.sweep()
                 pause_s = self._sweep_s
             except GatehouseError as error:
                 _log.warning("the gate's sweep failed: %s", type(error).__name__)

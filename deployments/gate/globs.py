@@ -9,6 +9,11 @@ import re
 from functools import lru_cache
 
 _TOKEN = re.compile(r"\[[!^]?\]?[^]/]*\]|.", re.S)
+_REGEX = re.compile(
+    r"(?P<quoted>\\[^A-Za-z0-9])|(?P<any>\[\^?\]?[^\]]*\]|\\.|\.)|(?P<count>[*+?]|\{[0-9,]*\})|(?P<edge>[\^$])"
+    r"|(?P<parts>[|()])|(?P<char>.)",
+    re.S,
+)
 _NEVER = -(10**6)
 EVIDENCE = 2
 
@@ -26,6 +31,28 @@ def is_hidden(glob: str) -> bool:
 def is_glob(text: str) -> bool:
     """True when the text has a wildcard of the shell."""
     return any(char in text for char in "*?[")
+
+
+def of_regex(text: str) -> list[str]:
+    """Globs for the file names that the regular expression `text` looks for, one per alternative.
+
+    A bound for what it was made for, not a translation: what is optional or varies in it stands for any letters.
+    """
+    pieces: list[list[str]] = [[]]
+    for token in _REGEX.finditer(text):
+        piece = pieces[-1]
+        match token.lastgroup:
+            case "quoted" | "char":
+                piece.append(token.group()[-1])
+            case "any":
+                piece.append("*")
+            case "count":
+                piece[-1:] = ["*"] if token.group() != "+" else [*piece[-1:], "*"]
+            case "parts":
+                pieces.append([])
+            case _:
+                continue  # an edge
+    return [re.sub(r"\*+", "*", f"*{''.join(piece)}*") for piece in pieces if set(piece) - {"*"}]
 
 
 @lru_cache(maxsize=8192)

@@ -8,7 +8,8 @@ For the calls of one turn, in order:
 4. Each outcome is recorded, and only then answered.
 
 After the first call that is not released, none of the turn is: a later call may rest on the earlier one. No record
-means no call of any class; no approval store means R0 only.
+means no call of any class; no approval store means R0 only, under every profile. Of a frozen key no call leaves at all:
+whoever tried to get around the gate is not trusted with reads either. Text flows.
 
 What became of the calls comes back in the conversation: `observe` reads it. Released changes are reported; a call that
 ran without being released is a bypass. A replica knows the calls that it has judged; the approval store knows permits
@@ -23,11 +24,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deployments.clock import Clock
-from deployments.errors import AuditInDoubt, AuditUnavailable, GatehouseError, GateUnavailable, WitnessStale
+from deployments.errors import (
+    AuditInDoubt,
+    AuditUnavailable,
+    Forbidden,
+    GatehouseError,
+    GateUnavailable,
+    WitnessStale,
+)
 from deployments.gate.binding import ActionBinding, call_key, plan_digest
 from deployments.gate.bodies import body_of
+from deployments.gate.circumstances import Circumstances
 from deployments.gate.classify import Classification, Classifier
 from deployments.gate.display import Display, escaped, render
+from deployments.gate.freezer import FROZEN
+from deployments.gate.frozen_view import FrozenView, Standing
 from deployments.gate.recall import DONE, Fate, Judged, Recall, telling
 from deployments.gate.results import said
 from deployments.gate.tables import Outcome
@@ -94,6 +105,7 @@ class _Decided:
     fields: dict[str, JsonValue]
     held: Approval | None = None
     reason: str = ""
+    permit: Permit | None = None
 
 
 class Guard:
@@ -122,6 +134,7 @@ class Guard:
         self._approvals_timeout_s = approvals_timeout_s
         self._keeps = keeps_arguments
         self._recall = Recall()
+        self._frozen = FrozenView(approvals, clock)
 
     async def judge(self, context: GateContext, calls: Sequence[ToolCall]) -> Sequence[Verdict]:
         """One verdict per call, in order; see the top of this module for the steps."""
@@ -183,11 +196,19 @@ class Guard:
     # --- 1: what is it -----------------------------------------------------------------------------------------------
 
     async def _case(self, context: GateContext, call: ToolCall) -> _Case:
-        floor = Risk.R2 if call.recovered else Risk.R0
         profile = context.principal.gate_profile
+        circumstances = Circumstances(
+            recovered=call.recovered,
+            untrusted=context.untrusted,
+            tenant=context.principal.tenant,
+            agent=context.agent,
+            schema=context.schemas.get(call.name),
+        )
         try:
             async with asyncio.timeout(self._classify_timeout_s):
-                found = await asyncio.to_thread(self._classifier.classify, call.name, call.arguments, profile, floor)
+                found = await asyncio.to_thread(
+                    self._classifier.classify, call.name, call.arguments, profile, circumstances
+                )
         except TimeoutError:
             found = self._classifier.unavailable(
                 call.name, call.arguments, profile, "the classifier did not answer in time"
@@ -209,21 +230,28 @@ class Guard:
     # --- 3: what happens to it ---------------------------------------------------------------------------------------
 
     async def _decide_all(self, context: GateContext, cases: Sequence[_Case]) -> list[_Decided]:
+        standing = await self._frozen.of(context.principal.key_id)
         decided: list[_Decided] = []
         for case in cases:
             if decided and decided[-1].name != "tool_call.released":
                 decided.append(_withheld(EARLIER))
             else:
-                decided.append(await self._decide(context, case))
+                decided.append(await self._decide(context, case, standing))
         return decided
 
-    async def _decide(self, context: GateContext, case: _Case) -> _Decided:
+    async def _decide(self, context: GateContext, case: _Case, standing: Standing) -> _Decided:
+        if case.call.defect is not None:
+            return _withheld(case.call.defect)
         if not case.offered:
             return _Decided("tool_call.denied", {"reason": "The request did not offer this tool."})
         if case.found.outcome is Outcome.FORBID:
             return _Decided("tool_call.denied", {"reason": "The policy forbids this call."})
+        if standing is Standing.FROZEN:
+            return _withheld(FROZEN)
         if case.binding is None:
             return _withheld(case.found.reasons[0])
+        if standing is Standing.UNKNOWN and case.found.risk is not Risk.R0:
+            return _withheld(NO_STORE)
         if case.found.outcome is Outcome.RELEASE:
             return _Decided("tool_call.released", _standing(case.found))
         try:
@@ -240,7 +268,7 @@ class Guard:
                     "rollback_digest": answer.rollback_digest,
                     "fingerprint": case.binding.fingerprint(),
                 }
-                return _Decided("tool_call.released", fields)
+                return _Decided("tool_call.released", fields, permit=answer)
             case Approval():
                 held: dict[str, JsonValue] = {
                     "approval_id": answer.approval_id,
@@ -285,6 +313,9 @@ class Guard:
             "reasons": _recorded(found.reasons),
             "rule_set": self._classifier.bundle_name,
             "action_digest": case.binding.action_digest() if case.binding else None,
+            "agent": escaped(context.agent)[:MAX_NAME] if context.agent else None,
+            "untrusted": context.untrusted or None,
+            **_shadow(found),
         }
         return [
             self._event(context, case, "tool_call.proposed", proposed, {BodyField.ARGUMENTS: body}),
@@ -410,7 +441,19 @@ class Guard:
 def _verdict(case: _Case, decided: _Decided, receipt: Receipt) -> Verdict:
     found = case.found
     if decided.name == "tool_call.released" and found.arguments is not None:
-        return Released(case.call, found.arguments, found.risk, found.reasons, receipt)
+        return Released(
+            call=case.call,
+            arguments=found.arguments,
+            risk=found.risk,
+            reasons=found.reasons,
+            receipt=receipt,
+            gate_call_id=case.gate_call_id,
+            action_digest=case.binding.action_digest() if case.binding else "",
+            policy_digest=found.policy_digest,
+            approval_id=decided.permit.approval_id if decided.permit else None,
+            change_id=_text(decided.fields.get("change_id")),
+            rollback_digest=_text(decided.fields.get("rollback_digest")),
+        )
     if decided.held is not None:
         held = decided.held
         return Held(
@@ -448,6 +491,8 @@ def _why_not(error: BaseException) -> str:
             return WITNESS_STALE
         case AuditUnavailable():
             return NO_RECORD
+        case Forbidden():
+            return FROZEN
         case _:
             return NO_STORE
 
@@ -465,7 +510,7 @@ def _fate(case: _Case, decided: _Decided) -> Fate:
 
 def _result(result: ToolResult, refused: Refusal | None) -> CallResult:
     digest = hashlib.sha256(result.content.encode("utf-8", "surrogatepass")).digest()
-    found = said(result.content)
+    found = said(result.content, result.failed)
     return CallResult(result.call_id, digest, found.outcome, found.exit_code, refused)
 
 
@@ -485,6 +530,17 @@ def _standing(found: Classification) -> dict[str, JsonValue]:
         "standing_plan": found.standing.change_id,
         "change_id": found.standing.change_id,
         "rollback_digest": plan_digest(found.standing.steps, found.standing.verify),
+    }
+
+
+def _shadow(found: Classification) -> dict[str, JsonValue]:
+    """What the bundle that runs beside the live one would have done."""
+    if found.shadow is None:
+        return {}
+    return {
+        "shadow_policy_digest": found.shadow.policy_digest,
+        "shadow_risk": found.shadow.risk.value,
+        "shadow_outcome": found.shadow.outcome.value,
     }
 
 
@@ -524,6 +580,10 @@ def _display(context: GateContext, case: _Case, binding: ActionBinding) -> Displ
         session=context.session,
         policy_digest=binding.policy_digest,
         action_digest=binding.action_digest(),
+        model=context.model,
+        agent=context.agent,
+        untrusted=context.untrusted,
+        preview=case.found.preview,
     )
 
 

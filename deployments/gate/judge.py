@@ -5,75 +5,40 @@ word too many is UNKNOWN; a word that is only known when it runs is UNKNOWN unle
 an unregistered target is production and sensitive.
 """
 
-import posixpath
 import re
-import shlex
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
-from deployments.gate import globs, scripts, sql
-from deployments.gate.policy import DEFAULT_TARGET, Bundle
-from deployments.gate.shell.atoms import MAX_DEPTH, MAX_RUNS, Atom, Redirect, Unprovable, Word, ansi_c
+from deployments.gate import feeds, guess
+from deployments.gate.findings import NOTHING, Facts, Finding, settle
+from deployments.gate.grammar import ClassOf
+from deployments.gate.paths import HOME, normal_path
+from deployments.gate.policy import Bundle
+from deployments.gate.roles import judge_implied, judge_objects, judge_path, judge_word
+from deployments.gate.shell.atoms import MAX_DEPTH, MAX_RUNS, Atom, Redirect, Unprovable, Word
 from deployments.gate.shell.reader import ShellReader
-from deployments.gate.specs import ClassOf, Effect, Flag, Node, Rule, StandingPlan, Target
-from deployments.gate.tables import Base, Egress, Env, Sensitivity
+from deployments.gate.specs import Flag, Node, Rule, StandingPlan
+from deployments.gate.tables import Base
 from deployments.ports import Risk
 
-UNREGISTERED = Target(env=Env.PROD, sensitivity=Sensitivity.SENSITIVE, note="not known before it runs")
-HOME = "~"
-# Nothing that two readers of addresses could split differently: no user part, no backslash, no odd character.
-_ADDRESS = re.compile(r"(?:https?://)?(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[!-~]*)?")
-_EGRESS = tuple(Egress)
-_UNKNOWN = ClassOf(Base.UNKNOWN, Base.UNKNOWN)
-_OPAQUE = ClassOf(Base.OPAQUE, Base.OPAQUE)
+__all__ = ["Finding", "Judge", "normal_path"]
+
 _DIRECTORY_CHANGERS = frozenset({"cd", "pushd"})
-_NOTHING = Rule("shell.test", ClassOf(Base.R0, Base.R0), "only tests, or sets its own variables", None, False)
-_FIND_SIGNS = frozenset({"(", ")", "!", ",", ";", "+", "{}"})
+_DIRECTORY_FLAGS = re.compile(r"-[LPen@]*|--")
 _TEST_PROGRAMS = frozenset({"test", "["})
 _TEST_UNARY = frozenset({f"-{letter}" for letter in "efdrwxsLhnzbcpSt"})
 _TEST_BINARY = frozenset({"=", "==", "!=", "-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-nt", "-ot", "-ef"})
+_NUMBER_AND_FLAGS = re.compile(r"-[0-9]+(?P<letters>[A-Za-z]*)")
+_DESCRIPTOR = re.compile(r"[0-9]+|-")
+# Letters that the names of a program's own dashed words are made of: a glob with another one matches none of them.
+_WORDLIKE = re.compile(r"[a-z*?\[\]!^-]*")
+# Roles of words that run something: their positions are found, not judged.
+_RUNNING = frozenset({"command", "script", "assignment"})
+# Roles of words of any form, as long as they are one word.
+_ANY = frozenset({"text", "name-regex", "file", "operand", "written"})
 MAX_DIRECTORIES = 8
 MAX_GUESSED = 4_000
 MAX_GUESSES = 24
-MAX_COMMON_WORD = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The judgement of one command. `covered` says that the profile's standing plan covers it."""
-
-    risk: Risk
-    covered: bool
-    rule: str | None
-    reasons: tuple[str, ...]
-    command: str
-
-
-@dataclass(slots=True)
-class _Facts:
-    """What is collected about one command before its class is looked up."""
-
-    classes: list[ClassOf] = field(default_factory=list[ClassOf])
-    targets: list[Target] = field(default_factory=list[Target])
-    kinds: set[str] = field(default_factory=set[str])
-    notes: list[str] = field(default_factory=list[str])
-    understood: bool = True
-    wide: bool = False
-    placeholder: str | None = None
-    argv: tuple[Word, ...] = ()
-    bases: list[str | None] | None = None
-    """Where paths begin, when a flag (`git -C`) says so; None: in the directories the call may be in."""
-
-    def unknown(self, note: str) -> None:
-        self.understood = False
-        self.classes.append(_UNKNOWN)
-        self.notes.append(note)
-
-    def opaque(self, note: str) -> None:
-        self.understood = False
-        self.classes.append(_OPAQUE)
-        self.notes.append(note)
 
 
 @dataclass(slots=True)
@@ -107,20 +72,20 @@ class Judge:
         if left:
             self.directories = left[0][1]
         if depth == 0 and max((finding.risk.rank for finding in found), default=0) == Risk.R2.rank:
-            facts = _Facts()
+            facts = Facts()
             self._suspect(facts, text)
-            found += [self._finding(facts, None, "")] if facts.classes else []
-        return found or [self._finding(_Facts(), _NOTHING, text)]
+            found += [self._settled(facts, None, "")] if facts.classes else []
+        return found or [self._settled(Facts(), NOTHING, text)]
 
     def opaque(self, text: str, why: str) -> Finding:
         """A command that cannot be read: why, and the class of that."""
-        facts = _Facts()
+        facts = Facts()
         facts.opaque(f"cannot be read: {why}")
         self._suspect(facts, text)
-        return self._finding(facts, None, text)
+        return self._settled(facts, None, text)
 
-    def _suspect(self, facts: _Facts, text: str) -> None:
-        """Raise what is held to R3 when commands of that class show in its text.
+    def _suspect(self, facts: Facts, text: str) -> None:
+        """Raise what is held to R3, or FORBIDDEN, when commands of that class show in its text.
 
         A guess, made on words torn out of quotes and code, and so only ever allowed to raise.
         """
@@ -128,19 +93,21 @@ class Judge:
             return
         self.guessing = True
         text = text[:MAX_GUESSED]
-        text = f"{text} ; {_undone(text)}".replace("\n", " ; ")
+        text = f"{text} ; {guess.undone(text)}".replace("\n", " ; ")
         tried: set[tuple[str, ...]] = set()
-        for found in _torn(text, self.bundle.parts.programs):
+        worst = Risk.R2
+        for found in guess.torn(text, self.bundle.parts.programs):
             if not found or tuple(found) in tried:
                 continue
             if len(tried) >= MAX_GUESSES:
                 break
             tried.add(tuple(found))
             argv = tuple(Word(word) for word in found)
-            if any(finding.risk.rank >= Risk.R3.rank for finding in self._command(argv, MAX_DEPTH - 1)):
-                facts.classes.append(ClassOf(Base.R3, Base.R3))
-                facts.notes.append("something destructive shows in it")
-                break
+            for finding in self._command(argv, MAX_DEPTH - 1):
+                worst = worst.at_least(finding.risk)
+        if worst is not Risk.R2:
+            facts.classes.append(ClassOf(Base(worst.value), Base(worst.value)))
+            facts.notes.append("something forbidden or destructive shows in it")
         self.guessing = False
 
     def atom(self, atom: Atom, depth: int) -> list[Finding]:
@@ -149,51 +116,60 @@ class Judge:
         if self.count > MAX_RUNS:
             return [self.opaque("", f"more than {MAX_RUNS} commands")]
         found = [self._redirect(redirect) for redirect in atom.redirects]
-        found += [self._assignment(name) for name, _ in atom.assignments]
+        found += [self._assignment(name, value) for name, value in atom.assignments]
         if not atom.argv:
             return [finding for finding in found if finding is not None]
-        found += self._command(atom.argv, depth, atom.feed)
+        # What is redirected into a command takes the place of the pipe.
+        fed = not any(redirect.operator.startswith("<") for redirect in atom.redirects)
+        found += self._command(atom.argv, depth, atom.feed if fed else None)
         self._follow(atom.argv)
         return [finding for finding in found if finding is not None]
 
     def fields(self, values: Sequence[tuple[str, Word]], class_of: ClassOf, reason: str, standing: bool) -> Finding:
         """A tool call whose arguments are plain fields: `values` are `(role, word)`."""
-        facts = _Facts()
+        facts = Facts()
         for role, word in values:
-            self._word(facts, role, word)
-        return self._finding(facts, Rule("tool", class_of, reason, None, standing), "")
+            judge_word(self.bundle, facts, role, word, self.directories)
+        return self._settled(facts, Rule("tool", class_of, reason, None, standing), "")
+
+    def _settled(self, facts: Facts, rule: Rule | None, shown: str) -> Finding:
+        return settle(self.bundle, facts, rule, shown, self.standing is not None, self.directories)
 
     # --- one command -------------------------------------------------------------------------------------------------
 
-    def _command(self, argv: tuple[Word, ...], depth: int, feed: Atom | None = None, fed: str = "") -> list[Finding]:
+    def _command(self, argv: tuple[Word, ...], depth: int, feed: Atom | None = None) -> list[Finding]:
         shown = _shown(argv)
-        facts = _Facts(argv=argv)
+        facts = Facts(argv=argv)
         node = self._program(argv[0], facts)
         if node is None:
-            return [self._finding(facts, None, shown)]
+            return [self._settled(facts, None, shown)]
         if argv[0].text in _TEST_PROGRAMS and _harmless_test(argv):
-            return [self._finding(facts, self._rule(node, bare=False), shown)]
+            return [self._settled(facts, self._rule(facts, node, bare=False), shown)]
         positionals: list[Word] = []
         nested: list[Finding] = []
-        given: set[str] = set()
         runs = False
         words = list(argv[1:])
         while words:
             word = words.pop(0)
             text = word.text
+            if node.operands_end_flags and positionals and not _RUNNING & set(node.args):
+                positionals += [word, *words]
+                break
             if text is None:
                 if not _fits_anywhere(node, word):
                     facts.unknown("a word that is only known when it runs")
                 positionals.append(word)
                 continue
-            if word.glob and not node.any_words and (text[0] in "*?[-" or word.loose):
+            if word.glob and not node.any_names and (text[0] in "*?[-" or word.loose):
                 facts.unknown(f"file names in place of '{text}' may be read as flags")
+            if word.loose and not word.glob and not node.any_words:
+                facts.unknown("the name of the working directory may be several words, and flags among them")
             if self._takes_command(node, positionals, text):
                 nested += self._nested(node, [word, *words], depth, feed, facts.placeholder)
                 runs = True
                 break
             if text == "--" and "--" not in node.flags:
-                runs = "command" in node.args and bool(words)
+                runs = bool(words) and not {"command", "script"}.isdisjoint(node.args)
                 if runs:
                     nested += self._nested(node, words, depth, feed, facts.placeholder)
                 else:
@@ -203,23 +179,30 @@ class Judge:
                 node = node.sub[text]
                 continue
             if text != "-" and (text.startswith("-") or text in node.flags):
-                words = self._flag(facts, node, text, word.glob, words, given, depth, nested)
+                words = self._flag(facts, node, word, words, depth, nested)
                 continue
-            if node.requires and not node.requires & given:
+            if node.requires and not node.requires & facts.given:
                 facts.opaque("runs the file that it is given")
             positionals.append(word)
-        self._positionals(facts, node, positionals, drop=bool(node.drops_first & given))
-        if node.requires and not node.requires & given:
+        drop = bool(node.drops_first & facts.given)
+        self._positionals(facts, node, positionals, drop)
+        if node.here & facts.given or ("*" in node.here and feed is None):
+            self._reads_here(facts, node, positionals, drop)
+        if node.requires and not node.requires & facts.given:
             facts.opaque("runs what it is given on its input or in a file")
-        if (node.needs and not node.needs & given) or len(positionals) < node.least:
+        if (node.needs and not node.needs & facts.given) or len(positionals) < node.least:
             facts.opaque("takes its commands from its input or from a person")
-        self._implied(facts, node)
-        rule = self._rule(node, bare=not (runs or positionals) if "command" not in node.args else not runs)
+        for flag in facts.deferred:
+            if not flag.waived_by & facts.plain:
+                self._effects(facts, flag)
+        judge_implied(self.bundle, facts, node)
+        running = {"command", "script"} & set(node.args)
+        rule = self._rule(facts, node, bare=not runs if running else not positionals)
         if rule is None:
             facts.unknown(f"'{' '.join(node.path)}' has no rule")
-        return [self._finding(facts, rule, shown), *nested]
+        return [self._settled(facts, rule, shown), *nested]
 
-    def _program(self, word: Word, facts: _Facts) -> Node | None:
+    def _program(self, word: Word, facts: Facts) -> Node | None:
         name = word.text
         if name is None or word.glob:
             facts.opaque("the program is only known when it runs")
@@ -238,16 +221,17 @@ class Judge:
     @staticmethod
     def _takes_command(node: Node, positionals: Sequence[Word], text: str) -> bool:
         """True when `text` starts the command that this program runs."""
-        if "command" not in node.args or text.startswith("-"):
+        role = next((role for role in ("command", "script") if role in node.args), None)
+        if role is None or text.startswith("-"):
             return False
-        before = node.args[: node.args.index("command")]
+        before = node.args[: node.args.index(role)]
         fixed = [role for role in before if role != "assignment"]
         if "assignment" in before and "=" in text:
             return False
         return len(positionals) >= len(fixed)
 
     @staticmethod
-    def _rest(facts: _Facts, node: Node, positionals: list[Word], words: list[Word]) -> None:
+    def _rest(facts: Facts, node: Node, positionals: list[Word], words: list[Word]) -> None:
         """The words after `--`: positional, whatever they look like."""
         if any(word.text is None for word in words) and not node.any_words:
             facts.unknown("a word that is only known when it runs")
@@ -259,8 +243,12 @@ class Judge:
         """The command that a wrapper runs. `xargs` adds words of its input, or puts them in a placeholder's place."""
         if depth >= MAX_DEPTH:
             return [self.opaque(_shown(words), f"commands nested deeper than {MAX_DEPTH}")]
+        if "script" in node.args:
+            if any(word.text is None or word.glob or word.symbolic for word in words):
+                return [self.opaque(_shown(words), "runs words that are only known when it runs")]
+            return self.script(" ".join(word.text or "" for word in words), depth + 1)
         if node.appends:
-            below = self._listed(feed)
+            below = feeds.listed(self.bundle.parts.programs, feed)
             if placeholder is None:
                 words = [*words, Word(None, loose=True, below=below)]
             else:
@@ -268,166 +256,128 @@ class Judge:
             feed = None
         return self.atom(Atom(tuple(words), feed=feed), depth + 1)
 
-    def _listed(self, feed: Atom | None) -> tuple[str, ...]:
-        """The paths below which a command that feeds `xargs` names files; empty when it may print anything.
-
-        Names that hold blanks are split into words, so this bounds what is read, not which words there are: it is
-        used only for programs that no word makes dangerous, and there at worst a planted name has a file read.
-        """
-        sought: list[str] = []
-        for _ in range(8):
-            if feed is None or not feed.argv or any(item.target.text != "/dev/null" for item in feed.redirects):
-                return ()
-            node, given, operands, values = self._read_flags(feed.argv)
-            if node is None:
-                return ()
-            if "*" in node.lists or node.lists & given:
-                return () if node.lists_not & given else (*_below(node, operands, values), *sought)
-            fixed = node.args.count("text") - bool(node.drops_first & given)
-            if (node.repeats and node.args[-1] == "text") or node.passes is None:
-                return ()
-            if not given <= node.passes or len(operands) > fixed:
-                return ()
-            # `grep '\\.env$'` looks for something: so does what follows.
-            for text in [*(word.text or "" for word in operands), *values]:
-                sought += [f"./*{piece}*" for piece in re.split(r"[|()]", re.sub(r"[\\\\^$]", "", text)) if piece]
-            feed = feed.feed
-        return ()
-
-    def _read_flags(self, argv: Sequence[Word]) -> tuple[Node | None, set[str], list[Word], list[str]]:
-        """A command as `_command` reads it, without judging: its node, flags, operands and the values of flags."""
-        node = self.bundle.parts.programs.get(argv[0].text or "")
-        given: set[str] = set()
-        operands: list[Word] = []
-        values: list[str] = []
-        words = list(argv[1:])
-        while node is not None and words:
-            text = words.pop(0)
-            if text.text is None:
-                return None, given, operands, values
-            if not operands and text.text in node.sub:
-                node = node.sub[text.text]
-                continue
-            name, equals, attached = text.text.partition("=")
-            flag = node.flags.get(text.text) or node.flags.get(name)
-            if flag is None and text.text.startswith("-") and not node.single and not text.text.startswith("--"):
-                letters = [node.flags.get(f"-{letter}") for letter in text.text[1:]]
-                if text.text[1:].isdigit() and "-#" in node.flags:
-                    continue
-                if None in letters or any(letter and letter.value != "none" for letter in letters[:-1]):
-                    short = letters[0]
-                    if short is None or short.value == "none":
-                        return None, given, operands, values
-                    given.add(short.name)
-                    values.append(text.text[2:])
-                    continue
-                given |= {letter.name for letter in letters if letter is not None}
-                flag = letters[-1]
-                equals = ""
-            if flag is None:
-                if text.text.startswith("-"):
-                    return None, given, operands, values
-                operands.append(text)
-                continue
-            given.add(flag.name)
-            if flag.value == "none" or (flag.value == "optional" and not equals):
-                continue
-            value = attached if equals else (words.pop(0).text if words else None)
-            if value is None:
-                return None, given, operands, values
-            values.append(value)
-        return node, given, operands, values
-
-    def _rule(self, node: Node, bare: bool) -> Rule | None:
-        for rule in self.bundle.parts.rules.get(node.path, ()):
-            if rule.bare is None or rule.bare == bare:
-                return rule
-        return None
+    def _rule(self, facts: Facts, node: Node, bare: bool) -> Rule | None:
+        rules = self.bundle.parts.rules.get(node.path, ())
+        return next((rule for rule in rules if facts.rule_fits(rule, bare)), None)
 
     # --- flags -------------------------------------------------------------------------------------------------------
 
     def _flag(
-        self,
-        facts: _Facts,
-        node: Node,
-        text: str,
-        glob: bool,
-        words: list[Word],
-        given: set[str],
-        depth: int,
-        nested: list[Finding],
+        self, facts: Facts, node: Node, word: Word, words: list[Word], depth: int, nested: list[Finding]
     ) -> list[Word]:
         """Read one flag word and its value; returns the words that are left."""
+        text = word.text or ""
         if node.literal and text not in node.flags:
             return words
-        if text[1:].isdigit() and "-#" in node.flags:
+        counted = _NUMBER_AND_FLAGS.fullmatch(text) if "-#" in node.flags and text not in node.flags else None
+        if counted is not None:
+            # `tail -100f`: the letters are flags of their own, and of those only ones without a value.
+            self._letters(facts, node, counted["letters"])
             return words
         exact = node.flags.get(text)
         if exact is None and not node.single and not text.startswith("--"):
-            return self._shorts(facts, node, text, words, given, depth, nested)
+            return self._shorts(facts, node, word, words, depth, nested)
         name, equals, attached = text.partition("=")
         flag = exact or node.flags.get(name)
         if flag is None or (equals and flag.value == "none" and exact is None):
             facts.unknown(f"the flag '{name}' is not known to '{' '.join(node.path)}'")
             return words
-        given.add(flag.name)
-        value = Word(attached, glob) if equals and exact is None else None
-        return self._value(facts, flag, value, words, depth, nested)
+        facts.given.add(flag.name)
+        value = Word(attached, word.glob, symbolic=word.symbolic) if equals and exact is None else None
+        if value is not None and flag.second is not None:
+            facts.unknown(f"the flag '{name}' takes two words of their own")
+            return words
+        return self._value(facts, node, flag, value, words, depth, nested)
+
+    def _letters(self, facts: Facts, node: Node, letters: str) -> None:
+        for letter in letters:
+            flag = node.flags.get(f"-{letter}")
+            if flag is None or flag.value != "none":
+                facts.unknown(f"'-{letter}' after a number is not known to '{' '.join(node.path)}'")
+                return
+            facts.given.add(flag.name)
+            self._effects(facts, flag)
 
     def _shorts(
-        self,
-        facts: _Facts,
-        node: Node,
-        text: str,
-        words: list[Word],
-        given: set[str],
-        depth: int,
-        nested: list[Finding],
+        self, facts: Facts, node: Node, word: Word, words: list[Word], depth: int, nested: list[Finding]
     ) -> list[Word]:
         """A bundle of one-letter flags; the first one that takes a value takes the rest of the word."""
+        text = word.text or ""
         for place, letter in enumerate(text[1:], start=1):
             flag = node.flags.get(f"-{letter}")
             if flag is None:
                 facts.unknown(f"the flag '-{letter}' is not known to '{' '.join(node.path)}'")
                 return words
-            given.add(flag.name)
+            facts.given.add(flag.name)
             rest = text[place + 1 :]
             if flag.value == "none":
-                self._effects(facts, flag)
+                facts.plain.add(flag.name)
+                self._deferred(facts, flag)
                 continue
-            return self._value(facts, flag, Word(rest.removeprefix("=")) if rest else None, words, depth, nested)
+            attached = Word(rest.removeprefix("="), word.glob, symbolic=word.symbolic) if rest else None
+            return self._value(facts, node, flag, attached, words, depth, nested)
         return words
 
     def _value(
-        self, facts: _Facts, flag: Flag, attached: Word | None, words: list[Word], depth: int, nested: list[Finding]
+        self,
+        facts: Facts,
+        node: Node,
+        flag: Flag,
+        attached: Word | None,
+        words: list[Word],
+        depth: int,
+        nested: list[Finding],
     ) -> list[Word]:
-        self._effects(facts, flag)
+        self._deferred(facts, flag)
         if flag.role == "exec":
             return self._exec(facts, words, depth, nested)
         if flag.value == "none" or (flag.value == "optional" and attached is None):
+            facts.plain.add(flag.name)
             return words
         if attached is None:
             if not words:
                 facts.unknown(f"the flag '{flag.name}' lacks its value")
                 return words
             attached, *words = words
+            if attached.several and not node.any_words:
+                self._several(facts, node, attached)
         if flag.role == "placeholder":
             facts.placeholder = attached.text
             if not attached.text or attached.text.isalnum():
                 facts.unknown("an unusual placeholder")
             return words
         if flag.role == "shell":
-            if attached.text is None:
+            if attached.text is None or attached.glob or attached.symbolic:
                 facts.opaque("runs a command that is only known when it runs")
             else:
                 nested += self.script(attached.text, depth + 1)
             return words
         if attached.text is None:
             facts.unknown("a word that is only known when it runs")
-        self._word(facts, flag.role, attached)
-        return words
+        judge_word(self.bundle, facts, flag.role, attached, self.directories)
+        return words if flag.second is None else self._second(facts, flag.second, words)
 
-    def _exec(self, facts: _Facts, words: list[Word], depth: int, nested: list[Finding]) -> list[Word]:
+    def _second(self, facts: Facts, role: str, words: list[Word]) -> list[Word]:
+        """The second value of a flag: the next word, so a word that may be none or several is not known to be it."""
+        if not words or words[0].loose or words[0].several or (words[0].text is None and role not in _ANY):
+            facts.unknown("two values of which one may be missing, or more than one word")
+            return words
+        judge_word(self.bundle, facts, role, words[0], self.directories)
+        return words[1:]
+
+    def _several(self, facts: Facts, node: Node, word: Word) -> None:
+        """The value of a flag that the shell may replace by several words: those after the first stand for themselves.
+
+        They may be positional words, and flags unless the word itself says otherwise.
+        """
+        text = word.text or ""
+        dashed = text[:1] in {"*", "?", "[", "-", ""} and (not node.single or _WORDLIKE.fullmatch(text) is not None)
+        if dashed or word.loose or not (node.repeats or node.single):
+            facts.unknown(f"file names in place of '{text}' may be read as flags, or as words of their own")
+        elif node.args:
+            judge_word(self.bundle, facts, node.args[-1], word, self.directories)
+
+    def _exec(self, facts: Facts, words: list[Word], depth: int, nested: list[Finding]) -> list[Word]:
         """`find -exec`: the words up to `;` or `{} +` are a command; `{}` in it is known only when it runs."""
         ends = [
             place
@@ -439,175 +389,71 @@ class Judge:
             return []
         # `find` names what it found by its starting points, so no name is a flag, and all lie below them.
         before = facts.argv[: len(facts.argv) - len(words) - 1]
-        node, _, operands, values = self._read_flags(before)
-        below = _below(node, operands, values) if node is not None else ()
+        node, _, operands, values = feeds.read_flags(self.bundle.parts.programs, before)
+        below = feeds.below(node, operands, values) if node is not None else ()
         command = [_filled(word, "{}", below, "./" if below else "") for word in words[: ends[0]]]
         nested += self.atom(Atom(tuple(command)), depth + 1)
         return words[ends[0] + 1 :]
 
-    def _effects(self, facts: _Facts, flag: Flag) -> None:
-        for name in flag.effects:
-            self._effect(facts, self.bundle.parts.effects[name])
-            facts.notes.append(f"{flag.name} ({name})")
+    def _deferred(self, facts: Facts, flag: Flag) -> None:
+        """The effects of a flag: at once, or when all flags are known if another one may waive them."""
+        if flag.waived_by:
+            facts.deferred.append(flag)
+        else:
+            self._effects(facts, flag)
 
-    @staticmethod
-    def _effect(facts: _Facts, effect: Effect) -> None:
-        if effect.class_of is not None:
-            facts.classes.append(effect.class_of)
-        facts.wide = True
-        facts.targets.append(Target(env=effect.env, sensitivity=effect.sensitivity, egress=effect.egress))
+    def _effects(self, facts: Facts, flag: Flag) -> None:
+        for name in flag.effects:
+            facts.effect(name, self.bundle.parts.effects[name], flag.name)
 
     # --- positional words and their roles ----------------------------------------------------------------------------
 
-    def _positionals(self, facts: _Facts, node: Node, words: Sequence[Word], drop: bool = False) -> None:
-        roles = [role for role in node.args[drop:] if role not in {"command", "assignment"}]
-        if "command" in node.args:
-            plain = [word for word in words if word.text is None or "=" not in word.text]
-            for word in words:
-                if word.text is not None and "=" in word.text:
-                    self._check_assignment(facts, word.text.partition("=")[0])
-            if len(plain) > len(roles):
-                facts.unknown(f"'{' '.join(node.path)}' has a word too many")
-            for role, word in zip(roles, plain, strict=False):
-                self._word(facts, role, word)
+    def _positionals(self, facts: Facts, node: Node, words: Sequence[Word], drop: bool = False) -> None:
+        roles = [role for role in node.args[drop:] if role not in _RUNNING]
+        if not _RUNNING.isdisjoint(node.args):
+            self._before_command(facts, node, roles, words)
             return
         if roles == ["k8s-objects"]:
-            self._k8s_objects(facts, words)
+            judge_objects(self.bundle, facts, words)
             return
         if len(words) > len(roles) and not node.repeats:
             facts.unknown(f"'{' '.join(node.path)}' has a word too many")
         for place, word in enumerate(words):
             if word.text is None and not node.any_words and not self._open(node, roles, place):
                 facts.unknown("a word that is only known when it runs")
+            elif word.several and not node.repeats and not node.any_words:
+                facts.unknown(f"'{word.text or '?'}' may stand for more words than '{' '.join(node.path)}' takes")
             # A word that the shell may replace by several stands in every place from its own on.
             last = place if word.text is not None and not word.glob else len(roles) - 1
             for role in dict.fromkeys(roles[min(place, len(roles) - 1) : last + 1] or roles[-1:]):
-                self._word(facts, role, word)
+                judge_word(self.bundle, facts, role, word, self.directories)
+
+    def _reads_here(self, facts: Facts, node: Node, words: Sequence[Word], drop: bool) -> None:
+        """A search that names no file searches where it runs. A word that may be no word at all names none."""
+        named = sum(not word.loose for word in words) - (len(node.args) - 1 - drop)
+        if named < 1:
+            judge_path(self.bundle, facts, "file", Word("."), self.directories)
+
+    def _before_command(self, facts: Facts, node: Node, roles: Sequence[str], words: Sequence[Word]) -> None:
+        """The words of a wrapper before the command that it runs: variables to set, and its own."""
+        plain: list[Word] = []
+        for word in words:
+            name, equals, value = (word.text or "").partition("=")
+            if word.text is not None and equals and "assignment" in node.args:
+                self._check_assignment(facts, name, Word(value, word.glob))
+            else:
+                plain.append(word)
+            if word.several:
+                facts.unknown(f"'{word.text or '?'}' may stand for several words, and for a command")
+        if len(plain) > len(roles):
+            facts.unknown(f"'{' '.join(node.path)}' has a word too many")
+        for role, word in zip(roles, plain, strict=False):
+            judge_word(self.bundle, facts, role, word, self.directories)
 
     @staticmethod
     def _open(node: Node, roles: Sequence[str], place: int) -> bool:
         """True when a single word of any value may stand in this place, as far as its form goes."""
-        return bool(roles) and roles[min(place, len(roles) - 1)] in {"text", "file"}
-
-    def _word(self, facts: _Facts, role: str, word: Word) -> None:
-        """Judge one word by its role: a pattern it must fit, or a target it names."""
-        parts = self.bundle.parts
-        if role == "text":
-            return
-        if role in {"file", "directory"}:
-            bases = self.directories if facts.bases is None else facts.bases
-            facts.kinds.add("path")
-            facts.targets += self._paths(word, bases)
-            if role == "directory":  # flags are judged before positional words, in their order
-                text = None if word.glob else word.text
-                facts.bases = [None if text is None else normal_path(base, text) for base in bases]
-            return
-        if role == "url":
-            self._url(facts, word)
-            return
-        if role in sql.ROLES:
-            self._statements(facts, role, word)
-            return
-        if role in scripts.READERS:
-            if word.text is not None and not scripts.READERS[role](word.text):
-                facts.unknown(f"the program may do more than read and print ({role})")
-            return
-        if role in parts.patterns:
-            if word.text is not None and not parts.patterns[role].fullmatch(word.text):
-                facts.unknown(f"'{word.text}' is not a word that may stand here ({role})")
-            return
-        facts.kinds.add(role)
-        self._target(facts, role, None if word.glob else word.text)
-
-    @staticmethod
-    def _statements(facts: _Facts, role: str, word: Word) -> None:
-        if word.text is None or word.glob:
-            facts.opaque("statements that are only known when they run")
-            return
-        base, note = sql.judge(role, word.text)
-        if base is not Base.R0:
-            facts.classes.append(ClassOf(base, base))
-            facts.notes.append(note)
-
-    def _target(self, facts: _Facts, kind: str, text: str | None) -> None:
-        target = None if text is None else self.bundle.target(kind, text)
-        if target is None:
-            shown = "unknown" if text is None else f"'{text}'"
-            target = Target(Env.PROD, Sensitivity.SENSITIVE, Egress.OTHER if kind.endswith("host") else Egress.NONE)
-            facts.notes.append(f"the {kind} {shown} is not registered")
-        elif target.class_of is not None:
-            facts.notes.append(f"the {kind} '{text}' is registered as {target.class_of.prod}")
-        elif target.sensitivity is Sensitivity.SENSITIVE:
-            facts.notes.append(f"the {kind} '{text}' is sensitive")
-        facts.targets.append(target)
-
-    def _implied(self, facts: _Facts, node: Node) -> None:
-        """The default targets of the kinds that no word named."""
-        cluster_scoped = any(target.cluster_scoped for target in facts.targets)
-        for kind in node.targets:
-            if kind in facts.kinds or (kind == "namespace" and cluster_scoped):
-                continue
-            self._target(facts, kind, DEFAULT_TARGET)
-
-    def _k8s_objects(self, facts: _Facts, words: Sequence[Word]) -> None:
-        """`TYPE[,TYPE] [NAME ...]` or `TYPE/NAME ...`: kinds are targets, and so are the names of some kinds."""
-        slashed = [word for word in words if word.text is not None and "/" in word.text]
-        pairs: list[tuple[str | None, list[str | None]]] = []
-        if slashed and len(slashed) == len(words):
-            for word in words:
-                kind, _, name = (word.text or "").partition("/")
-                pairs.append((kind, [name]))
-        elif words:
-            names = [None if word.glob else word.text for word in words[1:]]
-            first = None if words[0].glob else words[0].text
-            pairs += [(kind, names) for kind in (first.split(",") if first is not None else [None])]
-        for kind, names in pairs:
-            short = None if kind is None else kind.lower().partition(".")[0]
-            self._target(facts, "resource", short)
-            target = facts.targets[-1]
-            if target.names is None:
-                continue
-            if not names:
-                facts.targets.append(Target(env=Env.PROD))
-            for name in names:
-                self._target(facts, target.names, name)
-
-    def _paths(self, word: Word, bases: Sequence[str | None] | None = None) -> list[Target]:
-        """Where a path may lead from any directory that it may begin in; None: that the call may be in by then."""
-        text = word.text
-        if text is None:
-            below = [Word(path, globs.is_glob(path)) for path in word.below]
-            return [target for path in below for target in self._paths(path, bases)] or [UNREGISTERED]
-        if word.glob and ".." in text.split("/"):
-            return [UNREGISTERED]
-        found: list[Target] = []
-        # `REVISION:PATH` and `HOST:PATH` name a path after the colon.
-        for piece in [text, *text.split(":")[1:]]:
-            for directory in self.directories if bases is None else bases:
-                place = normal_path(directory, piece)
-                if place is None:
-                    found.append(UNREGISTERED)
-                elif word.glob and globs.is_glob(place):
-                    found += [UNREGISTERED] if globs.is_hidden(place) else self._covered(place)
-                else:
-                    target = self.bundle.target("path", place)
-                    found.append(UNREGISTERED if target is None else target)
-        return found
-
-    def _covered(self, glob: str) -> list[Target]:
-        return self.bundle.targets_of_glob("path", glob) or [UNREGISTERED]
-
-    def _url(self, facts: _Facts, word: Word) -> None:
-        facts.kinds.add("host")
-        if word.text is None or word.glob or "{" in word.text:
-            facts.unknown("an address that is only known when it runs")
-            return
-        address = _ADDRESS.fullmatch(word.text)
-        if address is None:
-            facts.unknown("an address that is not plain http(s)")
-            return
-        host = address["host"].lower().strip("[]").removesuffix(".")
-        self._target(facts, "host", host)
+        return bool(roles) and roles[min(place, len(roles) - 1)] in _ANY
 
     # --- surroundings ------------------------------------------------------------------------------------------------
 
@@ -615,150 +461,58 @@ class Judge:
         operator, word = redirect.operator, redirect.target
         if operator in {"<<", "<<-", "<<<"}:
             return None
-        if operator in {">&", "<&"} and word.text is not None and (word.text.isdigit() or word.text == "-"):
+        if operator in {">&", "<&"} and word.text is not None and _DESCRIPTOR.fullmatch(word.text):
             return None
         if word.text in self.bundle.sinks and not word.glob:
             return None
         name = "<" if operator in {"<", "<&"} else ">"
         node = self.bundle.parts.programs.get(name)
-        facts = _Facts()
+        facts = Facts()
         if node is None or word.text is None or word.glob or "/dev/tcp" in word.text or "/dev/udp" in word.text:
             facts.opaque("a redirect to a place that is not known")
-            return self._finding(facts, None, f"{operator} {word.text or '?'}")
-        self._positionals(facts, node, [word])
-        rule = self._rule(node, bare=False)
+            return self._settled(facts, None, f"{operator} {word.text or '?'}")
+        judge_path(self.bundle, facts, "written" if name == ">" else "file", word, self.directories)
+        rule = self._rule(facts, node, bare=False)
         if rule is None:
             facts.unknown("redirects have no rule")
-        return self._finding(facts, rule, f"{operator} {word.text}")
+        return self._settled(facts, rule, f"{operator} {word.text}")
 
-    def _assignment(self, name: str) -> Finding | None:
-        facts = _Facts()
-        self._check_assignment(facts, name)
-        return self._finding(facts, None, f"{name}=...") if facts.classes else None
+    def _assignment(self, name: str, value: Word) -> Finding | None:
+        facts = Facts()
+        self._check_assignment(facts, name, value)
+        return self._settled(facts, None, f"{name}=...") if facts.classes else None
 
-    def _check_assignment(self, facts: _Facts, name: str) -> None:
-        if name not in self.bundle.environment:
+    def _check_assignment(self, facts: Facts, name: str, value: Word) -> None:
+        """Variables that may be set to anything, or (`PAGER=cat`) to exactly this."""
+        exact = None if value.text is None or value.glob else f"{name}={value.text}"
+        if name not in self.bundle.environment and exact not in self.bundle.environment:
             facts.opaque(f"sets the variable {name}, which may change what runs")
 
     def _follow(self, argv: tuple[Word, ...]) -> None:
         """Remember where a change of directory may have led; it may also have failed, so the old places stay."""
         if argv[0].text not in _DIRECTORY_CHANGERS:
             return
-        words = [word for word in argv[1:] if word.text not in {"-P", "-L", "--"}]
+        words = list(argv[1:])
+        while words and words[0].text not in {None, "-"} and _DIRECTORY_FLAGS.fullmatch(words[0].text or "."):
+            words.pop(0)
         for known in list(self.directories):
-            target = None
-            if not words:
-                target = HOME
-            elif words[0].text is not None and words[0].text != "-" and not words[0].glob:
-                target = normal_path(known, words[0].text)
-            if target not in self.directories:
-                self.directories.append(target)
+            # `pushd` alone goes back to a place that is known already.
+            found: list[str | None] = [HOME] if not words and argv[0].text == "cd" else []
+            for word in words:
+                literal = word.text is not None and word.text != "-" and not word.glob
+                found.append(normal_path(known, word.text or "") if literal else None)
+            self.directories += [place for place in found if place not in self.directories]
         if len(self.directories) > MAX_DIRECTORIES:
             self.directories = [None]
-
-    # --- the class ---------------------------------------------------------------------------------------------------
-
-    def _finding(self, facts: _Facts, rule: Rule | None, shown: str) -> Finding:
-        classes = list(facts.classes)
-        if rule is not None:
-            classes.append(rule.class_of)
-        classes += [target.class_of for target in facts.targets if target.class_of is not None]
-        env = self._env(facts.targets)
-        sensitive = any(target.sensitivity is Sensitivity.SENSITIVE for target in facts.targets)
-        sensitivity = Sensitivity.SENSITIVE if sensitive else Sensitivity.NORMAL
-        egress = max((target.egress for target in facts.targets), key=_EGRESS.index, default=Egress.NONE)
-        bases = [found.at(env) for found in classes] or [Base.UNKNOWN]
-        risk = max(
-            (self.bundle.table_a[base, env, sensitivity, egress] for base in bases), key=lambda found: found.rank
-        )
-        covered = (
-            self.standing is not None
-            and rule is not None
-            and rule.standing
-            and facts.understood
-            and not facts.wide
-            and risk in {Risk.R1, Risk.R2}
-            and env is Env.NONPROD
-            and not sensitive
-            and egress is Egress.NONE
-            and all(target.workspace for target in facts.targets)
-            and all(self._inside(directory) for directory in [*self.directories, *(facts.bases or ())])
-        )
-        name = rule.id if rule is not None else "no-rule"
-        reason = rule.reason if rule is not None else "not understood"
-        notes = facts.notes if risk is not Risk.R0 else []
-        reasons = [f"{name}: {reason}", *(f"{name}: {note}" for note in notes)]
-        if env is Env.PROD and risk is not Risk.R0:
-            reasons.append(f"{name}: the target is production, or not known to be otherwise")
-        if covered:
-            reasons.append(f"{name}: inside the workspace, covered by the standing rollback plan")
-        return Finding(Risk.R1 if covered else risk, covered, rule.id if rule else None, tuple(reasons), shown)
-
-    def _inside(self, directory: str | None) -> bool:
-        """True when commands that run in `directory` work on the workspace."""
-        target = None if directory is None else self.bundle.target("path", directory)
-        return target is not None and target.workspace
-
-    def _env(self, targets: Sequence[Target]) -> Env:
-        """Production as soon as one target is; without any that says, the place where commands run decides."""
-        named = {target.env for target in targets if target.env is not None}
-        if not named:
-            runner = self.bundle.target("runner", DEFAULT_TARGET)
-            return runner.env if runner is not None and runner.env is not None else Env.PROD
-        return Env.PROD if Env.PROD in named else Env.NONPROD
-
-
-def _undone(text: str) -> str:
-    """`text` with the usual disguises taken off: quotes, escapes, `$(echo X)`, `${x:-X}`, `$IFS`."""
-    text = re.sub(r"\$'((?:[^'\\]|\\.)*)'", lambda found: _spelled(found[1]), text)
-    text = re.sub(r"\$(?=[\"'])", "", text)
-    for name, value in re.findall(r"\b([A-Za-z_]\w*)=([^\s;&|'\"$]+)", text)[:8]:
-        text = re.sub(rf"\$(?:{name}\b|\{{{name}\}})", lambda _, value=value: value, text)
-    for _ in range(3):
-        text = re.sub(r"\$\((?:echo|printf(?: %s)?)\s+([^()`$]*)\)|`(?:echo|printf(?: %s)?)\s+([^`]*)`", r"\1\2", text)
-    text = re.sub(r"\$\{\w+:?[-=+]([^{}]*)\}", r"\1", text)
-    text = re.sub(r"\$\{IFS\}|\$IFS(\$9)?", " ", text)
-    text = re.sub(r"\$\{\w+[,^@]*\w?\}|\$[@*0-9]|\$[a-z_]\w*", "", text)
-    return re.sub(r"\\\n|[\\\"']", "", text)
-
-
-def _spelled(text: str) -> str:
-    try:
-        return ansi_c(text)
-    except Unprovable:
-        return text
-
-
-def _torn(text: str, programs: Container[str]) -> Iterator[list[str]]:
-    """Words of what looks like commands anywhere in `text`: with quotes as the shell reads them, and without."""
-    for found in re.finditer(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*", text):
-        if found[0] not in programs:
-            continue
-        rest = text[found.start() :]
-        before = text[: found.start()]
-        # A lone short word late in a text (`manage.py init`) is a word like any other.
-        alone = len(before.split()) < 2 or len(found[0]) > MAX_COMMON_WORD
-        quotes = [mark for mark in "'\"" if mark in before and mark in rest]
-        for whole in [rest, *(rest[: rest.rfind(mark)] for mark in quotes)]:
-            lexer = shlex.shlex(whole, posix=True, punctuation_chars=True)
-            lexer.whitespace_split, lexer.commenters = True, ""
-            try:
-                words = list(takewhile(lambda word: not word or not set(word) <= set(";|&()<>"), lexer))
-            except ValueError:
-                continue
-            if len(words) > 1 or alone:
-                yield words
-            break
-        plain = re.split(r"[;&|\n(){}`$<>,\[\]]", re.sub(r"\\\n|[\\\"']", "", rest), maxsplit=1)[0].split()
-        if len(plain) > 1 or alone:
-            yield plain
 
 
 def _fits_anywhere(node: Node, word: Word) -> bool:
     """True when a word of unknown value is surely one operand, or when no word is dangerous to the program."""
     if node.sub or "command" in node.args:
         return False
-    return node.any_words or (not word.loose and bool(word.starts) and not word.starts.startswith("-"))
+    if node.any_words or (node.any_names and word.below):
+        return True
+    return not word.loose and bool(word.starts) and not word.starts.startswith("-")
 
 
 def _filled(word: Word, placeholder: str, below: tuple[str, ...], starts: str = "") -> Word:
@@ -766,19 +520,6 @@ def _filled(word: Word, placeholder: str, below: tuple[str, ...], starts: str = 
     if word.text is None or placeholder not in word.text:
         return word
     return Word(None, below=below, starts=starts) if word.text == placeholder else Word(None)
-
-
-def _below(node: Node, operands: Sequence[Word], values: Sequence[str]) -> tuple[str, ...]:
-    """Paths that cover what a listing command prints: its operands, and all that the values of its flags may name."""
-    roles = [node.args[min(place, len(node.args) - 1)] for place in range(len(operands))] if node.args else []
-    files = [word.text or "" for word, role in zip(operands, roles, strict=False) if role == "file"]
-    starts = (
-        files if "file" in node.args else [word.text or "" for word in operands if word.text not in _FIND_SIGNS]
-    ) or ["."]
-    if any(not start or start.startswith("-") for start in starts):
-        return ()
-    named = [value if value.startswith(("/", "~")) else f"{start}/{value}" for start in starts for value in values]
-    return (*starts, *(path.lower() for path in named if path != path.lower()), *named)
 
 
 def _harmless_test(argv: Sequence[Word]) -> bool:
@@ -798,22 +539,6 @@ def _harmless_test(argv: Sequence[Word]) -> bool:
     if len(words) == 2:
         return words[0].form is None and words[0].text in _TEST_UNARY
     return len(words) == 3 and words[1].form is None and words[1].text in _TEST_BINARY
-
-
-def normal_path(directory: str | None, text: str) -> str | None:
-    """`text` seen from `directory`: absolute, `~...`, `./...` inside the workspace, or `../...` out of it."""
-    if text.startswith(("/", HOME)):
-        return text if text == HOME else _tidy(text)
-    if directory is None:
-        return None
-    joined = _tidy(posixpath.join(directory, text))
-    return joined if joined.startswith(("/", HOME, "../")) or joined in {".", ".."} else f"./{joined}"
-
-
-def _tidy(text: str) -> str:
-    tidy = posixpath.normpath(text)
-    # POSIX keeps two leading slashes; to every program here they are one.
-    return tidy[1:] if tidy.startswith("//") else tidy
 
 
 def _shown(argv: Sequence[Word]) -> str:

@@ -1,60 +1,72 @@
 """A policy: a bundle as read from its files, compiled for the judge, and checked in itself.
 
 Refused here: tables that are not total, monotone and at least as strict as the shipped ones; a rule that names a
-command no program has, or that can never be reached; a role, an effect or a target kind that nothing defines. The
-examples of the rules are run by `bundle.load_bundle`, the door that everybody uses.
+command no program has, or that can never be reached; a role, an effect or a target kind that nothing defines; and what
+no bundle may say at all (`floors.py`). The examples are run by `bundle.load_bundle`, the door that everybody uses.
 """
 
 import hashlib
 import re
-from collections.abc import Hashable, Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import rfc8785
-import yaml
-from pydantic import ValidationError
 
-from deployments.gate import globs, scripts, sql
+from deployments.gate import globs, scripts, sql, tool_specs
+from deployments.gate.circumstances import RaiseSpec, raise_faults
+from deployments.gate.derive import Derived, Included, extended, milder, weighty, worse
+from deployments.gate.floors import floor_faults
+from deployments.gate.grammar import BundleError, class_of
+from deployments.gate.source import parse, read_source
 from deployments.gate.specs import (
-    BundleError,
     BundleFile,
     Effect,
     Node,
+    NodeSpec,
     Parts,
-    ProgramsFile,
-    Rule,
     RuleSpec,
     StandingPlan,
-    Strict,
     Target,
-    ToolSpec,
-    class_of,
     compile_effect,
     compile_node,
+    compile_rules,
     compile_target,
     table_a,
     table_b,
 )
-from deployments.gate.tables import TableA, TableB, faults_a, faults_b
-from deployments.ports import GateProfile
+from deployments.gate.tables import Egress, Env, Sensitivity, TableA, TableB, faults_a, faults_b
+from deployments.gate.tool_specs import ToolSpec
+from deployments.ports import GateProfile, Risk
 
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE_DIRECTORY = ROOT / "configs" / "policies"
 DEFAULT_TARGET = "@default"
+MAX_BASES = 4
+MAX_FAULTS = 20
 
 # Roles that are read by code; every other role is a word pattern or a kind of target of the bundle.
 BUILT_IN_ROLES = frozenset({
-    "text", "file", "directory", "url", "command", "exec", "shell", "assignment", "k8s-objects", "placeholder",
+    "text", "file", "file-glob", "file-regex", "name-regex", "name-extension", "operand",
+    "directory", "written", "url", "command", "script", "exec", "shell",
+    "assignment", "k8s-objects", "placeholder",
     *sql.ROLES, *scripts.READERS,
 })  # fmt: skip
 BUILT_IN_CLASSES = frozenset({"R1", "R2", "R3", "UNKNOWN", "OPAQUE", "FORBIDDEN"})
-_Model = TypeVar("_Model", bound=Strict)
+# Names that nobody registers by name: what an entry says of one of them it says of everything.
+_ANYTHING = ("zq7", "zq7-zq7.zq7", "zq7/zq7", "/zq7/zq7", "./zq7", "~/zq7", "203.0.113.77")
+_File = TypeVar("_File", bound=Included | BundleFile)
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded bundle. `policy_digest` is the SHA-256 hex of its RFC 8785 form, included files and all."""
+    """A loaded bundle. `policy_digest` is the SHA-256 hex of its RFC 8785 form, included files and all.
+
+    `spec` is what it was compiled from, `base` the bundle that it extends; `own_rules` are those of its rules that the
+    base does not have.
+    """
 
     name: str
     policy_digest: str
@@ -64,21 +76,28 @@ class Bundle:
     parts: Parts
     targets: Mapping[str, tuple[tuple[tuple[str, ...], Target], ...]]
     tools: Mapping[str, ToolSpec]
+    raises: tuple[RaiseSpec, ...]
     environment: tuple[str, ...]
     program_directories: tuple[str, ...]
     sinks: frozenset[str]
     rule_specs: tuple[RuleSpec, ...]
+    approvers: Mapping[Risk, tuple[str, ...]]
+    spec: BundleFile
+    own_rules: tuple[RuleSpec, ...]
+    own_tools: tuple[ToolSpec, ...]
+    matchers: Mapping[str, tuple[tuple[re.Pattern[str], Target], ...]]
+    base: "Bundle | None" = None
 
     def target(self, kind: str, text: str) -> Target | None:
         """The first registered target of `kind` that `text` matches; None when it is not registered."""
-        for patterns, target in self.targets.get(kind, ()):
-            if any(fnmatchcase(text, pattern) for pattern in patterns):
-                return target
-        return None
+        found = next((target for matcher, target in self.matchers.get(kind, ()) if matcher.match(text)), None)
+        if self.base is None:
+            return found
+        return self._floored(found, self.base.target(kind, text))
 
     def targets_of_glob(self, kind: str, text: str) -> list[Target]:
         """Every registered target that a file name covered by the glob `text` is likely to have, the sure one last."""
-        found: list[Target] = []
+        found = [] if self.base is None else [each for each in self.base.targets_of_glob(kind, text) if weighty(each)]
         for patterns, target in self.targets.get(kind, ()):
             if any(fnmatchcase(text, pattern) for pattern in patterns):
                 return [*found, target]
@@ -86,129 +105,191 @@ class Bundle:
                 found.append(target)
         return found
 
+    @staticmethod
+    def _floored(found: Target | None, base: Target | None) -> Target | None:
+        """What the base marks as sensitive, forbidden or outside stays so."""
+        if found is None or base is None or base is found or not weighty(base):
+            return found
+        return worse(found, base)
 
-def read_policy(path: Path) -> Bundle:
-    """The bundle in the file `path` and the files it includes, or `BundleError` with the faults that were found."""
-    main = _read(path, BundleFile)
-    programs, words, targets = dict(main.programs), dict(main.words), dict(main.targets)
-    rules = list(main.rules)
+
+def read_policy(path: Path, above: Sequence[Path] = ()) -> Bundle:
+    """The bundle in the file `path` and the files it includes, or `BundleError` with the faults that were found.
+
+    `above` are the files that extend it.
+    """
+    here = path.resolve()
+    if here in above:
+        raise BundleError(f"{path.name}: bundles extend each other: {' -> '.join(each.stem for each in above)}")
+    if len(above) > MAX_BASES:
+        raise BundleError(f"{path.name}: more than {MAX_BASES} bundles extend one another")
+    loaded = read_source(path)
+    if "extends" not in loaded:
+        whole = _joined(parse(loaded, BundleFile, path.name), path)
+        return _compiled(whole, _digest(whole.model_dump(mode="json", by_alias=True)))
+    own = _joined(parse(loaded, Derived, path.name), path)
+    base = read_policy(_base_path(path, own.extends), (*above, here))
+    whole, faults = extended(base.spec, base.parts.rules, own)
+    _refuse(own.name, faults)
+    said = {"base": base.policy_digest, "own": own.model_dump(mode="json", by_alias=True)}
+    return _compiled(whole, _digest(said), base, own)
+
+
+def _base_path(path: Path, name: str) -> Path:
+    beside = path.parent / f"{name}.yaml"
+    return beside if beside.is_file() else BUNDLE_DIRECTORY / f"{name}.yaml"
+
+
+def _digest(said: Any) -> str:
+    return hashlib.sha256(rfc8785.dumps(said)).hexdigest()
+
+
+def _refuse(name: str, faults: Sequence[str]) -> None:
+    if faults:
+        more = f"; and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+        raise BundleError(f"bundle '{name}': {'; '.join(faults[:MAX_FAULTS])}{more}")
+
+
+def _joined(main: _File, path: Path) -> _File:
+    """The bundle with the contents of all files that it includes, in order; nothing may be said twice."""
+    found: dict[str, Any] = {name: getattr(main, name) for name in Included.model_fields if name != "include"}
+    if len(set(main.include)) != len(main.include):
+        raise BundleError(f"{path.name}: a file is included twice, so all in it would be specified twice")
     for name in main.include:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise BundleError(f"{path.name}: an included file must lie below the bundle: '{name}'")
-        part = _read(path.parent / name, ProgramsFile)
-        twice = (programs.keys() & part.programs.keys()) | (words.keys() & part.words.keys())
-        twice |= targets.keys() & part.targets.keys()
-        if twice:
-            raise BundleError(f"{name}: specified twice: {', '.join(sorted(twice))}")
-        programs.update(part.programs)
-        words.update(part.words)
-        targets.update(part.targets)
-        rules.extend(part.rules)
-    merged = {"programs": programs, "words": words, "targets": targets, "rules": tuple(rules), "include": ()}
-    whole = main.model_copy(update=merged)
-    digest = hashlib.sha256(rfc8785.dumps(whole.model_dump(mode="json", by_alias=True))).hexdigest()
-    return _compiled(whole, digest)
+        part = parse(read_source(path.parent / name), Included, name)
+        if part.include:
+            raise BundleError(f"{name}: an included file may not include others")
+        for field, before in found.items():
+            added = getattr(part, field)
+            if not isinstance(before, dict):
+                found[field] = (*before, *added)
+                continue
+            twice = sorted(cast("dict[str, object]", before).keys() & cast("dict[str, object]", added).keys())
+            if twice:
+                raise BundleError(f"{name}: {field} specified twice: {', '.join(twice)}")
+            found[field] = {**before, **added}
+    tools = [name for tool in found["tools"] for name in tool.registered]
+    again = sorted({name for name in tools if tools.count(name) > 1})
+    if again:
+        raise BundleError(f"{path.name}: registered twice: {', '.join(again)}")
+    return main.model_copy(update={**found, "include": ()})
 
 
-# libyaml's parser where PyYAML was built with it: the bundle is large, and every replica reads it at its start.
-_SafeLoader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _read(path: Path, model: type[_Model]) -> _Model:
-    try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a safe loader
-        # JSON mode: YAML has lists where the model has tuples; strictness about scalars stays.
-        return model.model_validate_json(rfc8785.dumps(loaded))
-    except OSError:
-        raise BundleError(f"there is no bundle file {path}") from None
-    except (yaml.YAMLError, rfc8785.CanonicalizationError) as error:
-        raise BundleError(f"{path.name} is not readable YAML: {error}") from error
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:10])
-        raise BundleError(f"{path.name}: {faults}") from error
-
-
-class _StrictLoader(_SafeLoader):
-    """Safe YAML in which a key given twice is an error, not a quiet overwrite."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        if len(set(keys)) != len(keys):
-            raise yaml.constructor.ConstructorError(None, None, "a key is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _compiled(spec: BundleFile, digest: str) -> Bundle:
+def _compiled(spec: BundleFile, digest: str, base: Bundle | None = None, own: Derived | None = None) -> Bundle:
+    faults = _shape_faults(spec)
+    _refuse(spec.name, faults)
     a, b = table_a(spec.table), table_b(spec.profiles)
-    faults = faults_a(a) + faults_b(b)
-    programs = {
-        name: compile_node((name,), node) for names, node in spec.programs.items() for name in names.split(", ")
+    faults += faults_a(a) + faults_b(b)
+    programs = {} if base is None else dict(base.parts.programs)
+    fresh = {
+        name: compile_node((name,), node, sets=spec.flag_sets)
+        for names, node in (spec if own is None else own).programs.items()
+        for name in names.split(", ")
     }
+    programs |= fresh
     effects = {name: compile_effect(effect) for name, effect in spec.effects.items()}
     effects |= {name: Effect(class_of(name)) for name in BUILT_IN_CLASSES}
     targets = {
         kind: tuple((entry.match, compile_target(entry)) for entry in entries) for kind, entries in spec.targets.items()
     }
-    rules, rule_faults = _rules(spec.rules, programs)
-    faults += rule_faults
+    rules, rule_faults = compile_rules(spec.rules, programs)
+    replaced = () if base is None else tuple(f"rule {rule.id} can never decide " for rule in base.rule_specs)
+    faults += [fault for fault in rule_faults if not fault.startswith(replaced)]
     roles = BUILT_IN_ROLES | spec.words.keys() | targets.keys()
-    for node in programs.values():
+    for node in fresh.values():
         faults += _node_faults(node, roles, effects, targets.keys())
-    for tool in spec.tools:
-        if tool.adapter == "fields":
-            faults += [f"tool {tool.names[0]}: no role '{role}'" for role in tool.fields.values() if role not in roles]
-    try:
-        patterns = {name: re.compile(pattern) for name, pattern in spec.words.items()}
-    except re.error as error:
-        raise BundleError(f"a word pattern is not a regular expression: {error}") from error
-    if faults:
-        raise BundleError(f"bundle '{spec.name}': " + "; ".join(faults[:20]))
-    return Bundle(
+    faults += tool_specs.faults(spec.tools, roles) + raise_faults(spec.raises)
+    bundle = Bundle(
         name=spec.name,
         policy_digest=digest,
         table_a=a,
         table_b=b,
         standing={GateProfile(name): plan.standing for name, plan in spec.profiles.items() if plan.standing},
-        parts=Parts(programs, rules, effects, patterns),
+        parts=Parts(programs, rules, effects, _patterns(spec.words)),
         targets=targets,
-        tools={name: tool for tool in spec.tools for name in tool.names},
+        tools=tool_specs.by_name(spec.tools),
+        raises=spec.raises,
         environment=spec.environment,
         program_directories=spec.program_directories,
         sinks=frozenset(spec.sinks),
         rule_specs=spec.rules,
+        approvers={Risk(risk): roles for risk, roles in spec.approvers.items()},
+        spec=spec,
+        own_rules=spec.rules if own is None else own.rules,
+        own_tools=spec.tools if own is None else own.tools,
+        matchers={kind: tuple(map(_matcher, entries)) for kind, entries in targets.items()},
+        base=base,
     )
+    faults += floor_faults(spec, bundle.target)
+    if base is not None and own is not None:
+        faults += _broad_faults(own, base)
+    _refuse(spec.name, faults)
+    return bundle
 
 
-def _rules(
-    specs: tuple[RuleSpec, ...], programs: Mapping[str, Node]
-) -> tuple[dict[tuple[str, ...], tuple[Rule, ...]], list[str]]:
-    found: dict[tuple[str, ...], tuple[Rule, ...]] = {}
+def _matcher(entry: tuple[tuple[str, ...], Target]) -> tuple[re.Pattern[str], Target]:
+    """One expression for all patterns of an entry: `fnmatch` forgets what it compiled long before a bundle ends."""
+    patterns, target = entry
+    return re.compile("|".join(f"(?:{translate(pattern)})" for pattern in patterns)), target
+
+
+def _patterns(words: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
+    found: dict[str, re.Pattern[str]] = {}
+    for name, pattern in words.items():
+        try:
+            found[name] = re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise BundleError(f"the word pattern '{name}' is not a regular expression: {error}") from error
+    return found
+
+
+def _shape_faults(spec: BundleFile) -> list[str]:
+    """What the parts of a bundle say that cannot be compiled, or would be read otherwise than it is written."""
+    faults = [
+        f"table A has {len(cells)} cells for {row}/{env}, not 6"
+        for row, envs in spec.table.items()
+        for env, cells in envs.items()
+        if len(cells) > len(Sensitivity) * len(Egress)
+    ]
+    faults += _name_faults("", spec.programs)
+    kinds = spec.targets.keys() & (BUILT_IN_ROLES - {"written"} | spec.words.keys())
+    faults += [f"the kind of targets '{kind}' is a role already, so its entries would never be read" for kind in kinds]
+    return faults
+
+
+def _name_faults(where: str, nodes: Mapping[str, NodeSpec]) -> list[str]:
+    """Names of programs and subcommands that are given twice, or that no word can be."""
+    names = [name for key in nodes for name in key.split(", ")]
+    faults = [
+        f"'{where}{name}' is specified twice" for name in sorted({each for each in names if names.count(each) > 1})
+    ]
+    faults += [f"'{where}{name}' is no name" for name in names if not name or name.strip() != name]
+    for key, node in nodes.items():
+        faults += _name_faults(f"{where}{key.split(', ', 1)[0]} ", node.sub)
+    return faults
+
+
+def _broad_faults(own: Derived, base: Bundle) -> list[str]:
+    """Own entries that speak of everything, and more mildly than the base does."""
     faults: list[str] = []
-    ids = [spec.id for spec in specs]
-    faults += [f"rule {name} is given twice" for name in sorted({name for name in ids if ids.count(name) > 1})]
-    for spec in specs:
-        rule = Rule(spec.id, class_of(spec.class_), spec.reason, spec.bare, spec.standing)
-        for command in spec.commands:
-            path = tuple(command.split())
-            if not _has(programs, path):
-                faults.append(f"rule {spec.id} names '{command}', which no program specifies")
-            earlier = found.get(path, ())
-            if any(known.bare is None or known.bare == rule.bare for known in earlier):
-                faults.append(f"rule {spec.id} can never decide '{command}': an earlier rule does")
-            found[path] = (*earlier, rule)
-    return found, faults
-
-
-def _has(programs: Mapping[str, Node], path: tuple[str, ...]) -> bool:
-    node = programs.get(path[0])
-    for name in path[1:]:
-        node = node.sub.get(name) if node else None
-    return node is not None
+    for kind, entries in own.targets.items():
+        if kind not in base.targets:
+            continue
+        outside = Egress.OTHER if kind.endswith("host") else Egress.NONE
+        unregistered = Target(Env.PROD, Sensitivity.SENSITIVE, outside)
+        for entry in entries:
+            target = compile_target(entry)
+            wide = [pattern for pattern in entry.match for text in _ANYTHING if fnmatchcase(text, pattern)
+                    and milder(target, base.target(kind, text) or unregistered)]  # fmt: skip
+            faults += [f"the {kind} '{pattern}' makes everything milder than the base does" for pattern in wide[:1]]
+    return faults
 
 
 def _node_faults(node: Node, roles: Set[str], effects: Mapping[str, Effect], kinds: Set[str]) -> list[str]:
     where = " ".join(node.path)
-    used = [*node.args, *(flag.role for flag in node.flags.values())]
+    used = [*node.args, *(role for flag in node.flags.values() for role in (flag.role, flag.second) if role)]
     faults = [f"'{where}' uses the role '{role}', which nothing defines" for role in used if role not in roles]
     faults += [
         f"'{where}' uses the effect '{effect}', which nothing defines"
@@ -221,8 +302,9 @@ def _node_faults(node: Node, roles: Set[str], effects: Mapping[str, Effect], kin
         | node.needs
         | node.drops_first
         | node.lists_not
-        | (node.lists - {"*"})
+        | ((node.lists | node.here) - {"*"})
         | (node.passes or frozenset())
+        | {name for flag in node.flags.values() for name in flag.waived_by}
     )
     faults += [f"'{where}' names the flag {flag}, which it lacks" for flag in named - node.flags.keys()]
     faults += [f"'{where}' has targets of an unknown kind '{kind}'" for kind in node.targets if kind not in kinds]

@@ -1,7 +1,8 @@
 """What a tool's result says about how the call ended. Decisions without I/O.
 
-Only what is clearly said counts: a client's own header, or a field of a JSON object whose name leaves no doubt. A word
-in the output is no evidence, because the output is the tool's and may say anything. Everything else is `unknown`.
+Only what is clearly said counts: a client's own header, a field of a JSON object whose name leaves no doubt, or the
+flag that a dialect has for it. A word in the output is no evidence, because the output is the tool's and may say
+anything. Everything else is `unknown`.
 """
 
 import json
@@ -33,9 +34,15 @@ class Said:
 UNKNOWN = Said(ActionOutcome.UNKNOWN)
 
 
-def said(content: str) -> Said:
-    """What the text of a result says."""
-    text = content.lstrip()
+def said(content: str, failed: bool | None = None) -> Said:
+    """What a result says: by its text, or where that says nothing by the client's own flag."""
+    found = _of_text(content.lstrip())
+    if found.outcome is not ActionOutcome.UNKNOWN or failed is None:
+        return found
+    return Said(ActionOutcome.FAILED if failed else ActionOutcome.SUCCEEDED)
+
+
+def _of_text(text: str) -> Said:
     if text.startswith("{"):
         return _of_json(text) if len(text) <= MAX_JSON_CHARS else UNKNOWN
     return _of_header(text)

@@ -256,19 +256,30 @@ _JQ_NAMES = frozenset(
 )
 
 
+# Functions that disclose something: a key of this name is not taken on trust, though jq reads `{env}` as `{env: .env}`.
+_JQ_NEVER_SHORT = frozenset(_words("env input_filename get_search_list modulemeta stderr halt_error input_line_number"))
+# What may not be the name of an own function: where its definition does not reach, the name is what jq, or yq, has.
+_JQ_NEVER_OWN = _JQ_NEVER_SHORT.union(
+    _words(
+        "import include input inputs debug error builtins getpath ltrimstr load load_str load_props load_xml "
+        "load_base64 strenv envsubst eval eval_all filename file_index system exec"
+    )
+)
 _JQ_COLON = re.compile(r"[ \t\n]*:(?!:)")
 
 
 def jq_reads(text: str) -> bool:
-    """Filters over the input alone: no environment, no modules, known functions only (see `_JQ_NAMES`)."""
+    """Filters over the input alone: no environment, no modules, known functions and its own (see `_JQ_NAMES`)."""
     open_brackets: list[str] = []
-    at, in_string = 0, False
+    own: set[str] = set()
+    defining = ""  # after `def`: what may come next
+    at, in_string, before = 0, False, ""
     while at < len(text) or in_string:
         if in_string:
             at = _JQ_STRING.match(text, at).end()  # type: ignore[union-attr]
             if at >= len(text):
                 return False
-            in_string = False
+            in_string, before = False, "string"
             if text[at] == '"':
                 at += 1
             else:  # `\\(`: code until its closing parenthesis
@@ -284,10 +295,22 @@ def jq_reads(text: str) -> bool:
             return False
         at = token.end()
         kind, value = token.lastgroup, token.group()
-        # A name before a colon is a key, but only between braces.
-        is_key = open_brackets[-1:] == ["{"] and _JQ_COLON.match(text, at) is not None
-        if kind == "name" and value not in _JQ_NAMES and not is_key:
+        if kind == "space":
+            continue
+        if defining:
+            defining = _jq_definition(defining, str(kind), value, own)
+            if defining == "fault":
+                return False
+            before = value
+            continue
+        # Between braces a name before a colon is a key, and so is one where a key begins: `{id, name: .user}`.
+        begins = before in {"{", ","} and value not in _JQ_NEVER_SHORT
+        is_key = open_brackets[-1:] == ["{"] and (_JQ_COLON.match(text, at) is not None or begins)
+        before = value
+        if kind == "name" and value not in _JQ_NAMES and value not in own and not is_key:
             return False
+        if value == "def" and kind == "name" and not is_key:
+            defining = "name"
         if kind == "variable" and (value == "$ENV" or value.startswith("$__prog")):
             return False
         if value in {"(", "[", "{"}:
@@ -297,7 +320,20 @@ def jq_reads(text: str) -> bool:
             in_string = opened + value == '")'
             if not in_string and opened + value not in {"()", "[]", "{}"}:
                 return False
-    return not open_brackets
+    return not open_brackets and not defining
+
+
+def _jq_definition(state: str, kind: str, value: str, own: set[str]) -> str:
+    """One token of `def NAME(PARAMETER; ...):`; the names it defines are put into `own`. Empty when it is over."""
+    if state in {"name", "parameter"} and kind in {"name", "variable"} and (kind == "name" or state == "parameter"):
+        if value in _JQ_NEVER_OWN or value in {"$ENV", "def"} or value.startswith("$__"):
+            return "fault"
+        if kind == "name":
+            own.add(value)
+        return "( or :" if state == "name" else "; or )"
+    following = {("( or :", "("): "parameter", ("( or :", ":"): "", ("; or )", ";"): "parameter", ("; or )", ")"): ":",
+                 (":", ":"): ""}  # fmt: skip
+    return following.get((state, value), "fault")
 
 
 READERS: dict[str, Callable[[str], bool]] = {"sed-script": sed_reads, "awk-program": awk_reads, "jq-program": jq_reads}

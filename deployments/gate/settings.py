@@ -1,8 +1,36 @@
 """Settings of the policy gate."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.gate.notice_settings import NoticeSettings
+
+Bypass: TypeAlias = Literal[
+    "held_call_executed",
+    "denied_call_executed",
+    "self_approval",
+    "digest_mismatch",
+    "permit_invalid",
+    "permit_unknown",
+    "permit_replayed",
+    "permit_expired",
+    "permit_mismatch",
+]
+
+# The runbook's INC-04 is an attempt to execute without approval. In are the kinds in which something was executed, or
+# would have been, that nobody had allowed, and that no correct client does by mistake: a call that was never released
+# has a result; a permit is forged, used twice, or used for another call.
+# Out are those that execute nothing and happen to honest people: a vote on one's own call or on an older rendering,
+# a permit id mistyped or come too late. They are refused, recorded and open an incident all the same.
+FREEZE_ON: tuple[Bypass, ...] = (
+    "held_call_executed",
+    "denied_call_executed",
+    "permit_invalid",
+    "permit_replayed",
+    "permit_mismatch",
+)
 
 
 class GateSettings(BaseModel):
@@ -11,6 +39,12 @@ class GateSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     bundle: str = Field(default="configs/policies/default.yaml", description="The policy bundle, by file.")
+    bundle_key: str | None = Field(
+        default=None, description="An Ed25519 public key (PEM file): only a bundle that it has signed loads."
+    )
+    shadow_bundle: str | None = Field(
+        default=None, description="A bundle that judges every call beside the live one, and decides nothing."
+    )
     approval_ttl_s: int = Field(
         default=3600, ge=60, le=7 * 86_400, description="A request not granted by then expires."
     )
@@ -21,6 +55,13 @@ class GateSettings(BaseModel):
     sweep_s: float = Field(
         default=15.0, ge=1.0, le=300.0, description="How often expired requests and unreported calls are looked for."
     )
+    freeze_on: Annotated[tuple[Bypass, ...], Field(strict=False)] = Field(
+        default=FREEZE_ON, description="Attempts to bypass the gate after which none of the key's tool calls leave."
+    )
+    ledger_timeout_s: float = Field(
+        default=2.0, gt=0, le=5.0, description="No answer about the voters' keys in this time: nothing is released."
+    )
+    notices: NoticeSettings = Field(default=NoticeSettings(), description="Who is told of what waits and happens.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,9 +99,10 @@ _NAMED = _set(
 _SENSITIVE = re.compile(
     r"pg_(shadow|authid|user_mappings?|hba_file_rules)|passw(or)?d|passwd|secret|credential|api_?key|access_?key|private_?key"
     r"|auth_?token|access_?token|refresh_?token|session_?token|authentication_string|tokens?$|ssn$|credit_?card|mysql\.user"
-    r"|global_priv|password_hash|salt$",
+    r"|global_priv|password_hash|salt$|conninfo|slave_master_info",
     re.I,
 )
+_SETTING = re.compile(r"conninfo", re.I)  # a setting that holds a password, asked for by its name
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$ -]{0,127}")
 _PROJECT = re.compile(r"[A-Za-z_][A-Za-z0-9_$ .*:-]{0,255}")
 _COMMENTS = re.compile(r"/\*[!+M]|--(?=\S)|\$[A-Za-z0-9_]*\$")
@@ -161,7 +162,8 @@ _LINES = {
 }
 # `\d...` only describes. No backquote, colon or backslash may follow: psql substitutes commands and variables there.
 _PSQL = re.compile(
-    r"\\(d[A-Za-z]*[S+x]*|l[+x]*|list\+?|z|conninfo|sf\+?|sv\+?|encoding|timing|copyright|h)( [A-Za-z0-9_.*\"?]+)*"
+    r"\\((?!deu[A-Za-z]*\+)d[A-Za-z]*[S+x]*|l[+x]*|list\+?|z|conninfo|sf\+?|sv\+?|encoding|timing|copyright|h)"
+    r"( [A-Za-z0-9_.*\"?]+)*"
 )
 
 _MONGO_VALUE = (
@@ -260,6 +262,8 @@ def _statement(role: str, statement: exp.Expr) -> tuple[Base, str] | None:
             return None
         if isinstance(node, exp.Identifier | exp.Column | exp.Table):
             sensitive = sensitive or _SENSITIVE.search(node.name) is not None
+        if isinstance(node, exp.Literal) and node.is_string:
+            sensitive = sensitive or _SETTING.search(node.name) is not None
         if isinstance(node, exp.Table):
             sensitive = sensitive or _SENSITIVE.search(f"{node.db}.{node.name}") is not None
     return (Base.R1, "reads what looks like credentials") if sensitive else (Base.R0, "")

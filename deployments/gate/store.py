@@ -10,14 +10,15 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from sqlalchemy import Executable, Row, Select, insert, select, update
+from sqlalchemy import Executable, Row, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deployments.errors import GateUnavailable
-from deployments.gate.database import fetch, writing
-from deployments.gate.schema import approvals, metadata, open_states
+from deployments.gate.database import commit, fetch, writing
+from deployments.gate.schema import approvals, held_calls, metadata, open_states
 from deployments.ports import (
+    SYSTEM_TENANT,
     Approval,
     ApprovalId,
     ApprovalState,
@@ -42,6 +43,15 @@ class Stored:
 
     approval: Approval
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Open requests: those that somebody must act on, `oldest_ms` the first of them, and those approved and unused."""
+
+    waiting: int
+    oldest_ms: int | None
+    approved: int
 
 
 class ApprovalStore:
@@ -84,16 +94,45 @@ class ApprovalStore:
         return rows[0] if rows else None
 
     async def listed(self, tenant: TenantId | None) -> Sequence[Stored]:
-        """Approvals of a tenant, or of all, newest first; at most 500."""
+        """Approvals of a tenant, or of all that people have, newest first; at most 500."""
         query = select(approvals).order_by(approvals.c.created_ms.desc(), approvals.c.approval_id)
         if tenant is not None:
             query = query.where(approvals.c.tenant == tenant)
+        else:  # what the canary opens is withdrawn at once, and nobody's to look at
+            query = query.where(approvals.c.tenant != SYSTEM_TENANT)
         return await self._rows(query.limit(MAX_LISTED))
+
+    async def forget_canaries(self, before_ms: int) -> None:
+        """Delete what the canary opened before then and withdrew; the audit log has it all."""
+        gone = (
+            approvals.c.tenant == SYSTEM_TENANT,
+            approvals.c.state.not_in(open_states),
+            approvals.c.created_ms < before_ms,
+        )
+        ids = select(approvals.c.approval_id).where(*gone)
+        calls = delete(held_calls).where(held_calls.c.approval_id.in_(ids))
+        await commit(self._engine, calls, delete(approvals).where(*gone))
 
     async def due(self, now_ms: int) -> Sequence[Stored]:
         """Open approvals whose time is over; at most 500."""
         query = select(approvals).where(approvals.c.state.in_(open_states), approvals.c.expires_ms <= now_ms)
         return await self._rows(query.limit(MAX_LISTED))
+
+    async def queue(self, now_ms: int) -> Queue:
+        """How many open requests there are whose time is not over."""
+        many, oldest_ms = func.count().label("many"), func.min(approvals.c.created_ms).label("oldest_ms")
+        query = (
+            select(approvals.c.state, many, oldest_ms)
+            .where(approvals.c.state.in_(open_states), approvals.c.expires_ms > now_ms)
+            .group_by(approvals.c.state)
+        )
+        rows = await fetch(self._engine, cast("Select[tuple[object, ...]]", query))
+        waiting = [row for row in rows if row.state != ApprovalState.APPROVED.value]
+        return Queue(
+            waiting=sum(int(row.many) for row in waiting),
+            oldest_ms=min((int(row.oldest_ms) for row in waiting), default=None),
+            approved=sum(int(row.many) for row in rows) - sum(int(row.many) for row in waiting),
+        )
 
     @asynccontextmanager
     async def adding(
@@ -129,10 +168,10 @@ class ApprovalStore:
     @asynccontextmanager
     async def moving(
         self, stored: Stored, after: Approval, also: Sequence[Executable] = ()
-    ) -> AsyncGenerator[bool, None]:
-        """Change an approval, and commit when the block ends without an error; False when somebody was faster.
+    ) -> AsyncGenerator[AsyncConnection | None, None]:
+        """Change an approval, and commit when the block ends without an error; None when somebody was faster.
 
-        `also` are statements that belong to it.
+        `also` are statements that belong to it; more can be added over the connection.
         """
         async with writing(self._engine) as connection:
             moved = await connection.execute(
@@ -147,7 +186,7 @@ class ApprovalStore:
             if moved.rowcount == 1:
                 for statement in also:
                     await connection.execute(statement)
-            yield moved.rowcount == 1
+            yield connection if moved.rowcount == 1 else None
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -213,7 +252,9 @@ def _proposal(body: dict[str, JsonValue]) -> Proposal:
         reasons=tuple(cast("list[str]", body["reasons"])),
         policy_digest=_text(body, "policy_digest"),
         model=ModelId(_text(body, "model")),
-        call_id=_text(body, "call_id") if "call_id" in body else "",  # rows of an older version have none
+        # Rows of an older version have neither.
+        call_id=_text(body, "call_id") if "call_id" in body else "",
+        approver_roles=tuple(cast("list[str]", body.get("approver_roles", []))),
     )
 
 

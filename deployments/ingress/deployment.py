@@ -17,9 +17,12 @@ from deployments.clients import (
     DifficultyClient,
     EngineClient,
     LedgerClient,
+    PermitsClient,
     ResponsesClient,
 )
 from deployments.clock import SystemClock
+from deployments.ingress.advice import Advisor
+from deployments.ingress.egress import Reach
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, RoutedModel
 from deployments.ingress.surface import AsgiApp, Parts, Surface
@@ -80,11 +83,14 @@ class Ingress:
             )
             for served in parts.models
         ]
+        gate = parts.make_gate(classifier, desk, sink, clock)
+        tiers = [(each.tier, Reach(each.model, each.local)) for each in models if each.tier is not None]
+        advisor = Advisor(replicas, tiers, keys, desk, clock, settings.advice)
         journey = Journey(
             ledger=keys,
             difficulty=router,
             engines=replicas,
-            gate=parts.make_gate(classifier, desk, sink, clock),
+            gate=gate,
             approvals=desk,
             recorder=recorder,
             codecs=parts.codecs,
@@ -95,7 +101,9 @@ class Ingress:
             clock=clock,
             models=models,
             keeps_bodies=parts.keeps_bodies,
+            advisor=advisor,
         )
+        self._watching: asyncio.Task[None] | None = None
         self._surface = Surface(
             journey,
             Inquiries(keys, replicas, windows, models),
@@ -113,6 +121,10 @@ class Ingress:
             settings,
             clock,
             classifier,
+            gate,
+            PermitsClient(approvals, settings.call_timeout_s),
+            advisor,
+            parts.make_canary(gate, desk, clock),
             parts.keeps_bodies,
         )
         self._parts = parts
@@ -121,6 +133,7 @@ class Ingress:
         """The app of this replica; Serve calls this once, after the constructor."""
         self._cold.start()
         await self._surface.recorder.record(self._config_loaded())
+        self._watching = asyncio.create_task(self._surface.canary.run())
         return self._parts.make_api(self._surface)
 
     async def __del__(self) -> None:
@@ -129,6 +142,9 @@ class Ingress:
         if surface is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._parts.settings.call_timeout_s):
+                    if self._watching is not None:
+                        self._watching.cancel()
+                    await surface.advisor.close()
                     await surface.journey.drain()
                     await surface.recorder.drain()
 

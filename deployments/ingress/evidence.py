@@ -119,8 +119,10 @@ def change_of(headers: Mapping[str, str]) -> str | None:
     return change_id
 
 
-def results_of(body: Mapping[str, JsonValue]) -> tuple[ToolResult, ...]:
+def results_of(body: Mapping[str, JsonValue], failed: Mapping[str, bool] | None = None) -> tuple[ToolResult, ...]:
     """Results of tools in the newest turn of a chat request, in order; at most `MAX_RESULTS`.
+
+    `failed` has the dialect's own flags, by the id of the call.
 
     That turn is all after the last message of the assistant: clients replay every older one with each request.
     """
@@ -133,7 +135,7 @@ def results_of(body: Mapping[str, JsonValue]) -> tuple[ToolResult, ...]:
             break
         call_id = message.get("tool_call_id")
         if message.get("role") == "tool" and isinstance(call_id, str) and call_id:
-            found.append(ToolResult(call_id, _text(message.get("content"))))
+            found.append(ToolResult(call_id, _text(message.get("content")), (failed or {}).get(call_id)))
     return tuple(reversed(found))[:MAX_RESULTS]
 
 

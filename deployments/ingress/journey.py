@@ -25,6 +25,7 @@ from deployments.errors import (
     InvalidRequest,
     UnknownModel,
 )
+from deployments.ingress.advice import Advisor
 from deployments.ingress.dialects.values import Asked, Codec, Emit, Framing, Judge, ReplyFilter
 from deployments.ingress.egress import Reach, check, wish
 from deployments.ingress.evidence import Spoken, change_of, prompt_body, results_of
@@ -32,6 +33,7 @@ from deployments.ingress.holding import Holder
 from deployments.ingress.meter import Meter
 from deployments.ingress.opening import Opening
 from deployments.ingress.principals import Principals
+from deployments.ingress.provenance import Outside, agent_of, schemas_of
 from deployments.ingress.session import session_of
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.trail import Recorder
@@ -72,8 +74,10 @@ from deployments.ports import (
     SessionId,
     TenantId,
     Tier,
+    ToolCall,
     ToolResult,
     Usage,
+    Verdict,
     keeps_nothing,
 )
 
@@ -139,6 +143,7 @@ class _Turn:
     reply: ReplyFilter
     started_s: float
     change_id: str | None
+    untrusted: bool
     output: Spoken
     recording: asyncio.Task[Receipt | None] | None = None
     first_byte_s: float | None = None
@@ -176,11 +181,12 @@ class Journey:
         models: Sequence[RoutedModel],
         keeps_bodies: Keeps = keeps_nothing,
         kept_bytes: int = _MOST_KEPT_BYTES,
+        advisor: Advisor | None = None,
     ) -> None:
         """`models` names every model that is served, with its tier and the dialects it can answer.
 
         `keeps_bodies`: whether the words of a tenant's requests go to the audit sink, which encrypts them; each prompt
-        and answer of at most `kept_bytes`.
+        and answer of at most `kept_bytes`. `advisor` reviews held calls where that is wanted.
         """
         self._models = {each.model: each for each in models}
         tiers = [(each.tier, each) for each in models if each.tier is not None]
@@ -194,6 +200,7 @@ class Journey:
         self._difficulty = difficulty
         self._engines = engines
         self._gate = gate
+        self._outside = Outside(settings.outside_tools, settings.inside_tools)
         self._holder = Holder(gate, approvals, clock, settings.hold_poll_s)
         self._recorder = recorder
         self._codecs = codecs
@@ -205,6 +212,7 @@ class Journey:
         self._clock = clock
         self._keeps_bodies = keeps_bodies
         self._kept_bytes = kept_bytes
+        self._advisor = advisor
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = asyncio.Event()
 
@@ -218,8 +226,9 @@ class Journey:
         principal = await self.authenticate(ask.key, Scope.INFERENCE)
         change_id = change_of(ask.headers)
         asked = self._codecs[ask.dialect].read(ask.body)
+        untrusted = self._outside.untrusted(asked, ask.headers)
         session = session_of(principal, ask.headers, ask.body, asked.body)
-        routing = self._own(self._route(principal, session, ask, asked))  # while the ledger admits
+        routing = self._own(self._route(principal, session, ask, asked, untrusted))  # while the ledger admits
         try:
             grant = await self._admit(principal, ask, asked)
         except BaseException:
@@ -230,7 +239,9 @@ class Journey:
             decision = await routing
             reply = self._codecs[ask.dialect].filter(asked, self._framing(ask, decision))
             output = Spoken(self._most_kept(principal.tenant))
-            turn = _Turn(ask, principal, session, asked, decision, grant, reply, started_s, change_id, output)
+            turn = _Turn(
+                ask, principal, session, asked, decision, grant, reply, started_s, change_id, untrusted, output
+            )
             async with aclosing(self._generate(turn)) as released:
                 async for item in released:
                     if isinstance(item, bytes):
@@ -269,7 +280,9 @@ class Journey:
         )
         return await self._ledger.admit(principal, ask.request_id, ModelId(asked.requested_model), tokens)
 
-    async def _route(self, principal: Principal, session: SessionId, ask: Ask, asked: Asked) -> RouteDecision:
+    async def _route(
+        self, principal: Principal, session: SessionId, ask: Ask, asked: Asked, untrusted: bool
+    ) -> RouteDecision:
         if asked.model is not None and not (asked.model in self._engines and principal.may_use(asked.model)):
             raise UnknownModel(asked.requested_model)
         if asked.model is not None and self._models[asked.model].tier is None:
@@ -282,7 +295,7 @@ class Journey:
                 request_id=ask.request_id,
                 tenant=principal.tenant,
                 session=session,
-                request=_with(request, ask.risk, asked),
+                request=_with(request, ask.risk, asked, untrusted),
                 model=wished,
             )
         )
@@ -340,7 +353,7 @@ class Journey:
     async def _generate(self, turn: _Turn) -> AsyncGenerator[Head | bytes, None]:
         """The engine's reply, gated. The routing record is written while the engine works."""
         turn.recording = self._own(self._record_decided(turn))
-        results = results_of(turn.asked.body)
+        results = results_of(turn.asked.body, turn.asked.failed)
         if results:
             self._own(self._observe(turn, results))
         while True:
@@ -460,16 +473,26 @@ class Journey:
                     if _worth_another_attempt(turn, step):
                         raise _Malformed
                     turn.tool_calls += len(step.calls)
-                    verdicts = await self._gate.judge(_context(turn), step.calls)
+                    context = _context(turn, step.calls)
+                    verdicts = await self._gate.judge(context, step.calls)
                     self._meter.judged(turn.ask.dialect, verdicts)
+                    self._have_reviewed(turn.principal, verdicts)
                     if turn.principal.hold_s and any(isinstance(verdict, Held) for verdict in verdicts):
                         yield b""  # what follows may take minutes
-                        before, verdicts = verdicts, await self._holder.wait(_context(turn), step.calls, verdicts)
+                        began_s = self._clock.monotonic_s()
+                        before, verdicts = verdicts, await self._holder.wait(context, step.calls, verdicts)
                         again = [new for old, new in zip(before, verdicts, strict=True) if new is not old]
+                        self._meter.waited(turn.ask.dialect, self._clock.monotonic_s() - began_s, again)
                         self._meter.judged(turn.ask.dialect, again)
                     turn.reply.resolve(verdicts)
                 case _:
                     assert_never(step)
+
+    def _have_reviewed(self, principal: Principal, verdicts: Sequence[Verdict]) -> None:
+        """What humans must decide about is reviewed meanwhile; nothing waits for it."""
+        for verdict in verdicts:
+            if self._advisor is not None and isinstance(verdict, Held) and verdict.risk.rank >= Risk.R2.rank:
+                self._advisor.begin(principal, verdict.approval_id)
 
     async def _finish(self, turn: _Turn) -> None:
         """Settle and record, also after a hang-up or a dead engine."""
@@ -540,6 +563,7 @@ class Journey:
         error = turn.error
         outcome = "completed" if turn.completed else "failed" if isinstance(error, Exception) else "aborted"
         self._meter.finished(turn.ask.dialect, turn.decision.model, outcome, duration_s, ttft_s, usage)
+        self._meter.withheld(turn.ask.dialect, turn.reply.withheld)
         said = turn.output.body()
         return self._event(
             turn,
@@ -580,7 +604,7 @@ class Journey:
         )
 
 
-def _with(request: RouteRequest, risk: Risk | None, asked: Asked) -> RouteRequest:
+def _with(request: RouteRequest, risk: Risk | None, asked: Asked, untrusted: bool) -> RouteRequest:
     """What text said, plus what the edge knows; a caller's word may raise the risk, never lower it."""
     known = request.trusted_risk
     trusted = known if risk is None else risk if known is None else known.at_least(risk)
@@ -589,6 +613,7 @@ def _with(request: RouteRequest, risk: Risk | None, asked: Asked) -> RouteReques
         trusted_risk=trusted,
         requested_effort=asked.effort,
         offered_tools=tuple(sorted(asked.offered_tools)),
+        untrusted_content=request.untrusted_content or untrusted,
     )
 
 
@@ -611,7 +636,8 @@ def _headers(turn: _Turn, receipt: Receipt | None) -> dict[str, str]:
     return headers
 
 
-def _context(turn: _Turn) -> GateContext:
+def _context(turn: _Turn, calls: Sequence[ToolCall] = ()) -> GateContext:
+    """What the gate is told of a turn; of all schemas those of the tools that `calls` are of."""
     return GateContext(
         request_id=turn.ask.request_id,
         principal=turn.principal,
@@ -619,6 +645,9 @@ def _context(turn: _Turn) -> GateContext:
         model=turn.decision.model,
         route_id=turn.decision.route_id,
         offered_tools=turn.asked.offered_tools,
+        agent=agent_of(turn.ask.headers),
+        untrusted=turn.untrusted,
+        schemas=schemas_of(turn.asked, {call.name for call in calls}),
     )
 
 

@@ -17,6 +17,14 @@ class Meter(Protocol):
         """The gate gave its verdicts on the calls of one choice."""
         ...
 
+    def waited(self, dialect: Dialect, seconds: float, verdicts: Sequence[Verdict]) -> None:
+        """A stream has waited for an approval; `verdicts` are those that the wait has changed."""
+        ...
+
+    def withheld(self, dialect: Dialect, reasons: Sequence[str]) -> None:
+        """What stayed of one reply, whatever the gate said: the words of `values.ReplyFilter.withheld`."""
+        ...
+
     def repaired(self, notes: Sequence[str]) -> None:
         """The engine repaired malformed output."""
         ...

@@ -2,6 +2,28 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+OUTSIDE_TOOLS = (
+    "mcp__*", "*mcp_tool*", "*mcp_resource*",
+    "web*", "*web_search*", "*search_web*", "*websearch*", "*web_fetch*", "*webfetch*", "*google*",
+    "fetch", "*fetch_url*", "*url_content*", "*scrape*", "*crawl*", "*browse*", "http", "http_*", "*http_request*",
+    "*mail*", "*inbox*", "*slack*", "*issue*", "*pull_request*", "*ticket*", "*jira*", "*confluence*",
+)  # fmt: skip
+"""Names of tools whose results come from outside: MCP servers, the web, browsers, mail and chat, trackers."""
+
+INSIDE_TOOLS = ("mcp__gatehouse__*", "mcp__ide__*")
+"""Exceptions: our own runner, and the editor that Claude Code runs in."""
+
+
+class AdviceSettings(BaseModel):
+    """Risk reviews of calls that wait for approval."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    auto: bool = Field(default=False, description="Review every R2 and R3 call as soon as it is held.")
+    timeout_s: float = Field(default=180.0, gt=0, le=1800, description="Deadline of one review.")
+    max_tokens: int = Field(default=4096, ge=64, le=32_768, description="Longest review, its reasoning included.")
+    at_once: int = Field(default=2, ge=1, le=64, description="Reviews that run at one time, in each replica.")
+
 
 class IngressSettings(BaseModel):
     """Limits and deadlines of a request."""
@@ -25,6 +47,18 @@ class IngressSettings(BaseModel):
     hold_poll_s: float = Field(
         default=0.5, gt=0, le=10, description="How often a waiting stream asks whether its call has been approved."
     )
+    outside_tools: tuple[str, ...] = Field(
+        default=OUTSIDE_TOOLS, description="Shell patterns, without regard to case, for the names of tools that bring "
+        "text from outside (the web, mail, trackers, other people's MCP servers) into a conversation. Calls that are "
+        "written with such text in sight can be of a higher class.",
+    )  # fmt: skip
+    inside_tools: tuple[str, ...] = Field(
+        default=INSIDE_TOOLS, description="Exceptions from `outside_tools`: tools that bring nothing from outside."
+    )
+    canary_s: float = Field(
+        default=30.0, ge=5, le=3600, description="How often each replica sends a synthetic R2 call through the gate."
+    )
+    advice: AdviceSettings = Field(default=AdviceSettings(), description="Risk reviews of calls that wait.")
     call_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of a call to ledger, router or gate.")
     audit_timeout_s: float = Field(default=2.0, gt=0, description="Deadline of an audit acknowledgement.")
     principal_ttl_s: float = Field(

@@ -2,8 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from deployments.clock import Clock
+from deployments.ingress.advice import Advisor
 from deployments.ingress.dialects.values import Codec
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import GENERATING, Journey, Reader
@@ -20,6 +22,7 @@ from deployments.ports import (
     Keeps,
     Ledger,
     ModelId,
+    Permits,
     Responses,
     keeps_nothing,
 )
@@ -60,6 +63,14 @@ class Loaded:
     code_version: str
 
 
+class Watch(Protocol):
+    """Something that looks after the gate for as long as the replica lives."""
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surface:
     """Everything an HTTP app may touch."""
@@ -80,6 +91,10 @@ class Surface:
     settings: IngressSettings
     clock: Clock
     classifier: object
+    gate: Gate
+    permits: Permits
+    advisor: Advisor
+    canary: Watch
     keeps_bodies: Keeps = keeps_nothing
 
 
@@ -88,7 +103,8 @@ class Parts:
     """What `serve_app/app.py` puts into an ingress replica; picklable by reference.
 
     `make_classifier` loads the policy bundle; `make_gate` builds the in-process gate from its answer, the approval
-    store and the audit sink, and only these two and the HTTP app know what a classifier is. `make_api` builds the
+    store and the audit sink, and only these two and the HTTP app know what a classifier is. `make_canary` builds what
+    tries the gate, of which the same is true. `make_api` builds the
     HTTP app; `make_counters` answers one token counter per model that has a local tokenizer. `keeps_bodies`: whose
     prompts and outputs go to the audit sink, which encrypts them.
     """
@@ -96,6 +112,7 @@ class Parts:
     make_api: Callable[[Surface], AsgiApp]
     make_classifier: Callable[[], object]
     make_gate: Callable[[object, Approvals, Audit, Clock], Gate]
+    make_canary: Callable[[Gate, Approvals, Clock], Watch]
     make_counters: Callable[[], Mapping[ModelId, Callable[[str], int]]]
     codecs: Mapping[Dialect, Codec]
     readers: Mapping[Dialect, Reader]

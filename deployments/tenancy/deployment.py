@@ -68,6 +68,10 @@ class Ledger:
         """All keys of a tenant, or of everybody."""
         return await (await self._ledger()).list_keys(tenant)
 
+    async def holders(self, key_ids: Sequence[KeyId]) -> Sequence[Principal]:
+        """The principals of those of the keys that are good at this moment."""
+        return await (await self._ledger()).holders(key_ids)
+
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
         """Revoke a key; `NotFound` for an unknown id."""
         return await (await self._ledger()).revoke_key(key_id, actor)

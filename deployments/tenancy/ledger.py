@@ -75,20 +75,14 @@ class KeyLedger:
         nothing about which keys exist.
         """
         record = await self._lookup(presented)
-        if record is None or record.revoked_ms is not None:
+        if record is None or not self._good(record):
             raise Unauthenticated(INCORRECT_KEY)
-        if record.expires_ms is not None and record.expires_ms <= self._clock.now_ms():
-            raise Unauthenticated(INCORRECT_KEY)
-        return Principal(
-            tenant=record.tenant,
-            key_id=record.key_id,
-            person=record.person,
-            scopes=record.scopes,
-            models=record.models,
-            gate_profile=record.gate_profile,
-            egress=self._settings.tenants.get(record.tenant, TenantSettings()).egress,
-            hold_s=record.hold_s,
-        )
+        return self._principal(record)
+
+    async def holders(self, key_ids: Sequence[KeyId]) -> Sequence[Principal]:
+        """The principals of those of the keys that are good at this moment, read from the store and no cache."""
+        found = await self._store.some_keys(frozenset(key_ids)) if key_ids else []
+        return [self._principal(record) for record in found if self._good(record)]
 
     async def knows(self, presented: str) -> bool:
         """True when this key was issued here, whatever became of it."""
@@ -155,6 +149,7 @@ class KeyLedger:
             revoked_ms=None,
             hold_s=spec.hold_s,
             budget_tokens=spec.budget_tokens,
+            roles=spec.roles,
         )
         await self._record("key.created", record, actor, now_ms)
         if record.budget_tokens is not None:  # before the key is good
@@ -190,6 +185,24 @@ class KeyLedger:
             return False
         return True
 
+    def _good(self, record: KeyRecord) -> bool:
+        """True for a key that is neither revoked nor expired."""
+        expired = record.expires_ms is not None and record.expires_ms <= self._clock.now_ms()
+        return record.revoked_ms is None and not expired
+
+    def _principal(self, record: KeyRecord) -> Principal:
+        return Principal(
+            tenant=record.tenant,
+            key_id=record.key_id,
+            person=record.person,
+            scopes=record.scopes,
+            models=record.models,
+            gate_profile=record.gate_profile,
+            egress=self._settings.tenants.get(record.tenant, TenantSettings()).egress,
+            hold_s=record.hold_s,
+            roles=record.roles,
+        )
+
     async def _lookup(self, presented: str) -> KeyRecord | None:
         """The record of a key whose secret is right.
 
@@ -211,6 +224,7 @@ class KeyLedger:
             "expires_ms": record.expires_ms,
             "hold_s": record.hold_s,
             "budget_tokens": record.budget_tokens,
+            "roles": [*sorted(record.roles)],
         }
         # A fresh id per attempt: when the store fails after the record, the second attempt is a second event.
         event_id = f"{name}:{record.key_id}:{secrets.token_hex(8)}"

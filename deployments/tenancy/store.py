@@ -72,6 +72,7 @@ _keys = Table(
     Column("revoked_ms", BigInteger),
     Column("hold_s", Integer, nullable=False, server_default=text("0")),
     Column("budget_tokens", BigInteger),  # null: no budget
+    Column("roles", String(4096), nullable=False, server_default=text("''")),  # one a line
 )
 
 _grants = Table(
@@ -172,6 +173,7 @@ class TenancyStore:
             "revoked_ms": record.revoked_ms,
             "hold_s": record.hold_s,
             "budget_tokens": record.budget_tokens,
+            "roles": "\n".join(sorted(record.roles)),
         }
         async with self._engine.begin() as connection:
             await connection.execute(insert(_keys).values(values))
@@ -187,6 +189,12 @@ class TenancyStore:
         async with self._engine.connect() as connection:
             row = (await connection.execute(select(_keys).where(_keys.c.key_id == key_id))).one_or_none()
         return None if row is None else _record(row)
+
+    async def some_keys(self, key_ids: Collection[KeyId]) -> list[KeyRecord]:
+        """Those of the keys that exist, in no order."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(select(_keys).where(_keys.c.key_id.in_(key_ids)))
+            return [_record(row) for row in rows]
 
     async def keys(self, tenant: TenantId | None) -> list[KeyRecord]:
         """Keys of a tenant or of all, oldest first."""
@@ -348,4 +356,5 @@ def _record(row: "Row[tuple[object, ...]]") -> KeyRecord:
         revoked_ms=row.revoked_ms,
         hold_s=row.hold_s,
         budget_tokens=row.budget_tokens,
+        roles=frozenset(row.roles.split("\n")) - {""},
     )

@@ -1,13 +1,13 @@
 """`/v1/approvals` and `/v1/gate`: what waits for humans, their plans and votes, and the classifier as a dry run.
 
-Keys with the scope `approve` list, plan, vote and report; keys with `inference` may look at, plan and cancel what their
-own tenant asked for, and report on what they asked for themselves. `admin` sees every tenant. What belongs to another
-tenant does not exist.
+Keys with the scope `approve` list, plan, vote, expire, report and freeze; keys with `inference` may look at, plan and
+cancel what their own tenant asked for, and report on what they asked for themselves. `admin` sees every tenant, and
+alone releases frozen keys. What belongs to another tenant does not exist.
 """
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,17 +15,23 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.errors import Forbidden, InvalidRequest
 from deployments.gate.binding import plan_digest
 from deployments.gate.classify import Classification
+from deployments.gate.display import escaped
+from deployments.gate.explain import as_json, explain
+from deployments.gate.policy import Bundle
 from deployments.gate.states import granted, visible_tenant
 from deployments.ports import (
     ActionOutcome,
+    Advice,
     Approval,
     ApprovalId,
     Approvals,
     ApprovalState,
     Conclusion,
     Digests,
+    Frozen,
     GateProfile,
     JsonValue,
+    KeyId,
     Principal,
     RollbackOutcome,
     RollbackPlan,
@@ -39,6 +45,11 @@ _MAX_BODY_BYTES = 1024 * 1024
 
 class Explains(Protocol):
     """What the dry run asks; `deployments.gate.classify.Classifier` is one."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle it judges by."""
+        ...
 
     def classify(
         self, tool: str, arguments: str | Mapping[str, JsonValue], profile: GateProfile = GateProfile.OPS
@@ -68,9 +79,16 @@ class VoteBody(_Body):
     display_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class CancelBody(_Body):
-    """Why a request is withdrawn."""
+class ReasonBody(_Body):
+    """Why a request is withdrawn or ended, or a key frozen."""
 
+    reason: str = Field(default="", max_length=4000)
+
+
+class ReleaseBody(_Body):
+    """Under which change a frozen key is released, and why."""
+
+    change_id: str = Field(min_length=1, max_length=128)
     reason: str = Field(default="", max_length=4000)
 
 
@@ -98,9 +116,10 @@ class ClassifyBody(_Body):
 
 
 class VoteReply(BaseModel):
-    """One vote."""
+    """One vote. It counts as long as its key is good and its person still may approve."""
 
     person: str
+    key_id: str
     decision: Literal["approve", "reject"]
     reason: str
     at_ms: int
@@ -114,8 +133,29 @@ class PlanReply(BaseModel):
     digest: str
 
 
+class DraftReply(BaseModel):
+    """A way back as a model drafts it; it is recorded only when a human records it."""
+
+    steps: tuple[str, ...]
+    verify: str
+
+
+class AdviceReply(BaseModel):
+    """A model's review of a request, escaped: to be read, and no part of what a vote signs."""
+
+    model: str
+    effort: str
+    at_ms: int
+    summary: str
+    concerns: tuple[str, ...]
+    plan: DraftReply | None
+
+
 class ApprovalReply(BaseModel):
-    """A request with all that a vote signs. `missing` says what it still waits for. Times in milliseconds."""
+    """A request with all that a vote signs: `display`, whose digest a vote echoes.
+
+    `missing` says what it still waits for. `advice` is there where a single request is shown. Times in milliseconds.
+    """
 
     object: str = "approval"
     id: str
@@ -126,6 +166,7 @@ class ApprovalReply(BaseModel):
     tool: str
     tenant: str
     session: str
+    model: str
     requester_key: str
     requester_person: str | None
     gate_call_id: str
@@ -134,11 +175,13 @@ class ApprovalReply(BaseModel):
     display_digest: str
     policy_digest: str
     votes_required: int
+    approver_roles: tuple[str, ...]
     votes: list[VoteReply]
     change_id: str | None
     plan: PlanReply | None
     created_ms: int
     expires_ms: int
+    advice: AdviceReply | None = None
 
 
 class ApprovalListReply(BaseModel):
@@ -161,6 +204,32 @@ class ConclusionReply(BaseModel):
     alerted_ms: int | None
 
 
+class FrozenReply(BaseModel):
+    """A key whose tool calls do not leave. `kind` is the attempt to bypass the gate, or `manual`."""
+
+    object: str = "gate.frozen"
+    key_id: str
+    tenant: str
+    kind: str
+    reason: str
+    since_ms: int
+
+
+class FrozenListReply(BaseModel):
+    """Frozen keys, the newest first."""
+
+    object: str = "list"
+    data: list[FrozenReply]
+
+
+class ReleasedReply(BaseModel):
+    """A key that is frozen no more."""
+
+    object: str = "gate.released"
+    key_id: str
+    change_id: str
+
+
 class CallReply(BaseModel):
     """A held call. `tool` and `arguments` are there once it may be emitted, or has been."""
 
@@ -174,7 +243,11 @@ class CallReply(BaseModel):
 
 
 class ClassifyReply(BaseModel):
-    """What the gate would do with a call, and why. `commands` are those a shell call would run, decoded."""
+    """What the gate would do with a call, and why. `commands` are those a shell call would run, decoded.
+
+    `explanation` takes it apart: each command with its rule, its targets and the cells of the tables, and the outcome
+    under each profile.
+    """
 
     object: str = "gate.classification"
     risk: str
@@ -184,6 +257,8 @@ class ClassifyReply(BaseModel):
     commands: tuple[str, ...]
     arguments: str | None
     policy_digest: str
+    preview: str | None
+    explanation: dict[str, Any]
 
 
 def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classifier: Explains) -> APIRouter:
@@ -193,13 +268,22 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
     async def voter(request: Request) -> Principal:
         return await authorizer(request, Scope.APPROVE)
 
-    async def member(request: Request) -> Principal:
-        for scope in (Scope.INFERENCE, Scope.APPROVE, Scope.ADMIN):
+    async def one_of(request: Request, *scopes: Scope) -> Principal:
+        for scope in scopes:
             try:
                 return await authorizer(request, scope)
             except Forbidden:
                 continue
-        raise Forbidden("This key has none of the scopes 'inference', 'approve' and 'admin'.")
+        raise Forbidden(f"This key has none of the scopes {', '.join(scope.value for scope in scopes)}.")
+
+    async def member(request: Request) -> Principal:
+        return await one_of(request, Scope.INFERENCE, Scope.APPROVE, Scope.ADMIN)
+
+    async def overseer(request: Request) -> Principal:
+        return await one_of(request, Scope.APPROVE, Scope.ADMIN)
+
+    async def administrator(request: Request) -> Principal:
+        return await authorizer(request, Scope.ADMIN)
 
     @router.get("/approvals")
     async def list_approvals(
@@ -211,8 +295,10 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
 
     @router.get("/approvals/{approval_id}")
     async def show(approval_id: str, principal: Annotated[Principal, Depends(member)]) -> ApprovalReply:
-        """One request with its full display and both digests."""
-        return _reply(await approvals.get(visible_tenant(principal), ApprovalId(approval_id)))
+        """One request with its full display, both digests, and what a model says of it."""
+        tenant = visible_tenant(principal)
+        found = await approvals.get(tenant, ApprovalId(approval_id))
+        return _reply(found, await approvals.advice(tenant, found.approval_id))
 
     @router.post("/approvals/{approval_id}/plan")
     @router.post("/gate/calls/{approval_id}/plan")
@@ -240,8 +326,16 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
         approval_id: str, request: Request, principal: Annotated[Principal, Depends(member)]
     ) -> ApprovalReply:
         """Withdraw a request."""
-        body = parse_model(CancelBody, await read_object(request, _MAX_BODY_BYTES))
+        body = parse_model(ReasonBody, await read_object(request, _MAX_BODY_BYTES))
         return _reply(await approvals.cancel(principal, ApprovalId(approval_id), body.reason))
+
+    @router.post("/approvals/{approval_id}/expire")
+    async def expire(
+        approval_id: str, request: Request, principal: Annotated[Principal, Depends(overseer)]
+    ) -> ApprovalReply:
+        """End a request now, as if its time were over."""
+        body = parse_model(ReasonBody, await read_object(request, _MAX_BODY_BYTES))
+        return _reply(await approvals.expire(principal, ApprovalId(approval_id), body.reason))
 
     @router.post("/approvals/{approval_id}/report")
     async def report(
@@ -277,6 +371,28 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
             arguments=approval.proposal.arguments if shown else None,
         )
 
+    @router.get("/gate/frozen")
+    async def frozen(principal: Annotated[Principal, Depends(overseer)]) -> FrozenListReply:
+        """Keys whose tool calls do not leave."""
+        tenant = visible_tenant(principal)
+        found = await approvals.frozen()
+        return FrozenListReply(data=[_frozen(each) for each in found if tenant in (None, each.tenant)])
+
+    @router.post("/gate/frozen/{key_id}")
+    async def freeze(key_id: str, request: Request, principal: Annotated[Principal, Depends(overseer)]) -> FrozenReply:
+        """Freeze a key: none of its tool calls leave, none of its votes and permits count."""
+        body = parse_model(ReasonBody, await read_object(request, _MAX_BODY_BYTES))
+        return _frozen(await approvals.freeze(principal, KeyId(key_id), body.reason))
+
+    @router.post("/gate/frozen/{key_id}/release")
+    async def release(
+        key_id: str, request: Request, principal: Annotated[Principal, Depends(administrator)]
+    ) -> ReleasedReply:
+        """Release a frozen key."""
+        body = parse_model(ReleaseBody, await read_object(request, _MAX_BODY_BYTES))
+        await approvals.unfreeze(principal, KeyId(key_id), body.change_id, body.reason)
+        return ReleasedReply(key_id=key_id, change_id=body.change_id)
+
     @router.post("/gate/classify")
     async def classify(request: Request, principal: Annotated[Principal, Depends(member)]) -> ClassifyReply:
         """What the gate would do with a call; changes and records nothing."""
@@ -295,6 +411,8 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
             commands=found.commands,
             arguments=found.arguments,
             policy_digest=found.policy_digest,
+            preview=found.preview,
+            explanation=as_json(await asyncio.to_thread(explain, classifier.bundle, body.tool, arguments, profile)),
         )
 
     return router
@@ -308,6 +426,8 @@ def missing(approval: Approval) -> str | None:
         case ApprovalState.PENDING:
             given = granted(approval.votes)
             who = "a person other than the requester" if given == 0 else "a second person"
+            if approval.proposal.approver_roles:
+                who = f"{who} with one of the roles {', '.join(approval.proposal.approver_roles)}"
             return f"{given} of {approval.votes_required} votes: {who} must approve."
         case ApprovalState.APPROVED:
             return "Approved: the same session must emit the same call again; it is then released, once."
@@ -327,7 +447,32 @@ def _conclusion(found: Conclusion) -> ConclusionReply:
     )
 
 
-def _reply(approval: Approval) -> ApprovalReply:
+def _frozen(found: Frozen) -> FrozenReply:
+    return FrozenReply(
+        key_id=found.key_id, tenant=found.tenant, kind=found.kind, reason=found.reason, since_ms=found.since_ms
+    )
+
+
+def _advice(found: Advice) -> AdviceReply:
+    return AdviceReply(
+        model=escaped(found.model),
+        effort=found.effort.value,
+        at_ms=found.at_ms,
+        summary=escaped(found.summary),
+        concerns=tuple(map(escaped, found.concerns)),
+        plan=None
+        if found.plan is None
+        else DraftReply(steps=tuple(map(escaped, found.plan.steps)), verify=escaped(found.plan.verify)),
+    )
+
+
+def _plan(plan: RollbackPlan | None) -> PlanReply | None:
+    if plan is None:
+        return None
+    return PlanReply(steps=plan.steps, verify=plan.verify, digest=plan_digest(plan.steps, plan.verify))
+
+
+def _reply(approval: Approval, advice: Advice | None = None) -> ApprovalReply:
     proposal = approval.proposal
     return ApprovalReply(
         id=approval.approval_id,
@@ -338,6 +483,7 @@ def _reply(approval: Approval) -> ApprovalReply:
         tool=proposal.tool,
         tenant=proposal.tenant,
         session=proposal.session,
+        model=proposal.model,
         requester_key=proposal.requester_key,
         requester_person=proposal.requester_person,
         gate_call_id=proposal.gate_call_id,
@@ -346,9 +492,11 @@ def _reply(approval: Approval) -> ApprovalReply:
         display_digest=proposal.display_digest,
         policy_digest=proposal.policy_digest,
         votes_required=approval.votes_required,
+        approver_roles=proposal.approver_roles,
         votes=[
             VoteReply(
                 person=vote.person,
+                key_id=vote.key_id,
                 decision="approve" if vote.approve else "reject",
                 reason=vote.reason,
                 at_ms=vote.at_ms,
@@ -356,13 +504,8 @@ def _reply(approval: Approval) -> ApprovalReply:
             for vote in approval.votes
         ],
         change_id=approval.change_id,
-        plan=None
-        if approval.plan is None
-        else PlanReply(
-            steps=approval.plan.steps,
-            verify=approval.plan.verify,
-            digest=plan_digest(approval.plan.steps, approval.plan.verify),
-        ),
+        plan=_plan(approval.plan),
         created_ms=approval.created_ms,
         expires_ms=approval.expires_ms,
+        advice=None if advice is None else _advice(advice),
     )

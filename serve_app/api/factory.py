@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from deployments.errors import GatehouseError, InvalidRequest
+from deployments.gate.canary import Canary
 from deployments.gate.classify import Classifier
+from deployments.gate.shadow import ShadowedClassifier
 from deployments.ingress.surface import AsgiApp, Surface
 from deployments.ports import Dialect
 from serve_app.api.approvals import create_approvals_router
@@ -17,13 +19,16 @@ from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import Intake
 from serve_app.api.catalogue import create_catalogue_router
 from serve_app.api.errors import caller_of, error_response, no_such_url, wrong_method
+from serve_app.api.gate_health import create_gate_health_router
 from serve_app.api.generate import Generation, create_generate_router
 from serve_app.api.keys import create_keys_router
 from serve_app.api.metrics import Counters
 from serve_app.api.middleware import Edge
 from serve_app.api.openapi import create_openapi_router
 from serve_app.api.operations import create_operations_router
+from serve_app.api.permits import create_permits_router
 from serve_app.api.responses import create_responses_router
+from serve_app.api.reviews import create_reviews_router
 from serve_app.api.route import create_route_router
 from serve_app.api.status import create_status_router
 from serve_app.api.tokens import create_tokens_router
@@ -64,12 +69,19 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_tokens_router(surface, server))
     app.include_router(create_catalogue_router(surface))
     app.include_router(create_openapi_router())
+    if isinstance(surface.classifier, ShadowedClassifier):
+        shadowed = surface.classifier
+        counters.watch_shadow(lambda: shadowed.counts)
+    canary = cast(Canary, surface.canary)
     app.include_router(create_status_router(surface, counters, authorize))
+    app.include_router(create_gate_health_router(surface.approvals, canary))
     app.include_router(create_keys_router(authorize, surface.ledger))
     app.include_router(create_audit_router(authorize, surface.audit))
     app.include_router(create_operations_router(authorize, surface.audit, surface.clock, surface.keeps_bodies))
     app.include_router(create_route_router(authorize, surface.difficulty, surface.readers[Dialect.CHAT], intake))
+    app.include_router(create_reviews_router(authorize, surface.approvals, surface.advisor))
     app.include_router(create_approvals_router(authorize, surface.approvals, cast(Classifier, surface.classifier)))
+    app.include_router(create_permits_router(authorize, surface, cast(Classifier, surface.classifier)))
     return Edge(app, sends_request_id=not behind_serve)
 
 

@@ -114,6 +114,8 @@ class Generation:
             if not head.stream:
                 async with aclosing(chunks):
                     body = b"".join([chunk async for chunk in chunks])
+                if held := head.reply().held:
+                    headers["x-gatehouse-held"] = str(held)
                 self._counters.answered(ask.dialect, head.headers["x-gatehouse-model"])
                 return Response(body, 200, headers, "application/json")
         except BaseException:

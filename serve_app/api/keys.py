@@ -3,8 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from deployments.gate.people import doubtful
 from deployments.ports import (
     GateProfile,
     KeyId,
@@ -25,6 +26,7 @@ _MAX_HOLD_S = 600  # clients give up on a stream some time after that
 _MAX_BUDGET = 2**53 - 1  # what JSON and the audit log can hold exactly
 
 _Name = Annotated[str, StringConstraints(pattern=r"\A[^\x00-\x1f\x7f]{1,128}\z")]
+_Role = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,62}\z")]
 _Model = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\z")]
 
 
@@ -32,7 +34,8 @@ class NewKeyBody(BaseModel):
     """What to create a key from. `models` null: all; `ttl_s` null: no expiry; `person`: the human behind it.
 
     `hold_s`: how long a tool call that needs an approval waits for it inside the stream, 0 withholds it at once.
-    `budget_tokens`: what the key may use in all, input and output together; null: no such limit.
+    `budget_tokens`: what the key may use in all, input and output together; null: no such limit. `roles`: what the
+    person may decide about, where the policy asks for approvers of a role.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -46,6 +49,15 @@ class NewKeyBody(BaseModel):
     ttl_s: Annotated[int, Field(ge=1, le=_MAX_TTL_S)] | None = None
     hold_s: Annotated[int, Field(ge=0, le=_MAX_HOLD_S)] = 0
     budget_tokens: Annotated[int, Field(ge=1, le=_MAX_BUDGET)] | None = None
+    roles: Annotated[frozenset[_Role], Field(max_length=64)] = frozenset()
+
+    @field_validator("person")
+    @classmethod
+    def _tells_people_apart(cls, person: str | None) -> str | None:
+        problem = None if person is None else doubtful(person)
+        if problem is not None:
+            raise ValueError(problem)
+        return person
 
     def to_spec(self) -> KeySpec:
         """The same, as the ledger wants it."""
@@ -59,6 +71,7 @@ class NewKeyBody(BaseModel):
             ttl_s=self.ttl_s,
             hold_s=self.hold_s,
             budget_tokens=self.budget_tokens,
+            roles=frozenset(self.roles),
         )
 
 
@@ -80,6 +93,7 @@ class KeyReply(BaseModel):
     revoked_ms: int | None
     hold_s: int
     budget_tokens: int | None
+    roles: list[str]
 
 
 class NewKeyReply(KeyReply):
@@ -144,4 +158,5 @@ def _reply(record: KeyRecord) -> KeyReply:
         revoked_ms=record.revoked_ms,
         hold_s=record.hold_s,
         budget_tokens=record.budget_tokens,
+        roles=sorted(record.roles),
     )

@@ -1,12 +1,13 @@
 """Prometheus metrics of one ingress replica. No key, session or request id is ever a label."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from deployments.errors import GatehouseError
+from deployments.gate.shadow import ShadowCounts
 from deployments.ingress.trail import Recorder
 from deployments.ports import (
     AuditStatus,
@@ -20,6 +21,8 @@ from deployments.ports import (
     Verdict,
     Withheld,
 )
+from serve_app.api.gate_health import GateGauges
+from serve_app.api.shadow_metrics import ShadowCollector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -61,6 +64,14 @@ class Counters:
         self._policy = Counter(
             "gatehouse_policy", "Gate verdicts on tool calls.", ["risk", "decision", "dialect"], registry=registry
         )
+        self._withheld = Counter(
+            "gatehouse_withheld", "What stayed of replies, whatever the gate said.", ["dialect", "reason"],
+            registry=registry,
+        )  # fmt: skip
+        self._waits = Histogram(
+            "gatehouse_hold_seconds", "Streams that waited for an approval.", ["dialect", "outcome"],
+            buckets=(1, 5, 15, 30, 60, 120, 300, 600), registry=registry,
+        )  # fmt: skip
         self._repairs = Counter("gatehouse_harmony_recover", "Repairs of malformed model output.", registry=registry)
         self._ends = Counter(
             "gatehouse_stream_end", "How generations ended.", ["dialect", "outcome"], registry=registry
@@ -80,9 +91,17 @@ class Counters:
         self._dropped = Gauge(
             "gatehouse_audit_dropped_events", "Text events lost because the backlog was full.", registry=registry
         )
+        self.gate = GateGauges(registry)
         self._audit = {
             name: Gauge(f"gatehouse_audit_{name}", text, registry=registry) for name, text in _AUDIT_GAUGES.items()
         }
+
+        self._shadow = ShadowCollector()
+        registry.register(self._shadow)
+
+    def watch_shadow(self, counts: Callable[[], ShadowCounts]) -> None:
+        """From now on `/metrics` tells what a shadow bundle makes of calls."""
+        self._shadow.counts = counts
 
     def routed(self, decision: RouteDecision) -> None:
         """A turn was routed."""
@@ -103,6 +122,17 @@ class Counters:
                 case _:
                     assert_never(verdict)
             self._policy.labels(risk, decision, dialect.value).inc()
+
+    def waited(self, dialect: Dialect, seconds: float, verdicts: Sequence[Verdict]) -> None:
+        """A stream has waited: `granted`, `refused` when the request ended otherwise, `late` when nothing came."""
+        granted = any(isinstance(verdict, Released) for verdict in verdicts)
+        outcome = "granted" if granted else "refused" if verdicts else "late"
+        self._waits.labels(dialect.value, outcome).observe(seconds)
+
+    def withheld(self, dialect: Dialect, reasons: Sequence[str]) -> None:
+        """What stayed of one reply."""
+        for reason in reasons:
+            self._withheld.labels(dialect.value, reason).inc()
 
     def repaired(self, notes: Sequence[str]) -> None:
         """Repairs of one reply."""

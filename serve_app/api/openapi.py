@@ -114,6 +114,7 @@ _TAGS: Final = {
     "models": "What the key may use.",
     "route": "Where a turn would go, and why another one went where it went.",
     "gate": "Tool calls that wait for a human.",
+    "runners": "Permits: what a runner asks before, and says after, it executes a call.",
     "keys": "Virtual keys; scope `admin`.",
     "audit": "The audit log; scope `audit-read` or `admin`.",
     "reports": "What operators and their tools report into the audit log; scope `admin`.",
@@ -122,10 +123,14 @@ _TAGS: Final = {
 _KEYED: Final = frozenset({400, 401, 403, 500, 503})
 _BODY: Final = frozenset({413})
 _SESSION: Final = tuple(f"header-{name}" for name in SESSION_HEADERS)
-_ASKING: Final = ("header-x-request-id", "header-x-gatehouse-risk", "header-x-gatehouse-change-id", *_SESSION)
+_ASKING: Final = (
+    "header-x-request-id",
+    *(f"header-x-gatehouse-{name}" for name in ("risk", "change-id", "untrusted")),
+    *_SESSION,
+)
 _DECISION: Final = ("model", "tier", "effort", "route-id", "route-reason", "revision")
 _ANSWER: Final = (
-    *(f"x-gatehouse-{name}" for name in (*_DECISION, "audit-index", "receipt", "dropped-tools")),
+    *(f"x-gatehouse-{name}" for name in (*_DECISION, "audit-index", "receipt", "dropped-tools", "held")),
     "openai-processing-ms",
 )
 _LIMITS: Final = tuple(
@@ -142,6 +147,7 @@ def _operations() -> Iterator[_Operation]:
     yield from _counting()
     yield from _listing()
     yield from _gate()
+    yield from _permits()
     yield from _administration()
     yield from _probes()
 
@@ -238,8 +244,12 @@ def _gate() -> Iterator[_Operation]:
         errors=named | _BODY,
     )  # fmt: skip
     yield _Operation(
-        "post", "/v1/approvals/{approval_id}/cancel", "gate", "Withdraw a request.", "Approval", body="Cancellation",
+        "post", "/v1/approvals/{approval_id}/cancel", "gate", "Withdraw a request.", "Approval", body="Reason",
         errors=named | _BODY,
+    )  # fmt: skip
+    yield _Operation(
+        "post", "/v1/approvals/{approval_id}/expire", "gate", "End a request now; scope `approve` or `admin`.",
+        "Approval", body="Reason", errors=named | _BODY,
     )  # fmt: skip
     yield _Operation(
         "post", "/v1/approvals/{approval_id}/report", "gate", "Say what became of a released call.", "Conclusion",
@@ -249,12 +259,53 @@ def _gate() -> Iterator[_Operation]:
         "post", "/v1/approvals/{approval_id}/rollback", "gate", "Say how taking a released call back ended.",
         "Conclusion", body="Rollback", errors=named | _BODY,
     )  # fmt: skip
+    for method, says in (("post", "Have the call reviewed by the largest model."), ("get", "The newest review.")):
+        yield _Operation(method, "/v1/approvals/{approval_id}/review", "gate", says, "Review", errors=named)
     yield _Operation(
         "get", "/v1/gate/calls/{gate_call_id}", "gate", "Where a held call stands.", "HeldCall", errors=named
     )
     yield _Operation(
+        "get", "/v1/gate/frozen", "gate", "Keys whose tool calls do not leave.", "FrozenList", errors=_KEYED
+    )
+    yield _Operation(
+        "post", "/v1/gate/frozen/{key_id}", "gate", "Let none of a key's tool calls leave.", "Frozen", body="Reason",
+        errors=named | _BODY,
+    )  # fmt: skip
+    yield _Operation(
+        "post", "/v1/gate/frozen/{key_id}/release", "gate", "Release a frozen key; scope `admin`.", "Released",
+        body="Release", errors=named | _BODY,
+    )  # fmt: skip
+    yield _Operation(
         "post", "/v1/gate/classify", "gate", "What the gate would do with a call; nothing is recorded.",
         "Classification", body="Classify", errors=_KEYED | _BODY,
+    )  # fmt: skip
+
+
+def _permits() -> Iterator[_Operation]:
+    named = _KEYED | {404}
+    yield _Operation(
+        "post", "/v1/gate/calls", "runners", "Propose a call; released, it comes with its permit.", "Proposed",
+        body="Call", errors=_KEYED | _BODY | {404},
+    )  # fmt: skip
+    yield _Operation(
+        "post", "/v1/permits/claim", "runners", "The permit of an approved call that left in a stream of the key.",
+        "Permit", body="Claim", errors=named | _BODY,
+    )  # fmt: skip
+    yield _Operation(
+        "get", "/v1/permits/{permit_id}", "runners", "A permit, without its token and its call.", "Permit",
+        errors=named,
+    )  # fmt: skip
+    for suffix, text, reply, body in (
+        ("redeem", "Take the one execution; on record when this answers.", "Permit", "Redemption"),
+        ("report", "Say how the execution ended.", "Permit", "RunReport"),
+        ("rollback", "Propose a step of the plan of an executed call.", "Proposed", "Step"),
+    ):
+        yield _Operation(
+            "post", f"/v1/permits/{{permit_id}}/{suffix}", "runners", text, reply, body=body, errors=named | _BODY
+        )
+    yield _Operation(
+        "get", "/v1/gate/jwks", "runners", "The keys that permits are verified with (RFC 7517).", "Jwks", public=True,
+        errors=frozenset({500, 503}),
     )  # fmt: skip
 
 
@@ -346,6 +397,11 @@ def _probes() -> Iterator[_Operation]:
         more={"503": _reply("It is not.", {_JSON: {"schema": ref("AuditHealth")}}, ())},
     )  # fmt: skip
     yield _Operation(
+        "get", "/healthz/approvals", tag, "The gate is there: a synthetic R2 call was held.", "GateHealth",
+        errors=bug, public=True,
+        more={"503": _reply("It was not.", {_JSON: {"schema": ref("GateHealth")}}, ())},
+    )  # fmt: skip
+    yield _Operation(
         "get", "/metrics", tag, "Metrics in Prometheus' text format.", errors=bug, public=True, media="text/plain"
     )
 
@@ -433,13 +489,18 @@ def _parameters() -> dict[str, Schema]:
         "x-request-id": "Taken over when it looks like an id, so that both sides' logs meet.",
         "x-gatehouse-risk": "Raises the risk that the router assumes; never lowers it.",
         "x-gatehouse-change-id": "The change that the caller says it works under; recorded, and believed by nobody.",
+        "x-gatehouse-untrusted": "`true`: text from outside is in the conversation; can raise the class of calls.",
         "idempotency-key": "A repetition under the same key is recorded once and answered with the first receipt.",
         "originator": "Codex names itself here, and gets errors in the form that it stops on.",
         **dict.fromkeys(SESSION_HEADERS, "The conversation that this request belongs to; the first one given counts."),
     }
     schema: dict[str, Schema] = {
         "x-gatehouse-risk": {"type": "string", "pattern": r"^\s*([Rr][0-3])?\s*$"},
-        "x-gatehouse-change-id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$"},
+        "x-gatehouse-untrusted": {
+            "type": "string",
+            "pattern": r"^\s*(true|false)?\s*$",
+        },
+        "x-gatehouse-change-id": {"type": "string", "pattern": r"^\s*([A-Za-z0-9][A-Za-z0-9._:/-]{0,127})?\s*$"},
         "idempotency-key": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     }
     return {
@@ -469,6 +530,7 @@ def _headers() -> dict[str, Schema]:
         "x-gatehouse-audit-index": ("Where the decision is in the audit log.", number),
         "x-gatehouse-receipt": ("The hash of that record's leaf.", {"pattern": "^[0-9a-f]{64}$"}),
         "x-gatehouse-dropped-tools": ("Types of the tools that were left out, because nothing here can run them.", {}),
+        "x-gatehouse-held": ("How many calls of a whole reply were not released.", number),
         **{name: ("A limit of the key.", {}) for name in (*_LIMITS, *_ANTHROPIC_LIMITS)},
     }
     certain = {"x-request-id", "www-authenticate", "openai-processing-ms", "request-id"} | {

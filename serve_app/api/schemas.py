@@ -18,11 +18,15 @@ from serve_app.api.approvals import (
     ApprovalListReply,
     ApprovalReply,
     CallReply,
-    CancelBody,
     ClassifyBody,
     ClassifyReply,
     ConclusionReply,
+    FrozenListReply,
+    FrozenReply,
     PlanBody,
+    ReasonBody,
+    ReleaseBody,
+    ReleasedReply,
     ReportBody,
     RollbackBody,
     VoteBody,
@@ -37,6 +41,7 @@ from serve_app.api.audit import (
     ShredBody,
 )
 from serve_app.api.errors import TABLE
+from serve_app.api.gate_health import GateHealthReply
 from serve_app.api.keys import KeyListReply, KeyReply, NewKeyBody, NewKeyReply
 from serve_app.api.operations import (
     ChangeCloseBody,
@@ -46,6 +51,17 @@ from serve_app.api.operations import (
     ReportedReply,
     RolloutEventBody,
 )
+from serve_app.api.permits import (
+    CallBody,
+    ClaimBody,
+    JwksReply,
+    PermitReply,
+    ProposedReply,
+    RedeemBody,
+    RunReportBody,
+    StepBody,
+)
+from serve_app.api.reviews import ReviewReply
 from serve_app.api.tokens import DetokenizeRequest, TokenizeRequest
 
 Schema: TypeAlias = dict[str, Any]
@@ -62,10 +78,16 @@ _REQUESTS: Final[Mapping[str, type[BaseModel]]] = {
     "NewKey": NewKeyBody,
     "Plan": PlanBody,
     "Vote": VoteBody,
-    "Cancellation": CancelBody,
+    "Reason": ReasonBody,
+    "Release": ReleaseBody,
     "Report": ReportBody,
     "Rollback": RollbackBody,
     "Classify": ClassifyBody,
+    "Call": CallBody,
+    "Claim": ClaimBody,
+    "Redemption": RedeemBody,
+    "RunReport": RunReportBody,
+    "Step": StepBody,
 }
 _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "Key": KeyReply,
@@ -89,6 +111,14 @@ _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "HeldCall": CallReply,
     "Conclusion": ConclusionReply,
     "Classification": ClassifyReply,
+    "Frozen": FrozenReply,
+    "FrozenList": FrozenListReply,
+    "Released": ReleasedReply,
+    "Permit": PermitReply,
+    "Proposed": ProposedReply,
+    "Jwks": JwksReply,
+    "Review": ReviewReply,
+    "GateHealth": GateHealthReply,
 }
 # What a count of tokens has no use for: it may be there, and is not looked at.
 _NOT_COUNTED: Final = ("max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k")

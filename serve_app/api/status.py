@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import Awaitable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import cast
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from deployments.errors import GatehouseError, UnknownModel
+from deployments.gate.canary import Canary
 from deployments.ingress.surface import ServedModel, Surface
 from deployments.ports import AuditStatus, Engine, ModelId, Principal, Scope
 from serve_app.api.auth import Authorizer, presented_key
+from serve_app.api.gate_health import queue_health
 from serve_app.api.metrics import Counters
 
 _PROBE_S = 3.0
@@ -42,7 +45,9 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        rendered = counters.render(surface.recorder, await _audit_status(surface))
+        told, queue = await asyncio.gather(_audit_status(surface), queue_health(surface.approvals))
+        counters.gate.tell(queue, cast(Canary, surface.canary).last)
+        rendered = counters.render(surface.recorder, told)
         return Response(rendered, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.api_route("/", methods=["GET", "HEAD"])

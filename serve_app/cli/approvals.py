@@ -16,7 +16,7 @@ from deployments.gate.display import escaped
 from deployments.ports import ActionOutcome, ApprovalState, RollbackOutcome
 from serve_app.cli.client import ApiClient, fail
 
-app = typer.Typer(help="See, plan, approve, reject and report on held tool calls.", no_args_is_help=True)
+app = typer.Typer(help="See, plan, approve, reject and report on held tool calls; freeze keys.", no_args_is_help=True)
 
 _Id = Annotated[str, typer.Argument(help="The request's id, as in `gatehouse approvals list`.")]
 _Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -24,6 +24,7 @@ _ChangeId = Annotated[str | None, typer.Option("--change-id", help="The change o
 _Verify = Annotated[str | None, typer.Option("--verify", help="How to check that the rollback worked.")]
 _Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the vote.")]
 _Note = Annotated[str, typer.Option("--note", help="What there is to say; the audit log gets a commitment to it.")]
+_Key = Annotated[str, typer.Argument(help="The key's id, as in `gatehouse keys list`.")]
 _AsOf = Annotated[str, typer.Argument(help="The id of the request under which the call left.")]
 
 
@@ -96,6 +97,8 @@ def approve(
     if approval["state"] == ApprovalState.NEEDS_PLAN.value:
         given = _ask_plan(change_id, rollback or [], verify)
         approval = _plan(client, approval_id, *given)
+        if approval["state"] == ApprovalState.PENDING.value:
+            _show(approval)  # the plan is part of what is signed
     elif change_id or rollback or verify:
         _check_same_plan(approval, change_id, rollback, verify)
     if approval["state"] == ApprovalState.PENDING.value:
@@ -120,6 +123,49 @@ def reject(approval_id: _Id, reason: _Reason = "") -> None:
 def cancel(approval_id: _Id, reason: _Reason = "") -> None:
     """Withdraw a request."""
     _state(ApiClient().request("POST", f"{_path(approval_id)}/cancel", {"reason": reason}))
+
+
+@app.command()
+def expire(approval_id: _Id, reason: _Reason = "") -> None:
+    """End a request now, as if its time were over."""
+    _state(ApiClient().request("POST", f"{_path(approval_id)}/expire", {"reason": reason}))
+
+
+@app.command()
+def frozen(as_json: _Json = False) -> None:
+    """List keys whose tool calls do not leave, the newest first."""
+    found: list[dict[str, Any]] = ApiClient().request("GET", "/v1/gate/frozen")["data"]
+    if as_json:
+        for each in found:
+            typer.echo(json.dumps(each))
+        return
+    if not found:
+        typer.echo("no frozen keys")
+        return
+    table = Table("key", "tenant", "kind", "since", "reason")
+    for each in found:
+        cells = (each["key_id"], each["tenant"], each["kind"], _time(each["since_ms"]), escaped(each["reason"]))
+        table.add_row(*(escape(cell) for cell in cells))
+    Console().print(table)
+
+
+@app.command()
+def freeze(key_id: _Key, reason: _Reason = "") -> None:
+    """Let none of a key's tool calls leave from now on; its votes and permits count no more."""
+    found = ApiClient().request("POST", _frozen_path(key_id), {"reason": reason})
+    typer.echo(f"{found['key_id']}: frozen since {_time(found['since_ms'])} ({found['kind']})")
+
+
+@app.command()
+def unfreeze(
+    key_id: _Key,
+    change_id: Annotated[str, typer.Option("--change-id", help="The change or ticket that this belongs to.")],
+    reason: _Reason = "",
+) -> None:
+    """Let a frozen key's tool calls leave again."""
+    body = {"change_id": change_id, "reason": reason}
+    found = ApiClient().request("POST", f"{_frozen_path(key_id)}/release", body)
+    typer.echo(f"{found['key_id']}: released under {escaped(found['change_id'])}")
 
 
 @app.command()
@@ -150,8 +196,16 @@ def _path(approval_id: str) -> str:
     return f"/v1/approvals/{quote(approval_id, safe='')}"
 
 
+def _frozen_path(key_id: str) -> str:
+    return f"/v1/gate/frozen/{quote(key_id, safe='')}"
+
+
 def _fetch(client: ApiClient, approval_id: str) -> dict[str, Any]:
-    approval: dict[str, Any] = client.request("GET", _path(approval_id))
+    return _checked(client.request("GET", _path(approval_id)))
+
+
+def _checked(approval: dict[str, Any]) -> dict[str, Any]:
+    """The request as it was shown; one whose display is not what would be signed ends the command."""
     shown = hashlib.sha256(str(approval["display"]).encode("utf-8")).hexdigest()
     if shown != approval["display_digest"]:
         fail("the server's display does not match its digest; do not vote on this request.")
@@ -160,7 +214,7 @@ def _fetch(client: ApiClient, approval_id: str) -> dict[str, Any]:
 
 def _plan(client: ApiClient, approval_id: str, change_id: str, steps: list[str], verify: str) -> dict[str, Any]:
     body = {"change_id": change_id, "steps": steps, "verify": verify}
-    return client.request("POST", f"{_path(approval_id)}/plan", body)
+    return _checked(client.request("POST", f"{_path(approval_id)}/plan", body))
 
 
 def _vote(client: ApiClient, shown: dict[str, Any], decision: str, reason: str) -> dict[str, Any]:
@@ -206,15 +260,28 @@ def _check_same_plan(
 def _show(approval: dict[str, Any]) -> None:
     # The server has escaped it already; a server that has not must not reach the terminal either.
     typer.echo(escaped(approval["display"]), nl=False)
-    if approval["plan"]:
-        typer.echo(f"change id:  {escaped(approval['change_id'])}")
-        for place, step in enumerate(approval["plan"]["steps"], start=1):
-            typer.echo(f"rollback {place}: {escaped(step)}")
-        typer.echo(f"verify:     {escaped(approval['plan']['verify'])}")
     for vote in approval["votes"]:
         typer.echo(f"vote:       {escaped(vote['person'])}: {vote['decision']} {escaped(vote['reason'])}".rstrip())
     typer.echo(f"display:    {approval['display_digest']}")
+    if approval.get("advice"):
+        _show_advice(approval["advice"])
     _state(approval)
+
+
+def _show_advice(advice: dict[str, Any]) -> None:
+    """Every line says what it is: a model must not be able to write a line that looks signed."""
+    typer.echo(f"advice:     of {_one_line(advice['model'])} at effort {advice['effort']}; no part of what is signed")
+    typer.echo(f"advice:     {_one_line(advice['summary'])}")
+    for concern in advice["concerns"]:
+        typer.echo(f"advice:     concern: {_one_line(concern)}")
+    if advice["plan"]:
+        for step in advice["plan"]["steps"]:
+            typer.echo(f"advice:     draft of a rollback step: {_one_line(step)}")
+        typer.echo(f"advice:     draft of the verification: {_one_line(advice['plan']['verify'])}")
+
+
+def _one_line(text: str) -> str:
+    return escaped(text).replace("\n", "\\n")
 
 
 def _state(approval: dict[str, Any]) -> None:

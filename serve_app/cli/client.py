@@ -24,7 +24,7 @@ class ApiClient:
     0600 for the person who runs the server. The URL comes from `GATEHOUSE_URL`, else http://127.0.0.1:8000.
     """
 
-    def __init__(self, state_dir: Path | None = None) -> None:
+    def __init__(self, state_dir: Path | None = None, timeout_s: float = 30.0) -> None:
         environment = client_environment(state_dir)
         if environment.key is None:
             fail(
@@ -32,7 +32,7 @@ class ApiClient:
             )
         self.url = environment.url
         self._http = httpx.Client(
-            base_url=environment.url, headers={"authorization": f"Bearer {environment.key}"}, timeout=30.0
+            base_url=environment.url, headers={"authorization": f"Bearer {environment.key}"}, timeout=timeout_s
         )
 
     def request(self, method: str, path: str, body: Mapping[str, object] | None = None, **params: str) -> Any:

@@ -5,19 +5,21 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
-from deployments.gate.bundle import DEFAULT_BUNDLE, load_bundle
+from deployments.gate.bundle import DEFAULT_BUNDLE, count_examples, load_bundle
 from deployments.gate.canonical import Rejected, canonicalise
 from deployments.gate.classify import Classifier
+from deployments.gate.grammar import BundleError
 from deployments.gate.policy import Bundle
 from deployments.gate.shell.reader import ShellReader
-from deployments.gate.specs import BundleError
 from deployments.gate.tables import Outcome
 from deployments.ports import GateProfile, JsonValue, Risk
 from serve_app.cli.client import fail
+from serve_app.config import DEFAULT_STATE_DIR
 
 app = typer.Typer(help="Classify tool calls and check policy bundles; needs no server.", no_args_is_help=True)
 bundle_app = typer.Typer(help="Policy bundles.", no_args_is_help=True)
@@ -25,6 +27,7 @@ app.add_typer(bundle_app, name="bundle")
 
 WORKERS = 4  # each line waits for a short-lived parser process, so a few in flight keep both cores busy
 IN_FLIGHT = 64
+MARKS = "policy-marks"  # in the state directory, where a replica keeps them too
 PARSER_TIMEOUT_S = 5.0  # nobody waits for a file: a busy machine must not make holds
 
 _Bundle = Annotated[str, typer.Option("--bundle", help="A bundle's name in configs/policies, or its file.")]
@@ -41,7 +44,8 @@ def classify(
     Answers `{"id", "risk", "outcome", "reasons"}` per line; a line that cannot be read is answered with "hold".
     """
     del jsonl
-    classifier = Classifier(_load(bundle), ShellReader(PARSER_TIMEOUT_S))
+    marks = DEFAULT_STATE_DIR / MARKS if DEFAULT_STATE_DIR.is_dir() else None
+    classifier = Classifier(_load(bundle, marks), ShellReader(PARSER_TIMEOUT_S))
     for row in rows(classifier, sys.stdin.buffer, profile):
         sys.stdout.write(json.dumps(row, ensure_ascii=True) + "\n")
     sys.stdout.flush()
@@ -51,8 +55,7 @@ def classify(
 def check(bundle: Annotated[str, typer.Argument(help="A bundle's name, or its file.")] = DEFAULT_BUNDLE) -> None:
     """Load a bundle with all its checks and examples, and print its digest."""
     loaded = _load(bundle)
-    examples = sum(len(rule.match) + len(rule.not_match) for rule in loaded.rule_specs)
-    typer.echo(f"{loaded.name}: sound, {len(loaded.rule_specs)} rules, {examples} examples passed")
+    typer.echo(f"{loaded.name}: sound, {len(loaded.own_rules)} rules, {count_examples(loaded)} examples passed")
     typer.echo(f"policy digest {loaded.policy_digest}")
 
 
@@ -105,8 +108,8 @@ def _id(text: str) -> JsonValue:
     return found if isinstance(found, str | int) else None
 
 
-def _load(name_or_path: str) -> Bundle:
+def _load(name_or_path: str, marks: Path | None = None) -> Bundle:
     try:
-        return load_bundle(name_or_path)
+        return load_bundle(name_or_path, marks)
     except BundleError as error:
         fail(f"the bundle is refused: {error}.")

@@ -32,6 +32,9 @@ def create(
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens the key may use in all, input and output; default: no limit.")
     ] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="What the person may decide about; repeat for several; default: none.")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Create a key and show it once."""
@@ -45,6 +48,7 @@ def create(
         "ttl_s": ttl,
         "hold_s": hold_s,
         "budget_tokens": budget_tokens,
+        "roles": role or [],
     }
     created = ApiClient().request("POST", "/v1/admin/keys", body)
     if as_json:
@@ -65,7 +69,7 @@ def list_keys(
         for key in keys:
             typer.echo(json.dumps(key))
         return
-    columns = ("id", "tenant", "name", "person", "scopes", "models", "gate", "hold", "budget")
+    columns = ("id", "tenant", "name", "person", "scopes", "roles", "models", "gate", "hold", "budget")
     table = Table(*columns, "created", "expires", "revoked")
     for key in keys:
         table.add_row(
@@ -74,6 +78,7 @@ def list_keys(
             key["name"],
             key["person"] or "-",
             " ".join(key["scopes"]),
+            " ".join(key["roles"]) or "-",
             "all" if key["models"] is None else " ".join(key["models"]),
             key["gate_profile"],
             f"{key['hold_s']}s" if key["hold_s"] else "-",

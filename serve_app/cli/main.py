@@ -6,17 +6,22 @@ import typer
 
 from serve_app.cli import (
     approvals,
+    approvals_review,
     audit,
     bench,
     bench_audit,
+    bench_gate,
     bench_more,
     change,
     client_config,
     demo,
     doctor,
+    drill,
     gate,
     incident,
     keys,
+    permits,
+    policy,
     route,
     schema,
     up,
@@ -35,15 +40,20 @@ app.command("serve-config")(schema.serve_config)
 app.command("check-config")(schema.check_config)
 app.command("client-config")(client_config.client_config)
 app.add_typer(keys.app, name="keys")
+approvals_review.register(approvals.app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(gate.app, name="gate")
+app.add_typer(permits.app, name="permits")
+app.add_typer(policy.app, name="policy")
 app.add_typer(route.app, name="route")
 app.add_typer(audit.app, name="audit")
 app.add_typer(change.app, name="change")
 app.add_typer(incident.app, name="incident")
+app.add_typer(drill.app, name="drill")
 app.add_typer(demo.app, name="demo")
 bench_more.register(bench.app)
 bench_audit.register(bench.app)
+bench_gate.register(bench.app)
 app.add_typer(bench.app, name="bench")
 
 

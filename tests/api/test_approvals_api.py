@@ -16,11 +16,13 @@ from deployments.gate.display import render
 from deployments.gate.policy import read_policy
 from deployments.gate.shell.reader import ShellReader
 from deployments.ports import (
+    Advice,
     Approval,
     ApprovalId,
     ApprovalState,
     Conclusion,
     Digests,
+    Effort,
     KeyId,
     ModelId,
     Permit,
@@ -123,13 +125,14 @@ def as_(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-def ballot(decision: str = "approve", **changes: str) -> dict[str, str]:
-    shown = proposal()
+def ballot(shown: dict[str, Any] | None = None, decision: str = "approve", **changes: str) -> dict[str, str]:
+    """A vote on what a reply has shown; without one, on nothing that was ever shown."""
+    digests = shown or {"action_digest": "b" * 64, "display_digest": "d" * 64}
     return {
         "decision": decision,
         "reason": "looks right",
-        "action_digest": shown.action_digest,
-        "display_digest": shown.display_digest,
+        "action_digest": digests["action_digest"],
+        "display_digest": digests["display_digest"],
         **changes,
     }
 
@@ -143,7 +146,11 @@ async def test_from_held_to_approved(client: httpx.AsyncClient, held: Approval) 
     planned = await client.post(f"{path}/plan", headers=as_("agent"), json=PLAN)
     assert planned.json()["state"] == "PENDING"
     assert planned.json()["missing"] == "0 of 1 votes: a person other than the requester must approve."
-    voted = await client.post(f"{path}/votes", headers=as_("bob"), json=ballot())
+    assert planned.json()["display"].startswith(listed["display"])
+    assert "change id:  CHG-1\nrollback 1: recreate it\nverify:     it is there\n" in planned.json()["display"]
+    early = await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(listed))
+    assert early.json()["error"]["code"] == "approval_conflict", "the plan was not shown to this voter"
+    voted = await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(planned.json()))
     assert (voted.status_code, voted.json()["state"]) == (200, "APPROVED")
     assert voted.json()["votes"][0]["person"] == "bob"
 
@@ -152,13 +159,12 @@ async def test_r3_says_that_a_second_person_is_missing(client: httpx.AsyncClient
     found = await approvals.propose(proposal(risk=Risk.R3))
     assert isinstance(found, Approval)
     path = f"/v1/approvals/{found.approval_id}"
-    await client.post(f"{path}/plan", headers=as_("bob"), json=PLAN)
-    digests = {"display_digest": found.proposal.display_digest}
-    first = (await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(**digests))).json()
+    shown = (await client.post(f"{path}/plan", headers=as_("bob"), json=PLAN)).json()
+    first = (await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(shown))).json()
     assert (first["state"], first["missing"]) == ("PENDING", "1 of 2 votes: a second person must approve.")
-    again = await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(**digests))
+    again = await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(shown))
     assert again.json()["error"]["code"] == "approval_conflict"
-    second = await client.post(f"{path}/votes", headers=as_("carol"), json=ballot(**digests))
+    second = await client.post(f"{path}/votes", headers=as_("carol"), json=ballot(shown))
     assert second.json()["state"] == "APPROVED"
 
 
@@ -172,8 +178,8 @@ async def test_the_call_shows_once_it_is_approved(client: httpx.AsyncClient, hel
     path = f"/v1/gate/calls/{held.proposal.gate_call_id}"
     before = (await client.get(path, headers=as_("agent"))).json()
     assert (before["state"], before["arguments"]) == ("NEEDS_PLAN", None)
-    await client.post(f"{path}/plan", headers=as_("agent"), json=PLAN)
-    await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_("bob"), json=ballot())
+    shown = (await client.post(f"{path}/plan", headers=as_("agent"), json=PLAN)).json()
+    await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_("bob"), json=ballot(shown))
     after = (await client.get(path, headers=as_("agent"))).json()
     assert (after["state"], after["arguments"]) == ("APPROVED", ARGUMENTS)
 
@@ -183,8 +189,9 @@ async def test_the_call_shows_once_it_is_approved(client: httpx.AsyncClient, hel
     [("agent", 403), ("auditor", 403), ("nobody", 403), ("eve", 404), ("stranger", 401)],
 )
 async def test_who_may_not_vote(client: httpx.AsyncClient, held: Approval, key: str, status: int) -> None:
-    await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
-    reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_(key), json=ballot())
+    planned = await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
+    body = ballot(planned.json())
+    reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_(key), json=body)
     assert reply.status_code == status
     state = (await client.get(f"/v1/approvals/{held.approval_id}", headers=as_("bob"))).json()["state"]
     assert state == "PENDING"
@@ -192,15 +199,16 @@ async def test_who_may_not_vote(client: httpx.AsyncClient, held: Approval, key: 
 
 async def test_the_requester_does_not_vote(client: httpx.AsyncClient, ledger: InMemoryLedger, held: Approval) -> None:
     ledger.add_key("ann-2", Scope.APPROVE, person="Ann")
-    await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
-    reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_("ann-2"), json=ballot())
+    planned = await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
+    body = ballot(planned.json())
+    reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_("ann-2"), json=body)
     assert reply.json()["error"]["code"] == "approval_conflict"
 
 
 @pytest.mark.parametrize("field", ["action_digest", "display_digest"])
 async def test_a_vote_echoes_what_was_shown(client: httpx.AsyncClient, held: Approval, field: str) -> None:
-    await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
-    body = ballot(**{field: "0" * 64})
+    planned = await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
+    body = ballot(planned.json(), **{field: "0" * 64})
     reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_("bob"), json=body)
     assert reply.json()["error"]["code"] == "approval_conflict"
 
@@ -252,11 +260,13 @@ async def test_a_request_can_be_cancelled(client: httpx.AsyncClient, held: Appro
         ("plan", {**PLAN, "steps": []}),
         ("plan", {**PLAN, "steps": "one"}),
         ("plan", {**PLAN, "surprise": 1}),
-        ("votes", ballot("maybe")),
+        ("votes", ballot(decision="maybe")),
         ("votes", ballot(action_digest="short")),
         ("votes", {**ballot(), "person": "somebody else"}),
         ("votes", {**ballot(), "reason": 1}),
         ("cancel", {"why": "x"}),
+        ("expire", {"reason": 1}),
+        ("expire", {"when": "now"}),
     ],
 )
 async def test_a_body_that_is_not_exactly_right_is_refused(
@@ -267,14 +277,121 @@ async def test_a_body_that_is_not_exactly_right_is_refused(
     assert "somebody else" not in reply.text
 
 
+# --- roles, ends, advice ---------------------------------------------------------------------------------------------
+
+
+async def test_a_voter_needs_one_of_the_roles_that_the_policy_asks_for(
+    client: httpx.AsyncClient, ledger: InMemoryLedger, approvals: InMemoryApprovals
+) -> None:
+    ledger.add_key("dora", Scope.APPROVE, person="dora", roles=frozenset({"dba"}))
+    found = await approvals.propose(replace(proposal(), approver_roles=("sre", "dba")))
+    assert isinstance(found, Approval)
+    path = f"/v1/approvals/{found.approval_id}"
+    shown = (await client.post(f"{path}/plan", headers=as_("agent"), json=PLAN)).json()
+    assert shown["approver_roles"] == ["sre", "dba"]
+    assert shown["missing"].endswith("with one of the roles sre, dba must approve.")
+    assert "approvers:  1 of the roles sre, dba\n" in shown["display"]
+    without = await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(shown))
+    assert without.status_code == 403
+    assert "roles sre, dba" in without.json()["error"]["message"]
+    voted = await client.post(f"{path}/votes", headers=as_("dora"), json=ballot(shown))
+    assert voted.json()["state"] == "APPROVED"
+
+
+async def test_to_say_no_takes_no_role(client: httpx.AsyncClient, approvals: InMemoryApprovals) -> None:
+    found = await approvals.propose(replace(proposal(), approver_roles=("sre",)))
+    assert isinstance(found, Approval)
+    path = f"/v1/approvals/{found.approval_id}"
+    shown = (await client.get(path, headers=as_("bob"))).json()
+    voted = await client.post(f"{path}/votes", headers=as_("bob"), json=ballot(shown, "reject"))
+    assert voted.json()["state"] == "REJECTED"
+
+
+@pytest.mark.parametrize(
+    ("key", "status"), [("agent", 403), ("auditor", 403), ("eve", 404), ("stranger", 401), ("bob", 200), ("root", 200)]
+)
+async def test_who_may_end_a_request_before_its_time(
+    client: httpx.AsyncClient, held: Approval, key: str, status: int
+) -> None:
+    path = f"/v1/approvals/{held.approval_id}"
+    reply = await client.post(f"{path}/expire", headers=as_(key), json={"reason": "superseded"})
+    assert reply.status_code == status
+    state = (await client.get(path, headers=as_("bob"))).json()["state"]
+    assert state == ("EXPIRED" if status == 200 else "NEEDS_PLAN")
+    if status == 200:
+        again = await client.post(f"{path}/expire", headers=as_(key), json={})
+        assert again.json()["error"]["code"] == "approval_conflict"
+
+
+async def test_a_review_is_shown_beside_the_request_and_signed_by_nobody(
+    client: httpx.AsyncClient, approvals: InMemoryApprovals, held: Approval
+) -> None:
+    path = f"/v1/approvals/{held.approval_id}"
+    before = (await client.get(path, headers=as_("bob"))).json()
+    assert before["advice"] is None
+    plan = RollbackPlan(("restore it",), "look")
+    await approvals.advise(
+        held.approval_id, Advice(ModelId("demo-120b"), Effort.HIGH, 1, "deletes it", ("no backup",), plan)
+    )
+    after = (await client.get(path, headers=as_("bob"))).json()
+    assert after["advice"]["concerns"] == ["no backup"]
+    assert after["advice"]["plan"]["steps"] == ["restore it"]
+    assert (after["display_digest"], after["plan"]) == (before["display_digest"], None)
+    assert "no backup" not in after["display"]
+
+
+# --- frozen keys -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_is_frozen_listed_and_released(client: httpx.AsyncClient, held: Approval) -> None:
+    key_id = held.proposal.requester_key
+    path = f"/v1/gate/frozen/{key_id}"
+    made = (await client.post(path, headers=as_("bob"), json={"reason": "it went astray"})).json()
+    assert (made["key_id"], made["kind"]) == (key_id, "manual")
+    for reader, seen in (("bob", [key_id]), ("root", [key_id]), ("eve", [])):
+        found = (await client.get("/v1/gate/frozen", headers=as_(reader))).json()["data"]
+        assert [each["key_id"] for each in found] == seen
+    body = {"change_id": "CHG-9", "reason": "looked at"}
+    assert (await client.post(f"{path}/release", headers=as_("bob"), json=body)).status_code == 403
+    released = (await client.post(f"{path}/release", headers=as_("root"), json=body)).json()
+    assert released == {"object": "gate.released", "key_id": key_id, "change_id": "CHG-9"}
+    assert (await client.get("/v1/gate/frozen", headers=as_("root"))).json()["data"] == []
+    assert (await client.post(f"{path}/release", headers=as_("root"), json=body)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("", {"why": "x"}),
+        ("", {"reason": "x" * 4001}),
+        ("/release", {}),
+        ("/release", {"change_id": ""}),
+        ("/release", {"change_id": "x" * 129}),
+        ("/release", {"change_id": "CHG-1", "surprise": 1}),
+    ],
+)
+async def test_a_freeze_that_is_not_exactly_right_is_refused(
+    client: httpx.AsyncClient, approvals: InMemoryApprovals, path: str, body: dict[str, Any]
+) -> None:
+    reply = await client.post(f"/v1/gate/frozen/key_1{path}", headers=as_("root"), json=body)
+    assert reply.status_code == 400
+    assert approvals.frozen_keys == {}
+
+
+@pytest.mark.parametrize(("key", "status"), [("agent", 403), ("auditor", 403), ("stranger", 401)])
+async def test_who_may_not_freeze(client: httpx.AsyncClient, key: str, status: int) -> None:
+    assert (await client.get("/v1/gate/frozen", headers=as_(key))).status_code == status
+    assert (await client.post("/v1/gate/frozen/key_2", headers=as_(key), json={})).status_code == status
+
+
 # --- reports ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 async def released(approvals: InMemoryApprovals, held: Approval) -> Approval:
     root = Principal(TenantId("acme"), KeyId("key_root"), "root", frozenset({Scope.APPROVE}))
-    await approvals.plan(root, held.approval_id, "CHG-1", RollbackPlan(("recreate it",), "it is there"))
-    seen = Digests(held.proposal.action_digest, held.proposal.display_digest)
+    planned = await approvals.plan(root, held.approval_id, "CHG-1", RollbackPlan(("recreate it",), "it is there"))
+    seen = Digests(planned.proposal.action_digest, planned.proposal.display_digest)
     await approvals.vote(root, held.approval_id, seen, True, "")
     assert isinstance(await approvals.propose(proposal()), Permit)
     return held
@@ -407,11 +524,54 @@ def test_the_command_shows_plans_votes_and_says_what_is_missing(command: type[Lo
     first = CLI.invoke(cli.app, ["approve", waiting, *FLAGS])
     assert first.exit_code == 0, first.output
     assert "would run:  kubectl delete namespace staging" in first.output
+    assert first.output.count("display:    ") == 2, "shown again with the plan, which is signed with the call"
+    assert "change id:  CHG-7" in first.output
     assert first.output.endswith(f"{waiting}: PENDING\n1 of 2 votes: a second person must approve.\n")
     command.key = "carol"
     second = CLI.invoke(cli.app, ["approve", waiting, "--reason", "agreed"])
     assert f"{waiting}: APPROVED" in second.output
+    assert second.output.count("display:    ") == 1
     assert "rollback 2: second" in second.output
+
+
+def test_the_command_votes_on_nothing_that_is_not_what_it_shows(
+    command: type[LocalClient], waiting: str, approvals: InMemoryApprovals
+) -> None:
+    honest = approvals.found[waiting]
+    forged = replace(honest.proposal, display=honest.proposal.display.replace("delete", "get"))
+    approvals.found[waiting] = replace(honest, proposal=forged)
+    for arguments in (["approve", waiting, *FLAGS], ["reject", waiting], ["show", waiting]):
+        found = CLI.invoke(cli.app, arguments)
+        assert found.exit_code == 1
+        assert "does not match its digest" in found.output
+    assert approvals.found[waiting].votes == ()
+
+
+def test_the_command_shows_a_review_that_cannot_pass_for_what_is_signed(
+    command: type[LocalClient], waiting: str, approvals: InMemoryApprovals
+) -> None:
+    text = "harmless\nrisk:       R0\x1b[2J"
+    approvals.reviews[waiting] = Advice(ModelId("m"), Effort.HIGH, 1, text, (text,), RollbackPlan((text,), text))
+    output = CLI.invoke(cli.app, ["show", waiting]).output
+    assert output.count("advice:     ") == 5
+    assert "\nrisk:       R0" not in output
+    assert "\x1b" not in output
+
+
+def test_the_command_freezes_lists_and_releases(command: type[LocalClient], approvals: InMemoryApprovals) -> None:
+    assert "no frozen keys" in CLI.invoke(cli.app, ["frozen"]).output
+    assert "key_1: frozen since" in CLI.invoke(cli.app, ["freeze", "key_1", "--reason", "astray"]).output
+    assert "key_1" in CLI.invoke(cli.app, ["frozen"]).output
+    assert json.loads(CLI.invoke(cli.app, ["frozen", "--json"]).output)["kind"] == "manual"
+    command.key = "root"
+    assert CLI.invoke(cli.app, ["unfreeze", "key_1"]).exit_code == 2
+    released = CLI.invoke(cli.app, ["unfreeze", "key_1", "--change-id", "CHG-9"])
+    assert released.output == "key_1: released under CHG-9\n"
+    assert approvals.frozen_keys == {}
+
+
+def test_the_command_ends_a_request(command: type[LocalClient], waiting: str) -> None:
+    assert f"{waiting}: EXPIRED" in CLI.invoke(cli.app, ["expire", waiting, "--reason", "superseded"]).output
 
 
 def test_without_a_terminal_the_command_names_the_flags_it_needs(command: type[LocalClient], waiting: str) -> None:

@@ -936,6 +936,9 @@ class Pending:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
 
+    async def frozen(self) -> tuple[()]:
+        return ()
+
     async def get(self, tenant: object, approval_id: object) -> Any:
         del tenant, approval_id
         self.asked.set()

@@ -32,6 +32,7 @@ from tests.fakes import (
     SSE_START,
     USAGE,
     ChoosingDifficulty,
+    Ready,
     RuleGate,
     ScriptedEngine,
     Silence,
@@ -621,8 +622,11 @@ async def test_what_was_released_after_waiting_is_counted_once() -> None:
     assert all(line.endswith(" 1.0") for line in counted)
 
 
-class Granting:
+class Granting(Ready):
     """Every approval has been granted."""
+
+    async def frozen(self) -> tuple[()]:
+        return ()
 
     async def get(self, tenant: object, approval_id: object) -> object:
         del tenant, approval_id

@@ -49,6 +49,7 @@ async def test_a_key_is_created_and_shown_once(client: httpx.AsyncClient, ledger
         "ttl_s": 3600,
         "hold_s": 120,
         "budget_tokens": 5_000_000,
+        "roles": ["sre", "dba"],
     }
     reply = await client.post("/v1/admin/keys", json=body)
     assert reply.status_code == 201
@@ -59,6 +60,7 @@ async def test_a_key_is_created_and_shown_once(client: httpx.AsyncClient, ledger
     assert principal.hold_s == 120
     assert (created["hold_s"], created["budget_tokens"]) == (120, 5_000_000)
     assert created["scopes"] == ["approve", "inference"]
+    assert (created["roles"], principal.roles) == (["dba", "sre"], {"dba", "sre"})
     assert created["expires_ms"] - created["created_ms"] == 3_600_000
     listed = await client.get("/v1/admin/keys")
     assert {name: value for name, value in created.items() if name != "key"} in listed.json()["data"]
@@ -70,7 +72,7 @@ async def test_the_defaults_are_the_strict_ones(client: httpx.AsyncClient) -> No
     created = (await client.post("/v1/admin/keys", json=BODY)).json()
     assert created["scopes"] == ["inference"]
     assert (created["gate_profile"], created["models"], created["person"]) == ("ops", None, None)
-    assert (created["hold_s"], created["budget_tokens"]) == (0, None)
+    assert (created["hold_s"], created["budget_tokens"], created["roles"]) == (0, None, [])
 
 
 @pytest.mark.parametrize("change", [{"hold_s": 600}, {"hold_s": 0}, {"budget_tokens": 1}, {"budget_tokens": 2**53 - 1}])
@@ -102,6 +104,13 @@ async def test_the_ends_of_the_ranges_are_within(client: httpx.AsyncClient, chan
         ({"budget_tokens": 2**53}, "budget_tokens"),
         ({"budget_tokens": 1.5}, "budget_tokens"),
         ({"colour": "red"}, "colour"),
+        ({"roles": ["SRE"]}, "roles.0"),
+        ({"roles": ["on call"]}, "roles.0"),
+        ({"roles": "sre"}, "roles"),
+        ({"roles": [f"r{number}" for number in range(65)]}, "roles"),
+        ({"person": "\u0430nn"}, "person"),  # a Cyrillic letter among Latin ones
+        ({"person": "an\u200bn"}, "person"),
+        ({"person": "   "}, "person"),
     ],
 )
 async def test_a_bad_body_names_its_field(

@@ -7,7 +7,8 @@ same; `EXAMPLES` raises the number for a longer search.
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import httpx
@@ -21,7 +22,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
 
-from deployments.ports import Approval, Dialect, Permit
+from deployments.ports import Approval, Dialect, EngineCall, EngineItem, Permit, RollbackPlan
 from serve_app.api.errors import Caller, told
 from serve_app.api.factory import create_api
 from serve_app.api.openapi import document, statuses
@@ -38,11 +39,24 @@ from tests.api.answering import (
 )
 from tests.api.test_approvals_api import PLAN, proposal
 from tests.api.test_errors import CASES
+from tests.fakes import JSON_START
 
 EXAMPLES = 10
 DOCUMENT = document()
 OPERATIONS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
-PUBLIC = {"/", "/healthz", "/healthz/audit", "/readyz", "/metrics", "/openapi.json"}
+REVIEW = {"summary": "It deletes.", "concerns": ["All of it."], "rollback": {"steps": ["restore"], "verify": "look"}}
+
+
+async def reviewing(call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+    """An engine that reviews whatever it is asked about."""
+    del call
+    yield JSON_START
+    yield json.dumps({"choices": [{"message": {"content": json.dumps(REVIEW)}}], "usage": {}}).encode()
+
+
+PUBLIC = {
+    "/", "/healthz", "/healthz/approvals", "/healthz/audit", "/v1/gate/jwks", "/readyz", "/metrics", "/openapi.json"
+}  # fmt: skip
 CHECKED = (
     "not_a_server_error",
     "status_code_conformance",
@@ -158,7 +172,6 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
     surface = surface_of(world)
     approval = await surface.approvals.propose(proposal())
     assert isinstance(approval, Approval)
-    digests = {"action_digest": approval.proposal.action_digest, "display_digest": approval.proposal.display_digest}
     seen = set[tuple[str, str]]()
     transport = httpx.ASGITransport(create_api(surface), raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {ALL}"}
@@ -200,7 +213,8 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
         await ask("get", "/v1/codex/models.json")
         names = {"approval_id": approval.approval_id, "gate_call_id": approval.approval_id}
         for path in ("/v1/approvals/{approval_id}/plan", "/v1/gate/calls/{approval_id}/plan"):
-            await ask("post", path, PLAN, **names)
+            shown = await ask("post", path, PLAN, **names)
+        digests = {name: shown[name] for name in ("action_digest", "display_digest")}
         await ask("get", "/v1/approvals")
         await ask("get", "/v1/approvals/{approval_id}", **names)
         await ask("post", "/v1/approvals/{approval_id}/votes", {"decision": "approve", **digests}, **names)
@@ -211,7 +225,32 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
             await ask("post", path, {"outcome": "succeeded"}, approval_id=approval.approval_id)
         other = await surface.approvals.propose(proposal(number=2))
         assert isinstance(other, Approval)
+        world.strong.call = reviewing  # pyright: ignore[reportAttributeAccessIssue]
+        for method in ("post", "get"):
+            await ask(method, "/v1/approvals/{approval_id}/review", approval_id=other.approval_id)
+        await ask("get", "/healthz/approvals")
         await ask("post", "/v1/approvals/{approval_id}/cancel", {"reason": "x"}, approval_id=other.approval_id)
+        last = await surface.approvals.propose(proposal(number=3))
+        assert isinstance(last, Approval)
+        await ask("post", "/v1/approvals/{approval_id}/expire", {"reason": "x"}, approval_id=last.approval_id)
+        frozen = {"key_id": "key_gone"}
+        await ask("post", "/v1/gate/frozen/{key_id}", {"reason": "x"}, **frozen)
+        await ask("get", "/v1/gate/frozen")
+        await ask("post", "/v1/gate/frozen/{key_id}/release", {"change_id": "CHG-1"}, **frozen)
+        called = {"tool": TOOL, "arguments": SAFE, "audience": "here"}
+        await ask("get", "/v1/gate/jwks")
+        permit = (await ask("post", "/v1/gate/calls", called))["permit"]
+        names = {"permit_id": permit["id"]}
+        await ask("get", "/v1/permits/{permit_id}", **names)
+        plan, digest = RollbackPlan(("ls",), "ls"), "0" * 64
+        left = replace(world.permits.issued[permit["id"]].ask, action_digest=digest)
+        world.permits.leave(await world.ledger.authenticate(ALL), left, plan)
+        claimed = await ask("post", "/v1/permits/claim", called)
+        names = {"permit_id": claimed["id"]}
+        await ask("post", "/v1/permits/{permit_id}/redeem", {"action_digest": digest, "audience": "here"}, **names)
+        ended = {"outcome": "succeeded", "output_digest": digest, "started_ms": 1, "ended_ms": 2}
+        await ask("post", "/v1/permits/{permit_id}/report", ended, **names)
+        await ask("post", "/v1/permits/{permit_id}/rollback", {"step": 0, "audience": "here"}, **names)
         await ask("post", "/v1/gate/classify", {"tool": TOOL, "arguments": DANGEROUS, "profile": "ops"})
         await ask("post", "/v1/changes/{change_id}/close", {"outcome": "succeeded"}, change_id="CHG-1")
         incident = await ask("post", "/v1/incidents", {"kind": "outage", "severity": "low"})

@@ -10,15 +10,28 @@ import os
 import re
 import resource
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-RECORDER = """#!/bin/bash -p
-IFS= read -r -t 0 || true
-printf '%s\\0' "${0##*/}" "$@" $'\\x01' >> "$RECORD"
+from deployments.gate.shell.atoms import Word
+
+RECORDER = """#!/bin/sh
+printf '%s\\0' "${0##*/}" "$@" '\x01' >> "$RECORD"
 """
+NEXT = "@next"
+# Each line in a subshell of its own, so that nothing of it is left for those after it. Its output is read to the end:
+# by then all that it started, process substitutions too, has written what it was given.
+LOOP = """
+while IFS= read -r -d '' _zz_line <&9; do
+  _zz_end=$( ( eval -- "$_zz_line" ) 9<&- 2>&1 )
+  @next
+done
+"""
+PROCESSOR_S = 60
+TOGETHER = 200
 BASH = "/bin/bash"
+HOME = "/nowhere/home"
 # Builtins that have no recorder, and acts that a recorder cannot stand in for.
 UNSAFE = re.compile(
     r"\b(exec|kill|wait|ulimit|source|eval|trap|read|coproc|while|until|sleep|suspend|enable|builtin|hash|cd|pushd|popd"
@@ -47,59 +60,98 @@ class Oracle:
         self._bin, self._home = directory / "bin", directory / "home"
         self._bin.mkdir()
         self._home.mkdir()
-        self._record = directory / "record"
+        self._record, self._lines = directory / "record", directory / "lines"
         recorder = self._bin / ".recorder"
         recorder.write_text(RECORDER, encoding="utf-8")
         recorder.chmod(0o700)
-        for program in programs:
-            if re.fullmatch(r"[A-Za-z0-9_.+-]+", program) and program not in {".", ".."}:
+        for program in {*programs, NEXT}:
+            if re.fullmatch(r"[A-Za-z0-9_.+@-]+", program) and program not in {".", ".."}:
                 (self._bin / program).symlink_to(recorder)
 
-    def run(self, line: str) -> list[Run]:
-        """The recorders that the line starts, in the order they wrote."""
+    def runs_of_each(self, lines: Sequence[str]) -> Iterator[list[Run]]:
+        """For every line the recorders that it starts, in the order they wrote; many lines to one bash."""
+        for start in range(0, len(lines), TOGETHER):
+            part = lines[start : start + TOGETHER]
+            found = self._runs(part)
+            if len(found) != len(part):
+                raise RuntimeError(f"bash stopped after {len(found)} of {len(part)} lines, at {part[len(found)]!r}")
+            yield from found
+
+    def _runs(self, lines: Sequence[str]) -> list[list[Run]]:
         self._record.write_bytes(b"")
+        self._lines.write_bytes(b"".join(line.encode("utf-8", "surrogateescape") + b"\0" for line in lines))
         # Builtins are turned off, so that their recorders run: what they were given counts as well.
         prelude = "enable -n " + " ".join(sorted(BUILTINS - {":", "let"})) + " 2>/dev/null\n"
         subprocess.run(
-            [BASH, "--noprofile", "--norc", "-c", prelude + line],
-            env={"PATH": str(self._bin), "HOME": "/nowhere/home", "RECORD": str(self._record), "LC_ALL": "C.UTF-8"},
+            [BASH, "--noprofile", "--norc", "-c", f"exec 9<'{self._lines}'\n{prelude}{LOOP}"],
+            env={"PATH": str(self._bin), "HOME": HOME, "RECORD": str(self._record), "LC_ALL": "C.UTF-8"},
             cwd=self._home,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=10,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=10 * PROCESSOR_S,
             check=False,
             preexec_fn=_limits,
         )
-        return _runs(self._record.read_bytes())
+        found: list[list[Run]] = []
+        runs: list[Run] = []
+        for run in _recorded(self._record.read_bytes()):
+            if run.argv == (NEXT,):
+                found.append(runs)
+                runs = []
+            else:
+                runs.append(run)
+        return found
 
 
-def _runs(data: bytes) -> list[Run]:
-    found: list[Run] = []
+def _recorded(data: bytes) -> Iterator[Run]:
     words: list[str] = []
     for piece in data.split(b"\0"):
         if piece == b"\x01":
-            found.append(Run(tuple(words)))
+            yield Run(tuple(words))
             words = []
         else:
             words.append(piece.decode("utf-8", "surrogateescape"))
-    return found
 
 
 def _limits() -> None:
-    resource.setrlimit(resource.RLIMIT_CPU, (3, 3))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_S, PROCESSOR_S))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 22, 1 << 22))
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     os.setsid()
 
 
-def explained(run: Run, seen: Sequence[tuple[str | None, ...]]) -> bool:
-    """True when one of the commands that the gate saw is this one; a word that it did not know stands for any words."""
+@dataclass(frozen=True)
+class Expected:
+    """What the gate made of a word: one of `texts`, or any (None), in `least` words or more, in one if not `many`."""
+
+    texts: frozenset[str] | None
+    least: int = 1
+    many: bool = False
+
+
+def expected(word: Word) -> Expected:
+    """The gate's word as bash may have it, no wider than what the gate says of it."""
+    if word.text is None or word.glob or word.symbolic:
+        return Expected(None, 0 if word.loose else 1, word.several or word.loose or word.glob)
+    # A tilde in the gate's word is a home, or it was quoted.
+    texts = {word.text, HOME + word.text[1:]} if word.text.startswith("~") else {word.text}
+    return Expected(frozenset(texts), 0 if word.loose else 1, word.loose)
+
+
+def explained(run: Run, seen: Sequence[tuple[Expected, ...]]) -> bool:
+    """True when one of the commands that the gate saw is this one, word by word."""
     return any(_fits(run.argv, words) for words in seen)
 
 
-def _fits(argv: tuple[str, ...], words: tuple[str | None, ...]) -> bool:
+def _fits(argv: tuple[str, ...], words: tuple[Expected, ...]) -> bool:
     if not words:
         return not argv
-    if words[0] is None:
-        return any(_fits(argv[count:], words[1:]) for count in range(len(argv) + 1))
-    return bool(argv) and argv[0] == words[0] and _fits(argv[1:], words[1:])
+    first, rest = words[0], words[1:]
+    if first.least == 0 and _fits(argv, rest):
+        return True
+    if not argv or (first.texts is not None and argv[0] not in first.texts):
+        return False
+    if _fits(argv[1:], rest):
+        return True
+    return first.many and first.texts is None and any(_fits(argv[count:], rest) for count in range(2, len(argv) + 1))

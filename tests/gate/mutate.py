@@ -244,11 +244,11 @@ def _lines() -> None:
     for name, form in wrapped.items():
         _register(name, _plain(form), name not in hidden)
 
-    def by_variable(line: str, _: random.Random) -> str | None:
+    def by_variable(line: str, chance: random.Random) -> str | None:
         first, _, rest = line.partition(" ")
         return f"x={first}; $x {rest}" if PLAIN.fullmatch(line) else None
 
-    def by_two(line: str, _: random.Random) -> str | None:
+    def by_two(line: str, chance: random.Random) -> str | None:
         first, _, rest = line.partition(" ")
         return f"a={first[:1]}; b={first[1:]}; $a$b {rest}" if PLAIN.fullmatch(line) else None
 
@@ -286,14 +286,14 @@ def _lines() -> None:
     def positional(line: str, _: random.Random) -> str | None:
         return f"set -- {line}; $@" if PLAIN.fullmatch(line) else None
 
-    def indirect(line: str, _: random.Random) -> str | None:
+    def indirect(line: str, chance: random.Random) -> str | None:
         first, _, rest = line.partition(" ")
         return f"x={first}; y=x; ${{!y}} {rest}" if PLAIN.fullmatch(line) else None
 
     def transformed(line: str, _: random.Random) -> str | None:
         return f"x={_single('$(' + line + ')')}; echo ${{x@P}}"
 
-    def sliced(line: str, _: random.Random) -> str | None:
+    def sliced(line: str, chance: random.Random) -> str | None:
         first, _, rest = line.partition(" ")
         return f"x=xx{first}; ${{x:2}} {rest}" if PLAIN.fullmatch(line) else None
 

@@ -13,7 +13,7 @@ from serve_app.api.metrics import Counters
 
 ALERTS = Path(__file__).parents[2] / "configs" / "alerts"
 RULES = sorted(ALERTS.glob("*.rules.yaml"))
-_WORDS = {"max", "min", "sum", "absent", "increase", "and", "or", "m", "s"}
+_WORDS = {"max", "min", "sum", "absent", "increase", "time", "and", "or", "m", "s"}
 
 
 def rules(path: Path) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def exported() -> set[str]:
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
 def test_every_alert_asks_for_metrics_that_exist(path: Path) -> None:
     for rule in rules(path):
-        names = set(re.findall(r"[a-z_]{2,}", re.sub(r"\[\d+[smh]\]", "", rule["expr"]))) - _WORDS
+        names = set(re.findall(r"[a-z_]{2,}", re.sub(r"\[\d+[smh]:?\]", "", rule["expr"]))) - _WORDS
         assert names, rule["alert"]
         assert names <= exported(), rule["alert"]
 

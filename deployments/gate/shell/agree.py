@@ -38,6 +38,7 @@ _PASS = frozenset(
         "process_substitution",
     }
 )
+_FOLLOWING = frozenset({"pipeline", "list", "command", "subshell", "compound_statement", "redirected_statement"})
 _WORDS = frozenset(
     {
         "word",
@@ -107,11 +108,32 @@ class _Reader:
                 self.found.append((tuple(words), (), ()))
             case "test_command":
                 self.test(node)
+            case "case_statement":
+                self.cases(node)
+            case "declaration_command":
+                if node.children[0].type != "export":
+                    raise Unprovable("the second parser meets a declaration")
+                names = tuple(self.assignment(child) for child in node.children[1:])
+                self.found.append((("export",), names, ()))
             case kind if kind in _PASS:
                 for child in node.named_children:
                     self.visit(child)
             case kind:
                 raise Unprovable(f"the second parser meets {kind}")
+
+    def cases(self, node: Node) -> None:
+        """`case`: its word, its patterns as they are written, and the commands of every branch."""
+        forms = ["case"]
+        for child in node.named_children:
+            if child.type != "case_item":
+                forms.append(self.word(child))
+                continue
+            patterns = child.children_by_field_name("value")
+            forms += [_source(pattern) for pattern in patterns]
+            for part in child.named_children:
+                if part not in patterns:
+                    self.visit(part)
+        self.found.append((tuple(forms), (), ()))
 
     def redirected(self, node: Node) -> None:
         bodies: list[Node] = []
@@ -166,6 +188,9 @@ class _Reader:
                 names.append(self.assignment(child))
             elif child.type.endswith("_redirect"):
                 redirects += self.redirect(child)
+            elif child.type == "subshell" and words in (["time"], ["time", "-p"]) and not (names or redirects):
+                self.visit(child)
+                return
             elif child.is_named:
                 words.append(self.word(child))
             else:
@@ -196,7 +221,12 @@ class _Reader:
     def assignment(self, node: Node) -> str:
         name = node.child_by_field_name("name")
         value = node.child_by_field_name("value")
-        if name is None or name.type != "variable_name" or node.named_child_count > 2:
+        if (
+            node.type != "variable_assignment"
+            or name is None
+            or name.type != "variable_name"
+            or node.named_child_count > 2
+        ):
             raise Unprovable("the second parser meets an unusual assignment")
         return f"{_source(name)}={self.word(value) if value is not None else ''}"
 
@@ -213,6 +243,9 @@ class _Reader:
                 elif child.type == "heredoc_body":
                     if any(part.type != "heredoc_content" for part in child.named_children):
                         raise Unprovable("an expansion in a here-document")
+                elif child.type in _FOLLOWING:
+                    # What comes after the here-document's start on its line: the rest of the pipe or list.
+                    self.visit(child)
                 elif child.type not in {"heredoc_start", "heredoc_end", "file_descriptor"}:
                     raise Unprovable("the second parser meets an unusual here-document")
             return found
@@ -265,7 +298,11 @@ class _Reader:
         for child in node.named_children:
             if child.type == "string_content":
                 continue
-            pieces.append(double_quoted(text[place : child.start_byte - start].decode("utf-8", "surrogateescape")))
+            # Blanks before `$(` are put into its node; they are text.
+            source = child.text or b""
+            blanks = len(source) - len(source.lstrip(b" \t\n")) if child.type == "command_substitution" else 0
+            end = child.start_byte - start + blanks
+            pieces.append(double_quoted(text[place:end].decode("utf-8", "surrogateescape")))
             pieces.append(self.word(child))
             place = child.end_byte - start
         pieces.append(double_quoted(text[place:-1].decode("utf-8", "surrogateescape")))

@@ -35,9 +35,11 @@ class Word:
     """One word of a command. `text` is its value, or None when it is not provable before running.
 
     `glob` marks unquoted `*`, `?` or `[` in `text`: the shell may replace the word by file names. `loose` says that
-    the shell may split it into several words, or drop it. `form` is the word as both readers must see it, expansions
-    marked, when it holds one. `starts` is what a word of unknown value surely begins with. `below` are paths (perhaps
-    with globs) when the word is known to be the name of an existing file that one of them covers.
+    the shell may split it into several words, or drop it; `several` that it may be replaced by more words than one, for
+    this reason or by an unquoted glob in it. `form` is the word as both readers must see it, expansions marked, when it
+    holds one. `starts` is what a word of unknown value surely begins with. `below` are paths (perhaps with globs) when
+    the word is known to be the name of an existing file that one of them covers. `symbolic`: `.` in the text stands for
+    the working directory, whose own letters are not known: a path, but no code and no name.
     """
 
     text: str | None
@@ -46,6 +48,8 @@ class Word:
     form: str | None = None
     starts: str = ""
     below: tuple[str, ...] = ()
+    several: bool = False
+    symbolic: bool = False
 
     @property
     def shape(self) -> str:

@@ -3,14 +3,16 @@
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from deployments.gate.shell.agree import check_agreement
 from deployments.gate.shell.atoms import Atom, Unprovable, check_characters
-from deployments.gate.shell.parse import shfmt_binary, syntax_tree
-from deployments.gate.shell.reduce import reduce
+from deployments.gate.shell.parse import shfmt_binary, statements_of_each, syntax_tree
+from deployments.gate.shell.reduce import Node, reduce
 
 MAX_REMEMBERED = 4096
+_TOGETHER = 64
 
 
 class ShellReader:
@@ -32,19 +34,57 @@ class ShellReader:
     def read(self, text: str) -> tuple[Atom, ...]:
         """The simple commands of `text`, or `Unprovable`."""
         check_characters(text)
-        digest = hashlib.sha256(text.encode("utf-8")).digest()
+        key = _key(text)
         with self._lock:
-            known = self._remembered.get(digest)
+            known = self._remembered.get(key)
             if known is not None:
-                self._remembered.move_to_end(digest)
+                self._remembered.move_to_end(key)
                 return known
-        reading = reduce(syntax_tree(text, self._binary, self._timeout_s), text)
+        return self._understood(key, syntax_tree(text, self._binary, self._timeout_s), text, text)
+
+    def learn(self, texts: Iterable[str]) -> None:
+        """Read many lines with few processes, so that `read` finds them remembered; the answers are the same.
+
+        A line that has to be read alone (`statements_of_each`), or cannot be read at all, is left to `read`.
+        """
+        wanted: dict[bytes, str] = {}
+        for text in texts:
+            if (key := _key(text)) not in self._remembered:
+                wanted[key] = text
+        lines = list(wanted.values())
+        for start in range(0, len(lines), _TOGETHER):
+            self._learn_together(lines[start : start + _TOGETHER])
+
+    def _learn_together(self, lines: Sequence[str]) -> None:
+        try:
+            for text in lines:
+                check_characters(text)
+            whole, found = statements_of_each(lines, self._binary, self._timeout_s)
+        except Unprovable:
+            if len(lines) > 1:
+                half = len(lines) // 2
+                self._learn_together(lines[:half])
+                self._learn_together(lines[half:])
+            return
+        for text, statements in zip(lines, found, strict=True):
+            if statements:
+                try:
+                    self._understood(_key(text), {"Stmts": list(statements)}, text, whole)
+                except Unprovable:
+                    continue
+
+    def _understood(self, key: bytes, tree: Node, text: str, whole: str) -> tuple[Atom, ...]:
+        """What `tree` runs, if both parsers agree on it; its positions are those in `whole`, which holds `text`."""
+        reading = reduce(tree, whole)
         if not reading.shapes:
             raise Unprovable("there is no command in it")
         check_agreement(text, reading.shapes)
-        atoms = reading.atoms
         with self._lock:
-            self._remembered[digest] = atoms
+            self._remembered[key] = reading.atoms
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
-        return atoms
+        return reading.atoms
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -71,6 +71,7 @@ _TRIMMING = frozenset({"%", "%%", "#", "##", ":-", "-", ":+", "+"})
 _DIRECTORY_CHANGERS = frozenset({"cd", "pushd", "popd"})
 _READ_FLAGS = frozenset({"-r", "-s"})
 _FOLLOWED = "/"
+_FED = frozenset({"Op", "Word", "Hdoc"})
 
 
 def may_set(name: str) -> bool:
@@ -97,6 +98,7 @@ class _Piece:
     glob: bool = False
     loose: bool = False
     expanded: bool = False
+    symbolic: bool = False
 
 
 @dataclass(slots=True)
@@ -147,7 +149,7 @@ class _Reducer:
             held = _parts(assign, "Name", "Value")
             name = _text(_node(held, "Name"), "Value")
             seen = after if bare_assignment else known
-            value = self.word(_node(held, "Value"), seen) if "Value" in held else Word("")
+            value = self.word(_node(held, "Value"), seen, assigned=True) if "Value" in held else Word("")
             assignments.append((name, value))
             # Globs and blanks in a value are only what they are until the variable is used; `~` is expanded here.
             after[name] = replace(value, form=None, loose=False)
@@ -219,8 +221,50 @@ class _Reducer:
             case "TimeClause":
                 parts = _parts(node, "Stmt", "PosixFormat")
                 return self.statement(_node(parts, "Stmt"), known) if "Stmt" in parts else _same(known)
+            case "CaseClause":
+                return self.cases(node, known)
+            case "DeclClause":
+                return self.export(node, known)
             case kind:
                 raise Unprovable(f"the shell construct {kind}")
+
+    def cases(self, node: Node, known: Known) -> _Flow:
+        """Every branch of a `case`, as if each were taken; what one sets is not known in the others, or after."""
+        parts = _parts(node, "Word", "Items")
+        word = self.word(_node(parts, "Word"), known)
+        left = self.without(node, known)
+        forms = ["case", word.shape]
+        branches: list[list[Node]] = []
+        for item in _nodes(parts, "Items"):
+            held = _parts(item, "Op", "Patterns", "Stmts")
+            for pattern in _nodes(held, "Patterns"):
+                if self.word(pattern, known).form is not None:
+                    raise Unprovable("an expansion in a pattern")
+                forms.append(self.raw(pattern))
+            branches.append(_nodes(held, "Stmts"))
+        self.note((tuple(forms), (), ()))
+        for branch in branches:
+            self.statements(branch, left)
+        return _same(left)
+
+    def export(self, node: Node, known: Known) -> _Flow:
+        """`export NAME=VALUE ...`: judged like variables set for one command. Any other declaration is not followed."""
+        parts = _parts(node, "Variant", "Args")
+        if _text(_node(parts, "Variant"), "Value") != "export" or "Args" not in parts:
+            raise Unprovable("a declaration of variables")
+        after = dict(known)
+        assignments: list[tuple[str, Word]] = []
+        for assign in _nodes(parts, "Args"):
+            held = _parts(assign, "Name", "Value")
+            if held.keys() != {"Name", "Value"}:
+                raise Unprovable("a declaration of variables")
+            name = _text(_node(held, "Name"), "Value")
+            value = self.word(_node(held, "Value"), known, assigned=True)
+            assignments.append((name, value))
+            after[name] = replace(value, form=None, loose=False)
+        shape: Shape = (("export",), tuple(f"{name}={value.shape}" for name, value in assignments), ())
+        self.add(Atom((), tuple(assignments)), shape)
+        return _same(after)
 
     def joined(self, node: Node, known: Known) -> _Flow:
         parts = _parts(node, "Op", "X", "Y")
@@ -341,8 +385,11 @@ class _Reducer:
         operator = parts.get("Op")
         if not isinstance(operator, str) or operator not in REDIRECTS:
             raise Unprovable("an unusual redirect")
-        if "N" in parts and not _text(_node(parts, "N"), "Value").isdigit():
+        number = _text(_node(parts, "N"), "Value") if "N" in parts else ""
+        if "N" in parts and not re.fullmatch(r"[0-9]+", number):
             raise Unprovable("a redirect through a variable")
+        if number and int(number) == 0 and not operator.startswith("<"):
+            raise Unprovable("standard input opened for output")
         word = self.word(_node(parts, "Word"), known)
         if operator not in HEREDOCS:
             return Redirect(operator, word)
@@ -361,7 +408,8 @@ class _Reducer:
                 return [Word(text, form="\0{" + raw) for text in expanded]
         return [self.word(node, known)]
 
-    def word(self, node: Node, known: Known, quoted: bool = False) -> Word:
+    def word(self, node: Node, known: Known, quoted: bool = False, assigned: bool = False) -> Word:
+        """One word; `quoted` is the body of a here-document, `assigned` a value, which is never split."""
         pieces: list[_Piece] = []
         unquoted: list[str] = []
         for part in _nodes(_parts(node, "Parts"), "Parts"):
@@ -374,7 +422,7 @@ class _Reducer:
                 pieces.append(_Piece(text, text, glob=has_glob))
                 unquoted.append(active(raw))
                 continue
-            pieces.append(self.part(part, known))
+            pieces.append(self.part(part, known, within=assigned and part.get("Type") == "CmdSubst"))
         check_braces("".join(unquoted))
         return _word(pieces)
 
@@ -402,13 +450,16 @@ class _Reducer:
                 whole = _word(inner)
                 expanded = whole.form is not None
                 # Inside quotes a value keeps its blanks; what a loop's glob matched is still one name it covers.
-                return _Piece(
-                    whole.text or (None if whole.text is None else ""), whole.shape, whole.glob, False, expanded
-                )
+                text = whole.text or (None if whole.text is None else "")
+                return _Piece(text, whole.shape, whole.glob, False, expanded, whole.symbolic)
             case "ParamExp":
                 return self.parameter(node, known, within)
             case "CmdSubst":
-                self.inside(_nodes(_parts(node, "Stmts", "Backquotes"), "Stmts"), known)
+                parts = _parts(node, "Stmts", "Backquotes")
+                self.inside(_nodes(parts, "Stmts"), known)
+                literal = self.printed(parts) if within else None
+                if literal is not None:
+                    return _Piece(literal, "\0$(", expanded=True)
                 return _Piece(None, "\0$(", loose=not within, expanded=True)
             case "ProcSubst":
                 parts = _parts(node, "Op", "Stmts")
@@ -421,6 +472,34 @@ class _Reducer:
                 return _Piece(None, "\0" + self.raw(node), expanded=True)
             case kind:
                 raise Unprovable(f"the shell expansion {kind}")
+
+    @staticmethod
+    def printed(parts: Node) -> str | None:
+        """What `$(cat <<'END' ...)` puts in its place: the text as it is written, less the newlines at its end.
+
+        Exactly one `cat` without a word more and one here-document with a quoted delimiter; None for anything else.
+        """
+        statements = _nodes(parts, "Stmts")
+        if len(statements) != 1 or parts.get("Backquotes"):
+            return None
+        held = _parts(statements[0], "Cmd", "Redirs", "Negated", "Background")
+        redirects = _nodes(held, "Redirs")
+        command = held.get("Cmd")
+        if held.keys() != {"Cmd", "Redirs"} or len(redirects) != 1 or not isinstance(command, dict):
+            return None
+        arguments = command.get("Args")
+        if command.get("Type") != "CallExpr" or "Assigns" in command or not isinstance(arguments, list):
+            return None
+        fed = _parts(redirects[0], "Op", "Word", "N", "Hdoc")
+        if [_literal(word) for word in arguments] != ["cat"] or fed.get("Op") != "<<" or fed.keys() - _FED:
+            return None
+        ends = _nodes(_parts(_node(fed, "Word"), "Parts"), "Parts")
+        if len(ends) != 1 or ends[0].get("Type") not in {"SglQuoted", "DblQuoted"} or "Dollar" in ends[0]:
+            return None
+        body = _nodes(_parts(_node(fed, "Hdoc"), "Parts"), "Parts") if "Hdoc" in fed else []
+        if any(part.get("Type") != "Lit" for part in body):
+            return None
+        return "".join(_text(part, "Value") for part in body).rstrip("\n")
 
     def parameter(self, node: Node, known: Known, within: bool) -> _Piece:
         parts = _parts(node, "Short", "Param", "Exp", "Length", "Repl")
@@ -446,12 +525,16 @@ class _Reducer:
         value = known.get(name)
         if value is None or value.text is None:
             if value is None and name in {"HOME", "PWD"}:
-                return _Piece("~" if name == "HOME" else ".", form + _FOLLOWED, expanded=True)
+                if name == "HOME":
+                    return _Piece("~", form + _FOLLOWED, expanded=True)
+                return _Piece(".", form + _FOLLOWED, loose=not within, expanded=True, symbolic=True)
             return _Piece(None, form, loose=not within and name not in NUMBERS, expanded=True)
         if value.glob:
-            return _Piece(value.text, form, glob=True, loose=not within, expanded=True)
+            return _Piece(value.text, form, glob=True, loose=not within, expanded=True, symbolic=value.symbolic)
+        if value.symbolic and not within:
+            return _Piece(None, form, loose=True, expanded=True)
         if within or re.fullmatch(r"[^\s*?\[\]\\~]+", value.text):
-            return _Piece(value.text, form, expanded=True)
+            return _Piece(value.text, form, expanded=True, symbolic=value.symbolic)
         if value.text.startswith("~") and re.fullmatch(r"[^\s*?\[\]\\]+", value.text):
             return _Piece(value.text, form, expanded=True)
         return _Piece(None, form, loose=True, expanded=True)
@@ -534,17 +617,21 @@ def _word(pieces: Sequence[_Piece]) -> Word:
             following = "".join(later.text or "" for later in pieces[place + 1 : place + 2])
             last = place + 1 == len(pieces)
             usable = place == 0 and (last or following.startswith("/"))
-            resolved.append(_Piece(piece.text if usable else None, piece.form[:-1], expanded=True))
+            text = piece.text if usable else None
+            resolved.append(_Piece(text, piece.form[:-1], loose=piece.loose, expanded=True, symbolic=piece.symbolic))
             continue
         resolved.append(piece)
     form = "".join(piece.form for piece in resolved)
     expanded = any(piece.expanded for piece in resolved)
     glob = any(piece.glob for piece in resolved)
     loose = any(piece.loose for piece in resolved)
+    several = loose or any(piece.glob and not piece.expanded for piece in resolved)
     if all(piece.text is not None for piece in resolved):
         text = "".join(piece.text or "" for piece in resolved)
         # A lone `[` is the test command: a bracket without its partner matches nothing but itself.
-        return Word(text, glob and text not in {"[", "[["}, loose, form if expanded else None)
+        glob, several = (False, loose) if text in {"[", "[["} else (glob, several)
+        symbolic = any(piece.symbolic for piece in resolved)
+        return Word(text, glob, loose, form if expanded else None, several=several, symbolic=symbolic)
     if len(resolved) == 1 and form == "\0<(":
         # What the command inside prints: that command is judged, and the name of the pipe is harmless.
         return Word(None, False, False, form, "/dev/fd/", ("/dev/stdin",))
@@ -553,7 +640,7 @@ def _word(pieces: Sequence[_Piece]) -> Word:
         if piece.text is None or piece.expanded or piece.glob:
             break
         starts += piece.text
-    return Word(None, False, loose, form, starts)
+    return Word(None, False, loose, form, starts, several=several)
 
 
 def _both(one: Known, other: Known) -> Known:

@@ -1,11 +1,12 @@
 """Chat Completions: request parsing, and the filter that lets no tool call pass unjudged.
 
-The streaming filter has a fast path: an event that holds none of the marker words cannot hold a call, an end or a
-number we need, and goes out as the bytes it came in. Everything else is parsed. `tests/unit/ingress` proves that both
-paths give the same result under any chunking.
+The streaming filter has a fast path: an event that is known to hold one text and nothing else goes out as the bytes it
+came in. Everything else is parsed, and only what is known goes on. `tests/unit/ingress` proves that both paths give the
+same result under any chunking.
 """
 
 import json
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +15,43 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from deployments.errors import EngineFailed, InvalidRequest
+from deployments.ingress.dialects import shapes
+from deployments.ingress.dialects.calls import OpenCall, closed, collect, released_call, why, withheld
+from deployments.ingress.dialects.leaks import LeakScanner, Span
 from deployments.ingress.dialects.notices import held_objects, notices
 from deployments.ingress.dialects.requests import DROPPED, ChatRequest, invalid
 from deployments.ingress.dialects.sse import data_event
-from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, finish_of, mended, usage_of
+from deployments.ingress.dialects.stream import (
+    Observed,
+    OpenAiStream,
+    Spoken,
+    dump,
+    finish_of,
+    quoted,
+    usage_of,
+)
 from deployments.ingress.dialects.upstream import UNREADABLE
-from deployments.ingress.dialects.values import Asked, Emit, Framing, Judge, ReplyFilter, Step, wanted_model
+from deployments.ingress.dialects.values import (
+    Asked,
+    Emit,
+    Framing,
+    Judge,
+    ReplyFilter,
+    Step,
+    callable_names,
+    wanted_model,
+)
 from deployments.ports import EFFORTS, Dialect, Effort, JsonValue, ModelId, Released, ToolCall, Verdict
 
 PATH = "/v1/chat/completions"
-_ID_CHARS = 256  # of a call: with a longer one no dialect takes it back
+TEXTS = ("content", "reasoning_content", "refusal")
+ENDS = frozenset({"tool_calls", "function_call", "stop"})
+"""Ends of a choice whose calls are complete: what the limit (or an abort) has cut is never released, whole or not."""
+
+_LEGACY = {"functions": "tools", "function_call": "tool_choice"}
+"""What OpenAI has replaced, and by what: two ways to call would be two ways to check."""
+
+_LOUD = re.compile(rb"[<\[=`~\\]")  # of a text in JSON: what a scanner has to see, and any escape
 
 
 class ChatCodec:
@@ -31,6 +59,9 @@ class ChatCodec:
 
     def read(self, body: Mapping[str, JsonValue]) -> Asked:
         """Parse a request body, or raise `InvalidRequest` naming the field."""
+        for old, new in _LEGACY.items():
+            if body.get(old) is not None:
+                raise InvalidRequest(f"'{old}' is not supported here; use '{new}'.", old, "unsupported_parameter")
         try:
             request = ChatRequest.model_validate(body)
         except ValidationError as error:
@@ -70,7 +101,8 @@ class ChatCodec:
 
     def filter(self, asked: Asked, framing: Framing) -> ReplyFilter:
         """A fresh filter for one reply."""
-        return ChatStream(asked.include_usage, framing) if asked.stream else ChatReply()
+        names = callable_names(asked)
+        return ChatStream(asked.include_usage, framing, names) if asked.stream else ChatReply(names)
 
 
 def _with_reasoning(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -128,57 +160,39 @@ def _texts(request: ChatRequest) -> list[str]:
 
 
 @dataclass(slots=True)
-class OpenCall:
-    """A call whose pieces are still arriving."""
-
-    call_id: str = ""
-    name: str = ""
-    arguments: list[str] = field(default_factory=list[str])
-    broken: str | None = None
-
-
-@dataclass(slots=True)
 class _Choice:
+    """What is known of a choice that is being streamed. `scanners` has one per text, when calls may leak into it."""
+
     calls: dict[int, OpenCall] = field(default_factory=dict[int, OpenCall])
+    items: list[shapes.Item] = field(default_factory=list[shapes.Item])
+    scanners: dict[str, LeakScanner] = field(default_factory=dict[str, LeakScanner])
     finished: bool = False
+    spoke: bool = False
+
+    def scanner(self, key: str, names: frozenset[str]) -> LeakScanner:
+        """The one of a text."""
+        return self.scanners.setdefault(key, LeakScanner(names))
+
+    def spans(self) -> list[Span]:
+        """The calls that were found in its texts."""
+        return [span for scanner in self.scanners.values() for span in scanner.spans]
 
 
 class ChatStream(OpenAiStream):
     """Filter of a streamed reply (`chat.completion.chunk` events). Implements `ReplyFilter`."""
 
-    def __init__(self, include_usage: bool, framing: Framing) -> None:
+    _keys = b"content|reasoning|reasoning_content"
+
+    def __init__(self, include_usage: bool, framing: Framing, names: frozenset[str] = frozenset()) -> None:
+        """`names`: the tools that the model knows; their calls are looked for in its texts."""
         super().__init__(include_usage)
         self._framing = framing
+        self._names = names
         self._choices: dict[int, _Choice] = {}
-        self._judging: tuple[int, dict[str, Any], dict[str, Any]] | None = None
-        self._calls: tuple[ToolCall, ...] = ()
-
-    def resolve(self, verdicts: Sequence[Verdict]) -> None:
-        """Write what the verdicts allow: notice first, then released calls, then the finish chunk."""
-        if self._judging is None or len(verdicts) != len(self._calls):
-            raise RuntimeError("resolve() without its Judge, or with another number of verdicts")
-        index, chunk, choice = self._judging
-        self._judging, self._calls, self._waiting = None, (), False
-        text = notices(verdicts)
-        if text:
-            lead = "\n\n" if self._saw_text else ""
-            self._emit(chunk, {"index": index, "delta": {"content": f"{lead}{text}"}, "finish_reason": None})
-        released = [verdict for verdict in verdicts if isinstance(verdict, Released)]
-        for number, verdict in enumerate(released):
-            delta = {"tool_calls": [released_call(verdict, number)]}
-            self._emit(chunk, {"index": index, "delta": delta, "finish_reason": None})
-        held = held_objects(verdicts)
-        reason = "tool_calls" if released else "stop"
-        self._finish_choice(
-            chunk,
-            {**choice, "delta": {}, "finish_reason": reason},
-            {"held": held} if held else {},
-            released[-1].receipt if released else self._receipt,
-        )
 
     def again(self) -> ReplyFilter:
         """A filter for another attempt."""
-        return ChatStream(self._include_usage, self._framing)
+        return ChatStream(self._include_usage, self._framing, self._names)
 
     def _idle(self) -> bytes:
         choice: dict[str, JsonValue] = {"index": 0, "delta": {}, "finish_reason": None}
@@ -197,22 +211,52 @@ class ChatStream(OpenAiStream):
     def _unfinished(self) -> bool:
         return any(not choice.finished for choice in self._choices.values())
 
-    def _choice(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
-        index = int(choice.get("index", 0))
+    def _said(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return cast(dict[str, Any], choice["delta"])
+
+    def _begun(self, index: int) -> _Choice:
         state = self._choices.setdefault(index, _Choice())
         if state.finished:
             raise EngineFailed("The model's answer went on after its end.")
-        delta = cast(dict[str, Any], choice.get("delta") or {})
-        pieces = cast(list[dict[str, Any]], delta.pop("tool_calls", None) or [])
-        legacy = delta.pop("function_call", None)
-        if legacy is not None:
-            pieces = [*pieces, {"index": 0, "function": legacy}]
-        for piece in pieces:
-            collect(state.calls, piece)
-        rename_reasoning(delta)
-        spoke = bool(delta.get("content") or delta.get("reasoning_content"))
+        return state
+
+    def _spoke(self, spoken: Spoken) -> None:
+        state = self._begun(spoken.index)
+        event, key = spoken.event, spoken.key
+        if self._names:
+            scanner = state.scanner("content" if key == b"content" else "reasoning_content", self._names)
+            if scanner.idle and _LOUD.search(spoken.raw) is None:
+                scanner.skim(spoken.raw.decode())
+            else:
+                text = str(json.loads(b'"' + spoken.raw + b'"'))
+                out = scanner.feed(text)
+                if out != text:
+                    if not out:
+                        return
+                    event = event[: spoken.start] + b'"' + key + b'":' + quoted(out) + event[spoken.end :]
+        if key == b"reasoning":
+            event = event[: spoken.start] + b'"reasoning_content"' + event[spoken.start + len(b'"reasoning"') :]
+        spoke = bool(spoken.raw)
+        state.spoke |= spoke
         self._saw_text |= spoke
+        self._out.append(Emit(event))
+
+    def _choice(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
+        state = self._begun(int(choice.get("index", 0)))
+        delta = cast(dict[str, Any], choice.get("delta") or {})
+        self._collect(state, delta)
+        choice, items, dropped = shapes.known(choice, shapes.CHOICE)
+        delta, more, unknown = shapes.known(delta, shapes.MESSAGE, message=True)
+        state.items += [*items, *more, *shapes.texts(delta)]
+        self._dropped(dropped + unknown)
+        rename_reasoning(delta)
         finish = finish_of(choice)
+        whole = self._scan(state, delta, finish is not None)
+        spoke = any(delta.get(key) for key in TEXTS)
+        state.spoke |= spoke
+        self._saw_text |= spoke
+        if not (whole and _tells_no_more(choice, delta, bool(self._names))):
+            choice["logprobs"] = None
         if finish is None:
             if delta:
                 self._emit(chunk, {**choice, "delta": delta})
@@ -220,22 +264,76 @@ class ChatStream(OpenAiStream):
         state.finished = True
         if spoke:
             self._emit(chunk, {**choice, "delta": delta, "finish_reason": None})
-            choice = {**choice, "logprobs": None}
-        # A call that the length limit (or an abort) has cut is never released, whole as it may look.
-        calls = tuple(closed(state.calls, index, bool(self._notes))) if finish in ("tool_calls", "stop") else ()
+            choice["logprobs"] = None
+        items, self._items = [*state.items, *self._items], []
+        strange = withheld(state.spans(), items, int(choice.get("index", 0)))
+        calls = closed(state.calls, int(choice.get("index", 0)), bool(self._notes))
+        self._withheld += why((*strange, *calls))
+        if calls and finish not in ENDS:
+            self._withheld += ["truncated"] * len(calls)
+            calls = ()
         if calls:
-            self._judging, self._calls, self._waiting = (index, chunk, choice), calls, True
-            self._out.append(Judge(calls))
-        else:
-            reason = "stop" if finish == "tool_calls" else str(finish)
-            self._finish_choice(chunk, {**choice, "delta": {}, "finish_reason": reason}, {}, self._receipt)
+            choice["logprobs"] = None
+        self._judge(chunk, choice, strange, calls)
+
+    def _collect(self, state: _Choice, delta: dict[str, Any]) -> None:
+        """Take the pieces of calls out of a delta."""
+        pieces = cast(list[dict[str, Any]], delta.pop("tool_calls", None) or [])
+        legacy = delta.pop("function_call", None)
+        if legacy is not None:
+            pieces = [*pieces, {"index": 0, "function": legacy}]
+        for piece in pieces:
+            collect(state.calls, piece)
+
+    def _scan(self, state: _Choice, delta: dict[str, Any], last: bool) -> bool:
+        """Leave in a delta what may go out of its texts, with what was held back if it is the last one.
+
+        False when it is not what came.
+        """
+        if not self._names:
+            return True
+        whole = True
+        for key in TEXTS:
+            text = delta.get(key)
+            if not text and not (last and key in state.scanners):
+                continue
+            scanner = state.scanner(key, self._names)
+            out = scanner.feed(text or "") + (scanner.end() if last else "")
+            if out != (text or ""):
+                whole = False
+                if out:
+                    delta[key] = out
+                else:
+                    delta.pop(key, None)
+        return whole
+
+    def _conclude(self, chunk: dict[str, Any], choice: dict[str, Any], verdicts: Sequence[Verdict]) -> None:
+        """Notice first, then released calls, then the finish chunk."""
+        index = int(choice.get("index", 0))
+        text = notices(verdicts)
+        if text:
+            lead = "\n\n" if self._choices[index].spoke else ""
+            self._emit(chunk, {"index": index, "delta": {"content": f"{lead}{text}"}, "finish_reason": None})
+        released = [verdict for verdict in verdicts if isinstance(verdict, Released)]
+        for number, verdict in enumerate(released):
+            delta = {"tool_calls": [released_call(verdict, number)]}
+            self._emit(chunk, {"index": index, "delta": delta, "finish_reason": None})
+        held = held_objects(verdicts)
+        self._finish_choice(
+            chunk,
+            {**choice, "delta": {}, "finish_reason": finish_after(str(choice["finish_reason"]), bool(released))},
+            {"held": held} if held else {},
+            released[-1].receipt if released else self._receipt,
+        )
 
 
 class ChatReply(Observed):
     """Filter of a JSON reply (`chat.completion`). Implements `ReplyFilter`; nothing leaves before the body ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: frozenset[str] = frozenset()) -> None:
+        """`names`: the tools that the model knows; their calls are looked for in its texts."""
         super().__init__()
+        self._names = names
         self._buffer = bytearray()
         self._body: dict[str, Any] | None = None
         self._pending: deque[tuple[dict[str, Any], tuple[ToolCall, ...]]] = deque()
@@ -254,8 +352,10 @@ class ChatReply(Observed):
             choices = cast(list[dict[str, Any]], body["choices"])
             if not choices:
                 raise ValueError("no choices")
-            for choice in choices:
-                self._choice(choice)
+            body, items, dropped = shapes.known(body, shapes.CHUNK)
+            self._dropped(dropped)
+            body["choices"] = [self._choice(choice, items if number == 0 else [])
+                               for number, choice in enumerate(choices)]  # fmt: skip
             usage = cast(dict[str, Any] | None, body.get("usage"))
             self._usage = usage_of(usage) if usage else None
         except UNREADABLE as error:
@@ -264,7 +364,7 @@ class ChatReply(Observed):
 
     def again(self) -> ReplyFilter:
         """A filter for another attempt."""
-        return ChatReply()
+        return ChatReply(self._names)
 
     def step(self) -> Step | None:
         """First every choice's calls, then the whole body."""
@@ -283,9 +383,10 @@ class ChatReply(Observed):
 
     def resolve(self, verdicts: Sequence[Verdict]) -> None:
         """Write the verdicts into the choice they belong to."""
-        if self._judging is None or len(verdicts) != len(self._judging[1]):
-            raise RuntimeError("resolve() without its Judge, or with another number of verdicts")
-        choice, _ = self._judging
+        if self._judging is None:
+            raise RuntimeError("resolve() without its Judge")
+        choice, calls = self._judging
+        verdicts = self._lawful(calls, verdicts)
         self._judging = None
         message = cast(dict[str, Any], choice["message"])
         released = [verdict for verdict in verdicts if isinstance(verdict, Released)]
@@ -297,83 +398,69 @@ class ChatReply(Observed):
             message["tool_calls"] = [released_call(verdict, None) for verdict in released]
             audit = released[-1].receipt
             self._extra["audit"] = {"index": audit.index, "leaf": audit.leaf_hash.hex()}
-        choice["finish_reason"] = "tool_calls" if released else "stop"
+        choice["finish_reason"] = finish_after(str(choice["finish_reason"]), bool(released))
 
-    def _choice(self, choice: dict[str, Any]) -> None:
+    def _choice(self, choice: dict[str, Any], items: list[shapes.Item]) -> dict[str, Any]:
+        """The choice without its calls, which wait for their verdicts; `items` are unknown ones of the whole body."""
+        choice, more, dropped = shapes.known(choice, shapes.CHOICE)
+        finish = finish_of(choice) or "stop"
         message = cast(dict[str, Any], choice["message"])
-        rename_reasoning(message)
-        self._saw_text |= bool(message.get("content") or message.get("reasoning_content"))
         pieces = cast(list[dict[str, Any]], message.pop("tool_calls", None) or [])
         legacy = message.pop("function_call", None)
         if legacy is not None:
             pieces = [*pieces, {"function": legacy}]
+        message, strange, unknown = shapes.known(message, shapes.MESSAGE, message=True)
+        items = [*items, *more, *strange, *shapes.texts(message)]
+        self._dropped(dropped + unknown)
+        rename_reasoning(message)
+        index = int(choice.get("index", 0))
+        taken = withheld(self._scan(message), items, index)
+        self._saw_text |= any(message.get(key) for key in TEXTS)
         calls: dict[int, OpenCall] = {}
         for number, piece in enumerate(pieces):
             collect(calls, {**piece, "index": number})
-        finish = finish_of(choice)
-        done = closed(calls, int(choice.get("index", 0)), bool(self._notes))
-        if done and finish in ("tool_calls", "stop"):
-            self._pending.append((choice, tuple(done)))
-        elif finish == "tool_calls":
-            choice["finish_reason"] = "stop"
+        done = closed(calls, index, bool(self._notes))
+        self._withheld += why((*taken, *done))
+        choice = {**choice, "message": message, "finish_reason": finish}
+        if taken or done:
+            choice["logprobs"] = None  # they spell every token, those of calls among them
+        if finish not in ENDS:
+            self._withheld += ["truncated"] * len(done)
+            done = ()
+        self._pending.extend((choice, batch) for batch in (taken, done) if batch)
+        if not done:
+            choice["finish_reason"] = finish_after(finish, released=False)
+        return choice
+
+    def _scan(self, message: dict[str, Any]) -> list[Span]:
+        spans: list[Span] = []
+        for key in TEXTS if self._names else ():
+            text = message.get(key)
+            if text:
+                scanner = LeakScanner(self._names)
+                message[key] = scanner.feed(text) + scanner.end()
+                spans += scanner.spans
+        return spans
 
 
-def collect(calls: dict[int, OpenCall], piece: Mapping[str, Any]) -> None:
-    """Add a `tool_calls` delta (or a whole call) to the calls so far; contradictions mark the call as broken."""
-    call = calls.setdefault(int(piece.get("index", 0)), OpenCall())
-    function = cast(dict[str, Any], piece.get("function") or {})
-    if piece.get("type") not in (None, "function"):
-        call.broken = "call of an unknown type"
-    call_id, name = piece.get("id"), function.get("name")
-    if call_id:
-        call.broken = "call id changed" if call.call_id and call.call_id != call_id else call.broken
-        call.call_id = str(call_id)
-    if name:
-        call.broken = "name changed within a call" if call.name and call.name != name else call.broken
-        call.name = str(name)
-    arguments = function.get("arguments")
-    if arguments is not None:
-        if not isinstance(arguments, str):
-            raise TypeError("arguments are not a string")
-        call.arguments.append(arguments)
+def finish_after(finish: str, released: bool) -> str:
+    """The finish reason that fits what was released; what ended in another way than with calls, did."""
+    if released:
+        return "tool_calls"
+    return "stop" if finish in ("tool_calls", "function_call") else finish
 
 
-def closed(calls: Mapping[int, OpenCall], choice: int, recovered: bool) -> list[ToolCall]:
-    """The calls of a choice, complete and in order, each under an id that a client can send back."""
-    done: list[ToolCall] = []
-    taken: set[str] = set()
-    for index, call in sorted(calls.items()):
-        call_id = mended(call.call_id)
-        if not call_id or len(call_id) > _ID_CHARS or call_id in taken:
-            call_id = f"call_{choice}_{index}"
-        while call_id in taken:
-            call_id += "_"
-        taken.add(call_id)
-        done.append(
-            ToolCall(
-                call_id=call_id,
-                choice=choice,
-                index=index,
-                name=mended(call.name),
-                arguments=mended("".join(call.arguments)),
-                recovered=recovered or call.broken is not None,
-            )
-        )
-    return done
-
-
-def released_call(verdict: Released, index: int | None) -> dict[str, JsonValue]:
-    """A released call in OpenAI's shape, with the canonical arguments; `index` only in streams."""
-    shape: dict[str, JsonValue] = {} if index is None else {"index": index}
-    return {
-        **shape,
-        "id": verdict.call.call_id,
-        "type": "function",
-        "function": {"name": verdict.call.name, "arguments": verdict.arguments},
-    }
+def _tells_no_more(choice: dict[str, Any], delta: dict[str, Any], offers: bool) -> bool:
+    """True when the log probabilities of a chunk spell its text and no token besides, as those of a call would be."""
+    logprobs = choice.get("logprobs")
+    if not logprobs or not offers:
+        return True
+    tokens = cast(list[dict[str, Any]], logprobs.get("content") or [])
+    return "".join(str(token["token"]) for token in tokens) == "".join(delta.get(key) or "" for key in TEXTS)
 
 
 def rename_reasoning(delta: dict[str, Any]) -> None:
     """Spell `reasoning` (vLLM 0.29) as `reasoning_content`: that is what clients read."""
-    if "reasoning" in delta:
-        delta["reasoning_content"] = delta.pop("reasoning")
+    reasoning = delta.pop("reasoning", None)
+    if reasoning is not None and not delta.get("reasoning_content"):
+        delta["reasoning_content"] = reasoning

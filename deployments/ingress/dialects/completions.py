@@ -13,15 +13,18 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from deployments.errors import EngineFailed, InvalidRequest
+from deployments.ingress.dialects import shapes
+from deployments.ingress.dialects.calls import why, withheld
 from deployments.ingress.dialects.chat import PATH as CHAT_PATH
 from deployments.ingress.dialects.fim import FimAsk, FimTemplate, MiddleWriter, emulation, text_chunk
+from deployments.ingress.dialects.notices import held_objects
 from deployments.ingress.dialects.requests import DROPPED, CompletionRequest, invalid
 from deployments.ingress.dialects.sse import data_event
-from deployments.ingress.dialects.stream import Observed, OpenAiStream, dump, finish_of, usage_of
+from deployments.ingress.dialects.stream import Observed, OpenAiStream, Spoken, dump, finish_of, usage_of
 from deployments.ingress.dialects.translated import TranslatedReply
 from deployments.ingress.dialects.upstream import UNREADABLE
-from deployments.ingress.dialects.values import Asked, Emit, Framing, ReplyFilter, Step, wanted_model
-from deployments.ports import Dialect, Effort, JsonValue, ModelId, Verdict
+from deployments.ingress.dialects.values import Asked, Emit, Framing, Judge, ReplyFilter, Step, wanted_model
+from deployments.ports import Dialect, Effort, JsonValue, ModelId, ToolCall, Verdict
 
 PATH = "/v1/completions"
 
@@ -189,14 +192,12 @@ def _longest(prompt: str | list[str] | list[int] | list[list[int]]) -> int:
 class CompletionStream(OpenAiStream):
     """Filter of a streamed reply (`text_completion` events). Implements `ReplyFilter`."""
 
+    _keys = b"text"
+
     def __init__(self, include_usage: bool, framing: Framing) -> None:
         super().__init__(include_usage)
         self._framing = framing
         self._open: dict[int, bool] = {}
-
-    def resolve(self, verdicts: Sequence[Verdict]) -> None:
-        """There is nothing to judge in this dialect."""
-        raise RuntimeError("resolve() without its Judge")
 
     def again(self) -> ReplyFilter:
         """A filter for another attempt."""
@@ -208,17 +209,40 @@ class CompletionStream(OpenAiStream):
     def _unfinished(self) -> bool:
         return any(self._open.values())
 
-    def _choice(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
-        index = int(choice.get("index", 0))
+    def _said(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return {"text": choice["text"]}
+
+    def _spoke(self, spoken: Spoken) -> None:
+        self._goes_on(spoken.index)
+        self._saw_text |= bool(spoken.raw)
+        self._out.append(Emit(spoken.event))
+
+    def _goes_on(self, index: int) -> None:
         if self._open.get(index) is False:
             raise EngineFailed("The model's answer went on after its end.")
+        self._open[index] = True
+
+    def _choice(self, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
+        index = int(choice.get("index", 0))
+        self._goes_on(index)
+        choice, items, dropped = shapes.known(choice, shapes.CHOICE - {"delta", "message"})
+        self._items += items
+        self._dropped(dropped)
         finish = finish_of(choice)
-        self._open[index] = finish is None
         self._saw_text |= bool(choice.get("text"))
         if finish is None:
             self._emit(chunk, choice)
-        else:
-            self._finish_choice(chunk, choice, {}, self._receipt)
+            return
+        self._open[index] = False
+        items, self._items = self._items, []
+        strange = withheld((), items, index)
+        self._withheld += why(strange)
+        self._judge(chunk, choice, strange)
+
+    def _conclude(self, chunk: dict[str, Any], choice: dict[str, Any], verdicts: Sequence[Verdict]) -> None:
+        """The finish chunk; calls have no place in a completion, so they are named beside it and nowhere else."""
+        held = held_objects(verdicts)
+        self._finish_choice(chunk, choice, {"held": held} if held else {}, self._receipt)
 
 
 class CompletionReply(Observed):
@@ -227,6 +251,8 @@ class CompletionReply(Observed):
     def __init__(self) -> None:
         super().__init__()
         self._buffer = bytearray()
+        self._body: dict[str, Any] | None = None
+        self._judging: tuple[ToolCall, ...] = ()
         self._out: deque[Step] = deque()
 
     def feed(self, data: bytes) -> None:
@@ -237,17 +263,28 @@ class CompletionReply(Observed):
         """The body is complete: parse it."""
         try:
             body = cast(dict[str, Any], json.loads(bytes(self._buffer)))
-            choices = cast(list[dict[str, Any]], body["choices"])
+            body, items, dropped = shapes.known(body, shapes.CHUNK)
+            choices: list[dict[str, Any]] = []
+            for choice in cast(list[dict[str, Any]], body["choices"]):
+                choice, strange, unknown = shapes.known(choice, shapes.CHOICE - {"delta", "message"})
+                items += strange
+                dropped += unknown
+                choices.append(choice)
+            body["choices"] = choices
             usage = cast(dict[str, Any] | None, body.get("usage"))
             self._usage = usage_of(usage) if usage else None
             self._finished = [str(finish_of(choice)) for choice in choices]
             self._saw_text = any(choice.get("text") for choice in choices)
         except UNREADABLE as error:
             raise EngineFailed("The model's answer could not be read.") from error
-        if self._receipt is not None:
-            audit = {"index": self._receipt.index, "leaf": self._receipt.leaf_hash.hex()}
-            body["x_gatehouse"] = {"audit": audit}
-        self._out.append(Emit(dump(body)))
+        self._dropped(dropped)
+        self._body = body
+        self._judging = withheld((), items, 0)
+        self._withheld += why(self._judging)
+        if self._judging:
+            self._out.append(Judge(self._judging))
+        else:
+            self._write(body, ())
 
     def again(self) -> ReplyFilter:
         """A filter for another attempt."""
@@ -258,5 +295,15 @@ class CompletionReply(Observed):
         return self._out.popleft() if self._out else None
 
     def resolve(self, verdicts: Sequence[Verdict]) -> None:
-        """There is nothing to judge in this dialect."""
-        raise RuntimeError("resolve() without its Judge")
+        """Calls have no place in a completion, so they are named beside it and nowhere else."""
+        if self._body is None or not self._judging:
+            raise RuntimeError("resolve() without its Judge")
+        verdicts, self._judging = self._lawful(self._judging, verdicts), ()
+        self._write(self._body, verdicts)
+
+    def _write(self, body: dict[str, Any], verdicts: Sequence[Verdict]) -> None:
+        held = held_objects(verdicts)
+        extra: dict[str, JsonValue] = {"held": held} if held else {}
+        if self._receipt is not None:
+            extra["audit"] = {"index": self._receipt.index, "leaf": self._receipt.leaf_hash.hex()}
+        self._out.append(Emit(dump({**body, "x_gatehouse": extra} if extra else body)))

@@ -15,7 +15,16 @@ from deployments.ingress.dialects.messages_requests import MessagesRequest, Tool
 from deployments.ingress.dialects.messages_turns import chat_messages, chat_tools
 from deployments.ingress.dialects.stream import DATA_AFTER_S, dump
 from deployments.ingress.dialects.translated import TranslatedReply
-from deployments.ingress.dialects.values import Asked, End, Failure, Framing, ReplyFilter, Writer, wanted_model
+from deployments.ingress.dialects.values import (
+    Asked,
+    End,
+    Failure,
+    Framing,
+    ReplyFilter,
+    Writer,
+    callable_names,
+    wanted_model,
+)
 from deployments.ports import EFFORTS, Dialect, Effort, JsonValue, ModelId, Released, Usage
 
 PATH: Final = "/v1/chat/completions"
@@ -55,7 +64,7 @@ class MessagesCodec:
     def filter(self, asked: Asked, framing: Framing) -> ReplyFilter:
         """A fresh filter for one reply."""
         thinking = isinstance(asked.extra, _Wish) and asked.extra.thinking
-        return TranslatedReply(MessagesWriter(framing, thinking), asked.stream)
+        return TranslatedReply(MessagesWriter(framing, thinking), asked.stream, callable_names(asked))
 
 
 def read_count(body: Mapping[str, JsonValue]) -> Asked:
@@ -64,7 +73,8 @@ def read_count(body: Mapping[str, JsonValue]) -> Asked:
 
 
 def _asked(request: MessagesRequest) -> Asked:
-    messages = chat_messages(request)
+    conversation = chat_messages(request)
+    messages = conversation.messages
     tools, dropped = chat_tools(request.tools or ())
     names = frozenset(_names(tools))
     body: dict[str, JsonValue] = {"messages": messages, **_limits(request)}
@@ -93,6 +103,8 @@ def _asked(request: MessagesRequest) -> Asked:
         prompt_texts=tuple(_texts(messages, tools)),
         max_tokens=request.max_tokens,
         dropped_tools=dropped,
+        outside=conversation.outside,
+        failed=conversation.failed,
         extra=_Wish(request.thinking is not None and request.thinking.shown),
     )
 

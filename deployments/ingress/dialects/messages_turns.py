@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from deployments.errors import InvalidRequest
@@ -36,7 +37,19 @@ _DROPPED: Final = re.compile(
 _WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
-def chat_messages(request: MessagesRequest) -> list[JsonValue]:
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The messages of a chat request, and what they cannot say.
+
+    `failed` is `is_error` of results that have it, by the id of the call; `outside`: there is a search result in it.
+    """
+
+    messages: list[JsonValue]
+    failed: Mapping[str, bool]
+    outside: bool
+
+
+def chat_messages(request: MessagesRequest) -> Conversation:
     """The messages of the chat request. Raises `InvalidRequest` naming the block that has no place in one.
 
     Results of tools go before the other text of their message, because that is where a chat expects them. A call
@@ -97,6 +110,8 @@ class _Turns:
         self._open: dict[str, str] = {}  # calls without a result, and where they are
         self._answered = False
         self._spoken = False
+        self._failed: dict[str, bool] = {}
+        self._outside = False
 
     def system(self, text: str) -> None:
         """Text of the system, wherever it stands."""
@@ -109,6 +124,7 @@ class _Turns:
         texts: list[str] = []
         for number, block in enumerate(blocks):
             at = f"{where}[{number}]"
+            self._outside |= isinstance(block, SearchResultBlock)
             if isinstance(block, ToolResultBlock):
                 self._result(block, at)
             else:
@@ -148,17 +164,21 @@ class _Turns:
             message["tool_calls"] = calls
         self._say(message)
 
-    def close(self) -> list[JsonValue]:
+    def close(self) -> Conversation:
         """The whole chat."""
         self._settle()
         if not self._spoken:
             raise InvalidRequest("'messages' holds no text.", "messages")
-        return self._out
+        return Conversation(self._out, self._failed, self._outside)
 
     def _result(self, block: ToolResultBlock, at: str) -> None:
         if self._open.pop(block.tool_use_id, None) is None:
             param = f"{at}.tool_use_id"
             raise InvalidRequest(f"'{param}' does not name a 'tool_use' that waits for its result.", param)
+        if block.is_error is not None:
+            self._failed[block.tool_use_id] = block.is_error
+        parts = block.content if isinstance(block.content, list) else []
+        self._outside |= any(isinstance(part, SearchResultBlock) for part in parts)
         self._say({"role": "tool", "tool_call_id": block.tool_use_id, "content": _result_text(block, at)})
 
     def _call(self, block: ToolUseBlock, at: str) -> JsonValue:

@@ -22,10 +22,15 @@ def notice(verdict: Held | Denied | Withheld) -> str:
                 f"[gatehouse:denied id={verdict.gate_call_id} risk={verdict.risk.value} "
                 f"tool={_safe(verdict.call.name)}] Not executed; do not retry. Reason: {_reasons(verdict.reasons)}."
             )
+        case Withheld() if verdict.call.defect is not None:
+            return (
+                f"[gatehouse:withheld tool={_safe(verdict.call.name)}] Not executed. Reason: {verdict.reason} "
+                "If it is still needed, make a proper tool call."
+            )
         case Withheld():
             return (
-                f"[gatehouse:unavailable tool={_safe(verdict.call.name)}] Not executed. Reason: {verdict.reason}. "
-                "Tool calls fail closed; try again later."
+                f"[gatehouse:unavailable tool={_safe(verdict.call.name)}] Not executed. "
+                f"Reason: {verdict.reason.rstrip('.')}. Tool calls fail closed; try again later."
             )
         case _:
             assert_never(verdict)
@@ -70,7 +75,7 @@ def held_objects(verdicts: Sequence[Verdict]) -> list[JsonValue]:
                     {
                         "call_id": verdict.call.call_id,
                         "approval_id": None,
-                        "state": "unavailable",
+                        "state": "unavailable" if verdict.call.defect is None else "withheld",
                         "risk": None,
                         "reasons": [verdict.reason],
                         "plan_required": False,

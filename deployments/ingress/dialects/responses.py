@@ -10,13 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-from deployments.ingress.dialects.responses_input import read_input
+from deployments.ingress.dialects.responses_input import failed_calls, read_input
 from deployments.ingress.dialects.responses_requests import ResponsesRequest, TextFormat, read_request
 from deployments.ingress.dialects.responses_tools import Named, Tools, custom_input, read_tools
 from deployments.ingress.dialects.sse import data_event
 from deployments.ingress.dialects.stream import dump
 from deployments.ingress.dialects.translated import TranslatedReply
-from deployments.ingress.dialects.values import Asked, End, Failure, Framing, ReplyFilter, wanted_model
+from deployments.ingress.dialects.values import (
+    Asked,
+    End,
+    Failure,
+    Framing,
+    ReplyFilter,
+    callable_names,
+    wanted_model,
+)
 from deployments.ports import EFFORTS, Dialect, Effort, JsonValue, ModelId, Released, ResponseStatus, Usage
 
 _PATH: Final = "/v1/chat/completions"
@@ -63,6 +71,7 @@ class ResponsesCodec:
             prompt_texts=tuple(_texts(messages, tools)),
             max_tokens=request.max_output_tokens,
             dropped_tools=tools.dropped,
+            failed=failed_calls(request),
             extra=Shape(_echo(request, body), request.reasoning.summary if request.reasoning else None, tools.known),
         )
 
@@ -75,7 +84,7 @@ class ResponsesCodec:
 
     def filter(self, asked: Asked, framing: Framing) -> ReplyFilter:
         """A fresh filter for one reply."""
-        return TranslatedReply(ResponsesWriter(_shape(asked), framing), asked.stream)
+        return TranslatedReply(ResponsesWriter(_shape(asked), framing), asked.stream, callable_names(asked))
 
 
 def snapshot(asked: Asked, framing: Framing, status: ResponseStatus) -> dict[str, JsonValue]:

@@ -44,6 +44,12 @@ class _Assistant:
         return message
 
 
+def failed_calls(request: ResponsesRequest) -> dict[str, bool]:
+    """Calls whose output says that it is not all there (`status: incomplete`); other states say nothing of them."""
+    items = () if isinstance(request.input, str) else request.input
+    return {item.call_id: True for item in items if isinstance(item, OutputItem) and item.status == "incomplete"}
+
+
 def read_input(request: ResponsesRequest, tools: Tools) -> list[JsonValue]:
     """The messages, instructions first; or `InvalidRequest` for content that is no text and outputs of no call."""
     reader = _Reader(tools)

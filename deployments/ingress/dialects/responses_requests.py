@@ -86,6 +86,7 @@ class OutputItem(BaseModel):
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: CallId
     output: str | Listed[Part]
+    status: Any = None
 
 
 class FunctionTool(BaseModel):

@@ -5,13 +5,17 @@ bytes were cut. Tool calls and the end are written last, after the gate's verdic
 """
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from deployments.errors import EngineFailed
-from deployments.ingress.dialects.chat import OpenCall, closed, collect
+from deployments.ingress.dialects import shapes
+from deployments.ingress.dialects.calls import OpenCall, closed, collect, mended, why, withheld
+from deployments.ingress.dialects.chat import ENDS, finish_after, rename_reasoning
+from deployments.ingress.dialects.leaks import LeakScanner
 from deployments.ingress.dialects.notices import held_objects, notices
-from deployments.ingress.dialects.stream import EventSteps, dump, finish_of, mended, usage_of
+from deployments.ingress.dialects.stream import EventSteps, dump, finish_of, usage_of
 from deployments.ingress.dialects.upstream import UNREADABLE
 from deployments.ingress.dialects.values import Emit, End, Failure, Judge, ReplyFilter, Writer
 from deployments.ports import JsonValue, Receipt, Released, ToolCall, Usage, Verdict
@@ -20,14 +24,18 @@ from deployments.ports import JsonValue, Receipt, Released, ToolCall, Usage, Ver
 class TranslatedReply(EventSteps):
     """Filter of a reply of one choice, streamed or whole. Implements `ReplyFilter`."""
 
-    def __init__(self, writer: Writer, stream: bool) -> None:
+    def __init__(self, writer: Writer, stream: bool, names: frozenset[str] = frozenset()) -> None:
+        """`names`: the tools that the model knows; their calls are looked for in its texts."""
         super().__init__()
         self._writer = writer
         self._stream = stream
+        self._names = names
         self._body = bytearray()
         self._calls: dict[int, OpenCall] = {}
-        self._judging: tuple[ToolCall, ...] = ()
-        self._verdicts: Sequence[Verdict] = ()
+        self._items: list[shapes.Item] = []
+        self._scanners = {"reasoning": LeakScanner(names), "content": LeakScanner(names)} if names else {}
+        self._judging: deque[tuple[ToolCall, ...]] = deque()
+        self._verdicts: list[Verdict] = []
         self._ended: str | None = None
         self._stop_sequence: str | None = None
 
@@ -46,7 +54,7 @@ class TranslatedReply(EventSteps):
 
     def again(self) -> ReplyFilter:
         """A filter for another attempt."""
-        return TranslatedReply(self._writer.again(), self._stream)
+        return TranslatedReply(self._writer.again(), self._stream, self._names)
 
     def feed(self, data: bytes) -> None:
         """Take engine bytes, cut anywhere."""
@@ -64,11 +72,19 @@ class TranslatedReply(EventSteps):
 
     def resolve(self, verdicts: Sequence[Verdict]) -> None:
         """Remember the verdicts; they are written at the end, next to the terminal event."""
-        if not self._judging or len(verdicts) != len(self._judging):
-            raise RuntimeError("resolve() without its Judge, or with another number of verdicts")
-        self._judging, self._verdicts, self._waiting = (), verdicts, False
-        if not self._stream:
+        if not self._judging or not self._waiting:
+            raise RuntimeError("resolve() without its Judge")
+        self._verdicts += self._lawful(self._judging[0], verdicts)
+        self._judging.popleft()
+        self._waiting = False
+        if self._judging:
+            self._judge()
+        elif not self._stream:
             self._complete()
+
+    def _judge(self) -> None:
+        self._waiting = True
+        self._out.append(Judge(self._judging[0]))
 
     def _comment(self, event: bytes) -> None:
         del event  # our keepalives are the dialect's own
@@ -79,8 +95,15 @@ class TranslatedReply(EventSteps):
     def _chunk(self, chunk: dict[str, Any]) -> None:
         if chunk.get("usage"):
             self._usage = usage_of(cast(dict[str, Any], chunk["usage"]))
+        self._look(chunk, shapes.CHUNK)
         for choice in cast(list[dict[str, Any]], chunk["choices"]):
             self._choice(choice, cast(dict[str, Any], choice.get("delta") or {}))
+
+    def _look(self, holder: dict[str, Any], names: frozenset[str], message: bool = False) -> None:
+        """Remember what could be a call and is none that we know; the rest of what is unknown is counted."""
+        _, items, dropped = shapes.known(holder, names, message)
+        self._items += items
+        self._dropped(dropped)
 
     def _whole(self) -> None:
         try:
@@ -88,6 +111,7 @@ class TranslatedReply(EventSteps):
             (choice,) = cast(list[dict[str, Any]], body["choices"])
             if body.get("usage"):
                 self._usage = usage_of(cast(dict[str, Any], body["usage"]))
+            self._look(body, shapes.CHUNK)
             message = cast(dict[str, Any], choice["message"])
             pieces = cast(list[dict[str, Any]], message.pop("tool_calls", None) or [])
             numbered = [{**piece, "index": number} for number, piece in enumerate(pieces)]
@@ -105,32 +129,48 @@ class TranslatedReply(EventSteps):
             collect(self._calls, piece)
         if delta.get("function_call"):
             collect(self._calls, {"index": 0, "function": delta["function_call"]})
-        reasoning = delta.get("reasoning") or delta.get("reasoning_content")
-        if reasoning:
-            self._say(self._writer.reasoning(_text(reasoning)))
-        if delta.get("content"):
-            self._say(self._writer.text(_text(delta["content"])))
+        self._look(choice, shapes.CHOICE)
+        self._look(delta, shapes.MESSAGE | shapes.CALLS, message=True)
+        self._items += shapes.texts(delta)
+        rename_reasoning(delta)
+        self._speak("reasoning", delta.get("reasoning_content"))
+        self._speak("content", delta.get("content"))
         finish = finish_of(choice)
         if finish is None:
             return
         self._ended = str(finish)
         stop = choice.get("stop_reason")
         self._stop_sequence = mended(stop) if isinstance(stop, str) else None
-        # A call that the length limit (or an abort) has cut is never released, whole as it may look.
-        calls = tuple(closed(self._calls, 0, bool(self._notes))) if finish in ("tool_calls", "stop") else ()
-        if calls:
-            self._judging, self._waiting = calls, True
-            self._out.append(Judge(calls))
+        for key, scanner in self._scanners.items():
+            self._say(key, scanner.end())
+        spans = [span for scanner in self._scanners.values() for span in scanner.spans]
+        strange = withheld(spans, self._items, 0)
+        calls = closed(self._calls, 0, bool(self._notes))
+        self._withheld += why((*strange, *calls))
+        if finish not in ENDS:
+            self._withheld += ["truncated"] * len(calls)
+            calls = ()
+        self._judging.extend(batch for batch in (strange, calls) if batch)
+        if self._judging:
+            self._judge()
 
-    def _say(self, data: bytes) -> None:
+    def _speak(self, key: str, text: object) -> None:
+        """What the model says, without calls."""
+        if text:
+            said = _text(text)
+            self._say(key, self._scanners[key].feed(said) if self._scanners else said)
+
+    def _say(self, key: str, text: str) -> None:
+        if not text:
+            return
+        data = self._writer.reasoning(text) if key == "reasoning" else self._writer.text(text)
         self._saw_text |= bool(data)  # a dialect may keep reasoning to itself
         if self._stream and data:
             self._out.append(Emit(data))
 
     def _complete(self) -> None:
         released = tuple(verdict for verdict in self._verdicts if isinstance(verdict, Released))
-        ended = "stop" if self._ended == "tool_calls" else self._ended or "stop"
-        reason = "tool_calls" if released else ended
+        reason = finish_after(self._ended or "stop", bool(released))
         self._finished.append(reason)
         data = self._writer.finish(
             End(

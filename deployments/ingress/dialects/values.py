@@ -1,7 +1,7 @@
 """What a dialect's filter and the journey say to each other. Sans-I/O: values only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from deployments.ports import Dialect, Effort, JsonValue, ModelId, Receipt, Released, ToolCall, Usage, Verdict
@@ -15,8 +15,9 @@ class Asked:
     the one internal form that routing, gate and sessions read. `prompt_texts` (and `prompt_ids`, the length of the
     longest prompt given as token ids) and `max_tokens` size the reservation and the window check. `model` is the
     client's wish, with "auto" and the empty string already turned into None. `dropped_tools` names what was left out
-    because nothing here can run it. `batch_ids` counts the token ids of all prompts of a batch. `extra` is for the
-    codec's own filter; nobody else looks into it.
+    because nothing here can run it. `batch_ids` counts the token ids of all prompts of a batch. `outside`: the request
+    brings a text that its client found elsewhere. `failed` has the dialect's own flag of each result of a tool, by the
+    id of the call. `extra` is for the codec's own filter; nobody else looks into it.
     """
 
     dialect: Dialect
@@ -34,6 +35,8 @@ class Asked:
     prompt_ids: int = 0
     batch_ids: int = 0
     dropped_tools: tuple[str, ...] = ()
+    outside: bool = False
+    failed: Mapping[str, bool] = field(default_factory=dict[str, bool])
     extra: object = None
 
 
@@ -153,6 +156,20 @@ class ReplyFilter(Protocol):
         ...
 
     @property
+    def held(self) -> int:
+        """How many calls of the reply were not released."""
+        ...
+
+    @property
+    def withheld(self) -> Sequence[str]:
+        """Why something of the engine's reply stayed here, once for each, whatever the gate said.
+
+        `leaked`: a call was written as text; `broken`: a call contradicts itself; `unknown_item`: it looks like a call
+        and nobody knows its kind; `unknown_field`: nobody knows it, and it is no call; `truncated`: a call was cut.
+        """
+        ...
+
+    @property
     def ended(self) -> bool:
         """True once the last event of a stream is written: nothing of the dialect may follow."""
         ...
@@ -213,6 +230,14 @@ class Codec(Protocol):
     def filter(self, asked: Asked, framing: Framing) -> ReplyFilter:
         """A fresh filter for one reply."""
         ...
+
+
+def callable_names(asked: Asked) -> frozenset[str]:
+    """The tools that an engine is told of, also where the client forbids it to call any: text may still name them."""
+    tools = asked.body.get("tools")
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 def wanted_model(requested: str | None) -> ModelId | None:

@@ -46,8 +46,12 @@ BOB = Principal(TenantId("acme"), KeyId("key_bob"), "bob", frozenset({Scope.APPR
 CAROL = Principal(TenantId("acme"), KeyId("key_carol"), "carol", frozenset({Scope.APPROVE}))
 R0 = ("kubectl get pods", "kubectl get nodes", "ls -la")
 R1 = ("kubectl scale deployment web --replicas=3", "kubectl rollout restart deployment/web -n staging")
-R2 = ("kubectl delete namespace staging", "npm install", "chmod 600 /etc/passwd")
+R2 = ("kubectl delete namespace staging", "npm install", "kubectl delete deployment web -n staging")
 R3 = ("kubectl delete namespace prod", "terraform destroy", "git push --force origin main")
+
+
+async def _holders(key_ids: Sequence[KeyId]) -> Sequence[Principal]:
+    return [each for each in (AGENT, BOB, CAROL) if each.key_id in key_ids]
 
 
 class Recording:
@@ -60,7 +64,12 @@ class Recording:
         self.audit = InMemoryAudit()
         self.store = ApprovalStore(open_store(sqlite_url(path)))
         self.desk = ApprovalDesk(
-            self.store, self.audit, self.clock, GateSettings(approval_ttl_s=TTL_S), classifier.policy_digest
+            self.store,
+            self.audit,
+            self.clock,
+            GateSettings(approval_ttl_s=TTL_S),
+            classifier.policy_digest,
+            holders=_holders,
         )
         self.guard = Guard(classifier, self.desk, self.audit, self.clock, classify_timeout_s=20.0)
         self.random = random.Random(seed)
@@ -194,6 +203,7 @@ class Recording:
 
     async def _vote(self, approval: Approval, voter: Principal, approve: bool = True) -> None:
         self.clock.advance(500)
+        approval = await self.desk.get(None, approval.approval_id)
         seen = Digests(approval.proposal.action_digest, approval.proposal.display_digest)
         await self.desk.vote(voter, approval.approval_id, seen, approve, "")
 

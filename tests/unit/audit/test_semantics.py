@@ -3,7 +3,7 @@
 import asyncio
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,6 +57,11 @@ def later(seconds: int = 3_600) -> AuditEvent:
 def test_an_approved_call_with_plan_and_report_is_sound() -> None:
     assert _failed(announced(), *GatedFlow().whole(), later()) == {}
     assert _failed(announced(), *GatedFlow("R3").whole(["alice", "bob"]), later()) == {}
+
+
+def test_a_call_that_a_runner_executes_and_takes_back_is_sound() -> None:
+    assert _failed(announced(), *_signed()(GatedFlow()), later()) == {}
+    assert _failed(announced(), *_back()(GatedFlow()), later()) == {}
 
 
 def test_reads_and_standing_plans_need_no_approval() -> None:
@@ -180,6 +185,55 @@ def _report(**changes: JsonValue) -> Callable[[GatedFlow], AuditEvent]:
     )
 
 
+_Changes = Mapping[str, Mapping[str, JsonValue]]
+
+
+def _executed(flow: GatedFlow, of: _Changes, **fields: JsonValue) -> list[AuditEvent]:
+    """A permit that is issued, redeemed and reported; `of` are other fields of one of the three."""
+    reported = {**flow.reported().data, "source": "runner", **fields}
+    for name in ("risk", "rollback_of", "rollback_digest"):
+        reported.pop(name, None)
+    events: dict[str, dict[str, JsonValue]] = {
+        "permit.issued": fields, "permit.redeemed": fields, "action.reported": reported,
+    }  # fmt: skip
+    return [made(name, f"{fields['permit_id']}:{name}", {**data, **of.get(name, {})}) for name, data in events.items()]
+
+
+def _signed(
+    before: str = "", twice: str = "", without: str = "", of: _Changes | None = None, **issued: JsonValue
+) -> Callable[[GatedFlow], list[AuditEvent]]:
+    """An approved call that a runner executes: issued `before` an event, one event `twice`, or `without` one."""
+
+    def build(flow: GatedFlow) -> list[AuditEvent]:
+        honest: dict[str, JsonValue] = {
+            "permit_id": "prm_1", "action_digest": D1, "gate_call_id": "call_1", "approval_id": "apr_1", "risk": "R2",
+        }  # fmt: skip
+        rest = flow.whole()[:-1]
+        events = _executed(flow, {"permit.issued": {} if twice else issued, **(of or {})}, **honest)
+        again = [made(each.name, "again", {**each.data, **issued}) for each in events if each.name == twice]
+        events = [each for each in events if each.name != without]
+        if before:
+            place = next(place for place, item in enumerate(rest) if item.name == before)
+            return [*rest[:place], events[0], *rest[place:], *events[1:]]
+        return [*rest, *events, *again]
+
+    return build
+
+
+def _back(of: _Changes | None = None, **issued: JsonValue) -> Callable[[GatedFlow], list[AuditEvent]]:
+    """The same, taken back by the one step of its plan."""
+
+    def build(flow: GatedFlow) -> list[AuditEvent]:
+        step: dict[str, JsonValue] = {
+            "permit_id": "prm_2", "action_digest": D3, "gate_call_id": "call_step", "approval_id": "apr_1",
+            "risk": "R2", "rollback_of": "prm_1", "rollback_digest": D2,
+        }  # fmt: skip
+        events = _executed(flow, {"permit.issued": issued, **(of or {})}, **step)
+        return [*_signed()(flow), *events, _rollback(source="runner", permit_id="prm_1")(flow)]
+
+    return build
+
+
 _RULES: list[tuple[Callable[[GatedFlow], list[AuditEvent]], str, str]] = [
     # calls
     (_with(lambda flow: flow.proposed(), before="tool_call.held"), "releases", "proposed twice"),
@@ -244,7 +298,28 @@ _RULES: list[tuple[Callable[[GatedFlow], list[AuditEvent]], str, str]] = [
     (_one_person_twice, "approvals", "R3 was granted with 1 distinct voters"),
     (_changed("approval.voted", approve=False), "approvals", "approval.granted after a vote against it"),
     (_without("approval.granted"), "approvals", "permit.consumed without a granted approval"),
-    (_with(_step("permit.issued"), before="approval.granted"), "approvals", "permit.issued without a granted approval"),
+    (_signed(before="permit.consumed"), "approvals", "issued under an approval that was not consumed"),
+    (_signed(approval_id="apr_9"), "approvals", "issued under an approval that was not consumed"),
+    (_signed(approval_id=None, gate_call_id="call_9"), "approvals", "issued for a call that was never released"),
+    (_signed(before="tool_call.released", approval_id=None), "approvals", "for a call that was never released"),
+    (_signed(action_digest=D2), "approvals", "issued for another action than was classified"),
+    (_signed(risk="FORBIDDEN"), "approvals", "issued for a call of class FORBIDDEN"),
+    (_signed(twice="permit.issued"), "approvals", "issued twice under one id"),
+    (_signed(twice="permit.issued", permit_id="prm_2"), "approvals", "two permits were issued for one call"),
+    (_signed(twice="permit.redeemed"), "approvals", "a permit was redeemed twice"),
+    (_signed(of={"permit.redeemed": {"action_digest": D2}}), "approvals", "redeemed for another action"),
+    (_signed(of={"permit.redeemed": {"permit_id": "prm_9"}}), "approvals", "for a permit that was never issued"),
+    (_signed(of={"action.reported": {"permit_id": "prm_9"}}), "reports", "an execution that was never begun"),
+    (_signed(without="permit.redeemed"), "reports", "for an execution that was never begun"),
+    (_signed(of={"action.reported": {"action_digest": D2}}), "reports", "for another action than the permit is for"),
+    (_signed(of={"action.reported": {"gate_call_id": "call_2"}}), "reports", "for another action than the permit"),
+    (_signed(twice="action.reported"), "reports", "action.reported twice for one permit"),
+    (_back(rollback_of="prm_9"), "approvals", "to take back what was never executed"),
+    (_back(risk="R3"), "approvals", "a higher class than the call that was approved"),
+    (_back(rollback_digest=D1), "approvals", "a step of a way back is of another plan"),
+    (_back(gate_call_id="call_1"), "approvals", "two permits were issued for one call"),
+    (_back(of={"permit.redeemed": {"action_digest": D2}}), "approvals", "redeemed for another action"),
+    (_back(of={"action.reported": {"action_digest": D2}}), "reports", "for another action than the permit is for"),
     (_with(_step("permit.consumed")), "approvals", "a permit was consumed twice"),
     # plans
     (_without("approval.planned"), "plans", "a vote was given before the rollback plan was recorded"),

@@ -466,6 +466,8 @@ def test_without_witnesses_nothing_is_ever_stale() -> None:
         ("tool_call.released", {"risk": "R3", "profile": "observe"}, False),
         ("permit.consumed", {"risk": "R2"}, True),
         ("permit.consumed", {}, True),
+        ("permit.redeemed", {"risk": "R0"}, False),
+        ("permit.redeemed", {"risk": "R2"}, True),
         ("permit.issued", {"risk": "R3"}, False),
         ("tool_call.held", {"risk": "R3"}, False),
         ("approval.voted", {"risk": "R3"}, False),

@@ -1,9 +1,14 @@
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from deployments.gate.bundle import load_bundle
 from deployments.gate.classify import Classifier
 from deployments.gate.policy import Bundle
 from deployments.gate.shell.reader import ShellReader
+from deployments.store import sqlite_url
+from tests.unit.gate.databases import binaries, fresh_database, private_postgres
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +20,21 @@ def bundle() -> Bundle:
 def classifier(bundle: Bundle) -> Classifier:
     # A busy machine must not turn a slow parser into a test that passes for the wrong reason.
     return Classifier(bundle, ShellReader(timeout_s=20.0))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of this run alone."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("there is no PostgreSQL server on this machine (initdb was not found)")
+    with private_postgres(programs) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "gate.db")
+    return fresh_database(request.getfixturevalue("postgres"))

@@ -48,7 +48,7 @@ from deployments.ports import (
 )
 from deployments.store import open_store, sqlite_url
 from tests.fakes_audit import InMemoryAudit
-from tests.unit.gate.test_approvals import AGENT, BOB, PLAN, POLICY, person, proposal, seen
+from tests.unit.gate.test_approvals import AGENT, BOB, PLAN, POLICY, Keyring, person, proposal, seen
 
 HELD_ID, CALL_ID = "call_heldheld1", "call_freefree2"
 SUCCEEDED, FAILED, UNKNOWN = ActionOutcome.SUCCEEDED, ActionOutcome.FAILED, ActionOutcome.UNKNOWN
@@ -82,17 +82,20 @@ class Desk:
         self.audit = FailingAudit()
         self.settings = GateSettings(report_timeout_s=900)
         self.stores: list[ApprovalStore] = []
+        self.ledger = Keyring()
         self.desk = self.other()
 
     def other(self, policy: str = POLICY, keeps: bool = False) -> ApprovalDesk:
         store = ApprovalStore(open_store(sqlite_url(self.path)))
         self.stores.append(store)
-        return ApprovalDesk(store, self.audit, self.clock, self.settings, policy, lambda _tenant: keeps)
+        return ApprovalDesk(
+            store, self.audit, self.clock, self.settings, policy, lambda _tenant: keeps, holders=self.ledger.holders
+        )
 
     async def approved(self, risk: Risk = Risk.R2) -> Approval:
         found = await self.desk.propose(replace(proposal(risk=risk), call_id=HELD_ID))
         assert isinstance(found, Approval)
-        await self.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
+        found = await self.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
         return await self.desk.vote(BOB, found.approval_id, seen(found), True, "looks right")
 
     async def consumed(self) -> Approval:
@@ -401,7 +404,7 @@ async def test_what_a_replica_knows_of_a_refused_call_is_recorded_once(at: Desk)
 async def test_a_vote_on_ones_own_request_is_recorded_before_it_is_refused(at: Desk, risk: Risk) -> None:
     found = await at.desk.propose(proposal(risk=risk))
     assert isinstance(found, Approval)
-    await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
+    found = await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
     for _ in range(2):
         with pytest.raises(ApprovalConflict, match="second person"):
             await at.desk.vote(person("ANN", key="key_ann"), found.approval_id, seen(found), True, "")
@@ -412,7 +415,7 @@ async def test_a_vote_on_ones_own_request_is_recorded_before_it_is_refused(at: D
 async def test_a_vote_on_other_digests_is_recorded_before_it_is_refused(at: Desk) -> None:
     found = await at.desk.propose(proposal())
     assert isinstance(found, Approval)
-    await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
+    found = await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
     with pytest.raises(ApprovalConflict, match="digests"):
         await at.desk.vote(BOB, found.approval_id, Digests("0" * 64, "d" * 64), True, "")
     (event,) = at.audit.named("bypass.attempted")
@@ -422,14 +425,14 @@ async def test_a_vote_on_other_digests_is_recorded_before_it_is_refused(at: Desk
 async def test_a_refusal_stays_one_without_the_log_and_is_recorded_when_it_is_back(at: Desk) -> None:
     found = await at.desk.propose(proposal())
     assert isinstance(found, Approval)
-    await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
+    found = await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
     at.audit.down = True
     with pytest.raises(ApprovalConflict, match="second person"):
         await at.desk.vote(person("ann", key="key_ann"), found.approval_id, seen(found), True, "")
     at.audit.down = False
     assert (await at.desk.get(None, found.approval_id)).state is ApprovalState.PENDING
     await at.desk.sweep()
-    assert at.audit.names()[-1] == "bypass.attempted"
+    assert at.audit.names()[-2:] == ["bypass.attempted", "incident.opened"]
 
 
 async def test_plain_mistakes_are_no_bypass(at: Desk) -> None:
@@ -444,7 +447,7 @@ async def test_plain_mistakes_are_no_bypass(at: Desk) -> None:
     for who, digests, approve, error in tries:
         with pytest.raises(error):
             await at.desk.vote(who, found.approval_id, digests, approve, "")
-    await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
+    found = await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
     await at.desk.vote(BOB, found.approval_id, seen(found), True, "")
     with pytest.raises(ApprovalConflict, match="another person"):
         await at.desk.vote(BOB, found.approval_id, seen(found), True, "")

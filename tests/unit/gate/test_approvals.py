@@ -1,12 +1,20 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deployments.clock import FixedClock
-from deployments.errors import ApprovalConflict, AuditInDoubt, AuditUnavailable, Forbidden, GateUnavailable, NotFound
+from deployments.errors import (
+    ApprovalConflict,
+    AuditInDoubt,
+    AuditUnavailable,
+    Forbidden,
+    GateUnavailable,
+    NotFound,
+    PartUnavailable,
+)
 from deployments.gate import states
 from deployments.gate.approvals import ApprovalDesk
 from deployments.gate.binding import ActionBinding
@@ -42,7 +50,10 @@ def person(name: str | None, *scopes: Scope, tenant: str = "acme", key: str | No
 
 
 AGENT = person("ann", Scope.INFERENCE, key="key_agent")
-BOB, CAROL = person("bob"), person("carol")
+BOB, CAROL, DAN = person("bob"), person("carol"), person("dan")
+ANN_TOO = person("ann", key="key_ann")
+ROOT = person("root", Scope.ADMIN, Scope.APPROVE, tenant="operators")
+EVERYBODY = {each.key_id: each for each in (AGENT, BOB, CAROL, DAN, ANN_TOO, ROOT)}
 
 
 def proposal(number: int = 1, risk: Risk = Risk.R2, policy: str = POLICY, **changes: str) -> Proposal:
@@ -73,6 +84,19 @@ def seen(approval: Approval) -> Digests:
     return Digests(approval.proposal.action_digest, approval.proposal.display_digest)
 
 
+class Keyring:
+    """What the ledger says: `keys` are the good ones."""
+
+    def __init__(self) -> None:
+        self.keys = dict(EVERYBODY)
+        self.down = False
+
+    async def holders(self, key_ids: Sequence[KeyId]) -> Sequence[Principal]:
+        if self.down:
+            raise PartUnavailable("The ledger is down.")
+        return [self.keys[each] for each in key_ids if each in self.keys]
+
+
 class Desk:
     """A desk over a real SQLite file, with the steps that every test repeats."""
 
@@ -81,7 +105,12 @@ class Desk:
         self.audit = InMemoryAudit()
         self.store = ApprovalStore(open_store(sqlite_url(path)))
         self.settings = GateSettings(approval_ttl_s=600)
-        self.desk = ApprovalDesk(self.store, self.audit, self.clock, self.settings, POLICY)
+        self.ledger = Keyring()
+        self.desk = self.at(self.store)
+
+    def at(self, store: ApprovalStore, policy: str = POLICY) -> ApprovalDesk:
+        """A desk over the same log and keys."""
+        return ApprovalDesk(store, self.audit, self.clock, self.settings, policy, holders=self.ledger.holders)
 
     async def opened(self, risk: Risk = Risk.R2) -> Approval:
         found = await self.desk.propose(proposal(risk=risk))
@@ -190,7 +219,7 @@ async def test_whose_vote_does_not_count(at: Desk, voter: Principal, error: type
 async def test_a_requester_without_a_person_is_told_apart_by_key(at: Desk) -> None:
     found = await at.desk.propose(replace(proposal(), requester_person=None))
     assert isinstance(found, Approval)
-    await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
+    found = await at.desk.plan(AGENT, found.approval_id, "CHG-1", PLAN)
     with pytest.raises(ApprovalConflict):
         await at.desk.vote(person("ann", key="key_agent"), found.approval_id, seen(found), True, "")
     after = await at.desk.vote(person("ann", key="key_ann"), found.approval_id, seen(found), True, "")
@@ -247,6 +276,8 @@ async def test_a_request_without_a_plan_can_be_rejected(at: Desk) -> None:
         ("CHG-1", RollbackPlan(("a",), "")),
         ("CHG-1", RollbackPlan(("a",) * 51, "v")),
         ("CHG-1", RollbackPlan(("a" * 4001,), "v")),
+        ("CHG-1", RollbackPlan(("a",), "\ud800")),
+        ("\udfff", PLAN),
     ],
 )
 async def test_half_a_plan_is_none(at: Desk, change_id: str, plan: RollbackPlan) -> None:
@@ -340,7 +371,7 @@ async def test_another_policy_makes_it_stale(at: Desk, reach: str) -> None:
 
 async def test_a_vote_after_a_policy_change_makes_it_stale(at: Desk) -> None:
     approval = await at.planned()
-    changed = ApprovalDesk(at.store, at.audit, at.clock, at.settings, "b" * 64)
+    changed = at.at(at.store, "b" * 64)
     with pytest.raises(ApprovalConflict, match="policy has changed"):
         await changed.vote(BOB, approval.approval_id, seen(approval), True, "")
     assert await at.state(approval) is ApprovalState.STALE
@@ -379,7 +410,7 @@ async def test_without_a_record_nothing_moves(at: Desk) -> None:
                 await at.desk.plan(AGENT, approval.approval_id, "CHG-1", PLAN)
             assert await at.state(approval) is ApprovalState.NEEDS_PLAN
         else:
-            await at.desk.plan(AGENT, approval.approval_id, "CHG-1", PLAN)
+            approval = await at.desk.plan(AGENT, approval.approval_id, "CHG-1", PLAN)
     at.audit.down = True
     with pytest.raises(AuditUnavailable):
         await at.desk.vote(BOB, approval.approval_id, seen(approval), True, "")
@@ -410,10 +441,10 @@ async def test_a_permit_that_may_be_recorded_as_consumed_is_spent(tmp_path: Path
     audit = LostAnswers()
     store = ApprovalStore(open_store(sqlite_url(tmp_path / "gate.db")))
     await store.open()
-    desk = ApprovalDesk(store, audit, FixedClock(), GateSettings(), POLICY)
+    desk = ApprovalDesk(store, audit, FixedClock(), GateSettings(), POLICY, holders=Keyring().holders)
     opened = await desk.propose(proposal())
     assert isinstance(opened, Approval)
-    await desk.plan(AGENT, opened.approval_id, "CHG-1", PLAN)
+    opened = await desk.plan(AGENT, opened.approval_id, "CHG-1", PLAN)
     await desk.vote(BOB, opened.approval_id, seen(opened), True, "")
     audit.lose = True
     with pytest.raises(AuditInDoubt):  # nothing is released
@@ -429,7 +460,7 @@ async def test_a_permit_that_may_be_recorded_as_consumed_is_spent(tmp_path: Path
 async def test_a_hundred_calls_at_once_consume_one_permit(at: Desk, tmp_path: Path) -> None:
     await at.approved()
     other_store = ApprovalStore(open_store(sqlite_url(tmp_path / "gate.db")))
-    other = ApprovalDesk(other_store, at.audit, at.clock, at.settings, POLICY)
+    other = at.at(other_store)
     desks = [at.desk, other]
     found = await asyncio.gather(*(desks[number % 2].propose(proposal(number)) for number in range(2, 102)))
     await other_store.close()
@@ -461,7 +492,7 @@ async def test_what_was_approved_survives_a_restart(at: Desk, tmp_path: Path) ->
     approval = await at.approved()
     await at.store.close()
     store = ApprovalStore(open_store(sqlite_url(tmp_path / "gate.db")))
-    desk = ApprovalDesk(store, at.audit, at.clock, at.settings, POLICY)
+    desk = at.at(store)
     await store.open()
     assert await desk.get(None, approval.approval_id) == approval
     assert isinstance(await desk.propose(proposal(2)), Permit)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.gate.circumstances import Circumstances
 from deployments.gate.classify import Classification, Classifier
 from deployments.gate.policy import Bundle
 from deployments.gate.shell.reader import ShellReader
@@ -115,12 +116,30 @@ def test_what_cannot_be_read_is_held_under_every_profile(classifier: Classifier,
         assert found.risk.rank >= Risk.R2.rank
 
 
-def test_a_floor_raises_and_never_lowers(classifier: Classifier) -> None:
-    for line in ("ls", "terraform plan", "rm x", "terraform destroy"):
-        plain = shell(classifier, line).risk
-        for floor in Risk:
-            found = classifier.classify("shell", {"command": line}, floor=floor)
-            assert found.risk is plain.at_least(floor)
+def test_circumstances_raise_and_never_lower(classifier: Classifier) -> None:
+    situations = (Circumstances(recovered=True), Circumstances(untrusted=True), Circumstances(True, True, "t", "a"))
+    for line in ("ls", "pytest -q", "terraform plan", "rm x", "terraform destroy", "curl http://169.254.169.254/"):
+        for profile in GateProfile:
+            plain = shell(classifier, line, profile)
+            for situation in situations:
+                found = classifier.classify("shell", {"command": line}, profile, situation)
+                assert found.risk.rank >= plain.risk.rank
+                if situation.recovered:
+                    assert found.risk.rank >= Risk.R2.rank
+                    assert not found.covered
+
+
+def test_outside_text_holds_what_is_not_plain_work_on_the_workspace(classifier: Classifier) -> None:
+    outside = Circumstances(untrusted=True)
+
+    def outcome(line: str) -> str:
+        return classifier.classify("shell", {"command": line}, GateProfile.CODING, outside).outcome
+
+    assert outcome("cat src/app.py") == "release"
+    assert outcome("pytest -q") == "release"
+    assert outcome("terraform plan") == "hold"
+    assert outcome("cat ~/.aws/credentials") == "hold"
+    assert outcome("curl https://example.com/") == "hold"
 
 
 def test_no_profile_changes_what_is_not_workspace_work(classifier: Classifier) -> None:

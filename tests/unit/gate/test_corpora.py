@@ -1,13 +1,14 @@
 """Every graded line of `tests/gate/corpora`: nothing dangerous released, little that is harmless held."""
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deployments.gate.classify import Classification, Classifier
+from deployments.gate.classify import Classification
+from deployments.gate.policy import Bundle
 from deployments.ports import GateProfile, Risk
 from tests.gate.mutate import CORPORA, Line, corpus
+from tests.gate.together import classify_each
 
 LEAST_LINES = 3_000
 HELD_SHARE = 0.05
@@ -17,24 +18,19 @@ Judged = list[tuple[Line, Classification]]
 
 
 @pytest.fixture(scope="module")
-def judged(classifier: Classifier) -> Judged:
+def judged(bundle: Bundle) -> Judged:
     lines = corpus()
-    with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda line: classifier.classify("shell", {"command": line.command}), lines)
-        return list(zip(lines, found, strict=True))
+    return list(zip(lines, classify_each(bundle, [line.command for line in lines]), strict=True))
 
 
 def test_nothing_dangerous_is_released(judged: Judged) -> None:
     assert [line for line, found in judged if line.risk != "R0" and found.outcome == "release"] == []
 
 
-def test_nothing_dangerous_is_released_in_a_coding_session(classifier: Classifier) -> None:
+def test_nothing_dangerous_is_released_in_a_coding_session(bundle: Bundle) -> None:
     lines = [line for line in corpus() if line.risk in {"R3", "FORBIDDEN"}]
-    with ThreadPoolExecutor(4) as pool:
-        found = pool.map(
-            lambda line: classifier.classify("shell", {"command": line.command}, GateProfile.CODING), lines
-        )
-        assert [line for line, one in zip(lines, found, strict=True) if one.outcome == "release"] == []
+    found = classify_each(bundle, [line.command for line in lines], GateProfile.CODING)
+    assert [line for line, one in zip(lines, found, strict=True) if one.outcome == "release"] == []
 
 
 def test_no_line_is_milder_than_its_grade(judged: Judged) -> None:

@@ -8,15 +8,21 @@ import pytest
 
 from deployments.clock import FixedClock
 from deployments.errors import AuditUnavailable, GateUnavailable, WitnessStale
-from deployments.gate.classify import Classification, Classifier
+from deployments.gate.binding import plan_digest
+from deployments.gate.circumstances import PLAIN, Circumstances
+from deployments.gate.classify import Classification, Classifier, Shadow
+from deployments.gate.freezer import FROZEN
 from deployments.gate.guard import EARLIER, MAX_RESULTS, NO_RECORD, NO_STORE, WITNESS_STALE, Guard
 from deployments.gate.policy import Bundle
+from deployments.gate.shell.reader import ShellReader
+from deployments.gate.tables import Outcome
 from deployments.ports import (
     ActionOutcome,
     AuditEvent,
     BodyField,
     Denied,
     Digests,
+    Frozen,
     GateContext,
     GateProfile,
     Held,
@@ -110,7 +116,7 @@ async def test_a_dangerous_call_is_held_for_a_plan_and_a_vote(
 
 async def approve(approvals: InMemoryApprovals, *voters: Principal) -> None:
     approval = next(iter(approvals.found.values()))
-    await approvals.plan(BOB, approval.approval_id, "CHG-1", PLAN)
+    approval = await approvals.plan(BOB, approval.approval_id, "CHG-1", PLAN)
     seen = Digests(approval.proposal.action_digest, approval.proposal.display_digest)
     for voter in voters:
         await approvals.vote(voter, approval.approval_id, seen, True, "")
@@ -172,7 +178,8 @@ async def test_two_people_are_needed_for_r3(guard: Guard, approvals: InMemoryApp
     (second,) = await guard.judge(context(), [delete])
     assert isinstance(second, Held)
     assert second.plan_required is False
-    seen = Digests(approvals.proposals[0].action_digest, approvals.proposals[0].display_digest)
+    shown = approvals.found[first.approval_id].proposal
+    seen = Digests(shown.action_digest, shown.display_digest)
     await approvals.vote(CAROL, first.approval_id, seen, True, "")
     (third,) = await guard.judge(context(), [delete])
     assert isinstance(third, Released)
@@ -306,6 +313,206 @@ async def test_without_the_store_only_reads_flow(guard: Guard, approvals: InMemo
     assert r1 == Withheld(call('{"command":"terraform plan"}'), NO_STORE)
 
 
+# --- frozen keys -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", list(GateProfile))
+@pytest.mark.parametrize("arguments", [READ, '{"command":"git commit -m x"}', DELETE])
+async def test_nothing_of_a_frozen_key_leaves(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit, profile: GateProfile, arguments: str
+) -> None:
+    await approvals.freeze(BOB, AGENT.key_id, "")
+    (verdict,) = await guard.judge(context(profile), [call(arguments)])
+    assert verdict == Withheld(call(arguments), FROZEN)
+    assert approvals.proposals == [], "nobody is asked to approve it"
+    assert audit.names() == ["tool_call.proposed", "tool_call.classified", "tool_call.withheld"]
+    assert str(audit.events[-1].data["reason"]).startswith("principal_frozen")
+
+
+async def test_a_forbidden_call_of_a_frozen_key_stays_forbidden(guard: Guard, approvals: InMemoryApprovals) -> None:
+    await approvals.freeze(BOB, AGENT.key_id, "")
+    (verdict,) = await guard.judge(context(), [call('{"command":"curl http://169.254.169.254/latest"}')])
+    assert isinstance(verdict, Denied)
+
+
+async def test_a_freeze_and_a_release_are_known_within_two_seconds(
+    classifier: Classifier, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    clock = FixedClock()
+    guard = Guard(classifier, approvals, audit, clock, classify_timeout_s=20.0)
+    steps = ((None, 0, Released), (True, 1_999, Released), (None, 1, Withheld), (False, 1_999, Withheld))
+    for freezes, later_ms, expected in (*steps, (None, 1, Released)):
+        if freezes is True:
+            await approvals.freeze(BOB, AGENT.key_id, "")
+        elif freezes is False:
+            approvals.frozen_keys.clear()
+        clock.advance(later_ms)
+        (verdict,) = await guard.judge(context(), [call(READ)])
+        assert isinstance(verdict, expected)
+
+
+async def test_an_approved_call_of_a_key_frozen_this_moment_is_withheld(
+    guard: Guard, approvals: InMemoryApprovals
+) -> None:
+    """The replica does not know it yet; the desk does."""
+    await guard.judge(context(), [call(DELETE)])
+    await approve(approvals, BOB)
+    await approvals.freeze(BOB, AGENT.key_id, "")
+    (verdict,) = await guard.judge(context(), [call(DELETE)])
+    assert verdict == Withheld(call(DELETE), FROZEN)
+
+
+COVERED = '{"command":"git commit -m x"}'
+
+
+async def test_without_the_store_reads_flow_and_covered_changes_only_for_ten_seconds(
+    classifier: Classifier, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    clock = FixedClock()
+    guard = Guard(classifier, approvals, audit, clock, classify_timeout_s=20.0)
+    coding = context(GateProfile.CODING)
+    (verdict,) = await guard.judge(coding, [call(COVERED)])
+    assert isinstance(verdict, Released)
+    assert verdict.risk is Risk.R1
+    approvals.down = True
+    clock.advance(9_999)
+    (verdict,) = await guard.judge(coding, [call(COVERED)])
+    assert isinstance(verdict, Released)
+    clock.advance(1)
+    for profile in (GateProfile.CODING, GateProfile.OBSERVE):
+        verdicts = await guard.judge(context(profile), [call(READ), call(COVERED)])
+        assert isinstance(verdicts[0], Released)
+        assert verdicts[1] == Withheld(call(COVERED), NO_STORE)
+    approvals.down = False
+    clock.advance(1_000)
+    (verdict,) = await guard.judge(coding, [call(COVERED)])
+    assert isinstance(verdict, Released)
+
+
+async def test_a_key_that_was_frozen_stays_so_without_the_store(
+    classifier: Classifier, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    clock = FixedClock()
+    guard = Guard(classifier, approvals, audit, clock, classify_timeout_s=20.0)
+    await approvals.freeze(BOB, AGENT.key_id, "")
+    await guard.judge(context(), [call(READ)])
+    approvals.down = True
+    clock.advance(3_600_000)
+    (verdict,) = await guard.judge(context(), [call(READ)])
+    assert verdict == Withheld(call(READ), FROZEN)
+
+
+class CountingApprovals(InMemoryApprovals):
+    """Counts how often it is asked who is frozen; `stuck`: it does not answer until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def frozen(self) -> Sequence[Frozen]:
+        self.asked += 1
+        await self.go_on.wait()
+        return await super().frozen()
+
+
+async def test_the_store_is_asked_once_in_two_seconds_however_many_calls_there_are(
+    classifier: Classifier, audit: InMemoryAudit
+) -> None:
+    approvals, clock = CountingApprovals(), FixedClock()
+    guard = Guard(classifier, approvals, audit, clock, classify_timeout_s=20.0)
+    approvals.go_on.clear()
+    judging = [asyncio.create_task(guard.judge(context(), [call(READ)])) for _ in range(20)]
+    while approvals.asked == 0:
+        await asyncio.sleep(0)
+    approvals.go_on.set()
+    for verdicts in await asyncio.gather(*judging):
+        assert isinstance(verdicts[0], Released)
+    assert approvals.asked == 1
+    clock.advance(2_000)
+    await guard.judge(context(), [call(READ)])
+    assert approvals.asked == 2
+    approvals.down = True
+    clock.advance(2_000)
+    for later_ms, asked in ((0, 3), (999, 3), (1, 4)):
+        clock.advance(later_ms)
+        await guard.judge(context(), [call(READ)])
+        assert approvals.asked == asked
+
+
+# --- what a verdict and its records carry ----------------------------------------------------------------------------
+
+
+async def test_a_released_call_says_under_what_it_left(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    (read,) = await guard.judge(context(), [call(READ)])
+    assert isinstance(read, Released)
+    record = audit.named("tool_call.released")[0].data
+    assert (read.gate_call_id, read.action_digest) == (record["gate_call_id"], record["action_digest"])
+    assert (read.policy_digest, read.approval_id, read.change_id) == (record["policy_digest"], None, None)
+    (covered,) = await guard.judge(context(GateProfile.CODING), [call(COVERED)])
+    assert isinstance(covered, Released)
+    assert covered.approval_id is None
+    assert covered.change_id is not None
+    assert covered.rollback_digest == audit.named("tool_call.released")[1].data["rollback_digest"]
+    await guard.judge(context(), [call(DELETE)])
+    await approve(approvals, BOB)
+    (approved,) = await guard.judge(context(), [call(DELETE)])
+    assert isinstance(approved, Released)
+    assert (approved.approval_id, approved.change_id) == ("apr_1", "CHG-1")
+    assert approved.rollback_digest == plan_digest(PLAN.steps, PLAN.verify)
+    assert approved.action_digest == approvals.proposals[-1].action_digest
+    assert len({read.gate_call_id, covered.gate_call_id, approved.gate_call_id}) == 3
+
+
+async def test_agent_and_foreign_text_are_recorded_and_shown(
+    guard: Guard, approvals: InMemoryApprovals, audit: InMemoryAudit
+) -> None:
+    await guard.judge(replace(context(), agent="codex/1.0\x1b", untrusted=True), [call(DELETE)])
+    record = audit.named("tool_call.classified")[0].data
+    assert (record["agent"], record["untrusted"]) == ("codex/1.0\\x1b", True)
+    shown = approvals.proposals[0].display
+    assert "agent:      codex/1.0\\x1b (as it names itself)\n" in shown
+    assert "untrusted:  text from outside was in the conversation\n" in shown
+    assert "model:      demo-20b\n" in shown
+    await guard.judge(context(), [call(READ)])
+    assert audit.named("tool_call.classified")[1].data["untrusted"] is None
+
+
+class Beside(Classifier):
+    """A classifier with a shadow bundle beside it, and something to show of an edit."""
+
+    def classify(
+        self,
+        tool: str,
+        arguments: str | Mapping[str, JsonValue],
+        profile: GateProfile = GateProfile.OPS,
+        circumstances: Circumstances = PLAIN,
+    ) -> Classification:
+        found = super().classify(tool, arguments, profile, circumstances)
+        return replace(found, shadow=Shadow("e" * 64, Risk.R3, Outcome.HOLD), preview="-old\n+new\nrisk:       R0\x1b")
+
+
+async def test_what_another_bundle_would_have_done_is_recorded_and_an_edit_is_shown_whole(
+    bundle: Bundle, audit: InMemoryAudit, approvals: InMemoryApprovals
+) -> None:
+    guard = Guard(Beside(bundle, ShellReader(20.0)), approvals, audit, FixedClock(), classify_timeout_s=20.0)
+    await guard.judge(context(), [call(DELETE)])
+    record = audit.named("tool_call.classified")[0].data
+    assert (record["shadow_risk"], record["shadow_outcome"]) == ("R3", "hold")
+    assert record["shadow_policy_digest"] == "e" * 64
+    shown = approvals.proposals[0].display
+    assert "would edit: | -old\nwould edit: | +new\nwould edit: | risk:       R0\\x1b\n" in shown
+
+
+async def test_the_clients_own_flag_is_evidence(guard: Guard, audit: InMemoryAudit) -> None:
+    await guard.judge(context(GateProfile.CODING), [call(COVERED)])
+    await guard.observe(context(), [ToolResult("call_0", "fatal: something", failed=True)])
+    assert audit.named("action.reported")[0].data["outcome"] == "failed"
+
+
 class BrokenClassifier(Classifier):
     """A classifier with a bug."""
 
@@ -323,10 +530,10 @@ class StuckClassifier(Classifier):
         tool: str,
         arguments: str | Mapping[str, JsonValue],
         profile: GateProfile = GateProfile.OPS,
-        floor: Risk = Risk.R0,
+        circumstances: Circumstances = PLAIN,
     ) -> Classification:
         self.go_on.wait(10)
-        return super().classify(tool, arguments, profile, floor)
+        return super().classify(tool, arguments, profile, circumstances)
 
 
 async def test_an_error_of_the_classifier_raises_the_class(bundle: Bundle) -> None:

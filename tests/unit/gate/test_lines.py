@@ -66,7 +66,7 @@ git -c core.fsmonitor=./x status
 git --git-dir=/tmp/x log
 git log --outp=x
 kubectl get --kubeconfig=/tmp/x pods
-kubectl get pods -o go-template='{{.}}'
+kubectl get pods -o go-template-file=/etc/shadow
 kubectl delete pods --all
 kubectl --namespace prod delete pod x
 awk 'BEGIN{system("id")}'

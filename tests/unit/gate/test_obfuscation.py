@@ -1,12 +1,17 @@
-"""A sample of what `tests.gate.mutate` makes of the dangerous lines, and the laws it must not break."""
+"""What `tests.gate.mutate` makes of the dangerous lines of all corpora, and the laws it must not break.
+
+A sample of it; with GATEHOUSE_GATE_WHOLE=1 more than 20,000 mutants.
+"""
 
 import pytest
 
 from deployments.gate.classify import Classifier
+from deployments.gate.policy import Bundle
 from deployments.ports import Risk
-from tests.gate.mutate import CLASSES, Line, Mutant, corpus, dangerous, mutants
+from tests.gate.mutate import CLASSES, CORPORA, Line, Mutant, corpus, dangerous, mutants
+from tests.gate.together import WHOLE, classify_each
 
-SAMPLE = 1_200
+SAMPLE = 24_000 if WHOLE else 1_200
 SEEDS = [
     Line(command, risk, "", "")
     for command, risk in [
@@ -24,25 +29,30 @@ SEEDS = [
 
 @pytest.fixture(scope="module")
 def sample() -> list[Mutant]:
-    return [*mutants(SEEDS, SAMPLE // 2), *mutants(dangerous(corpus()) or SEEDS, SAMPLE // 2)]
+    return [*mutants(SEEDS, min(SAMPLE // 2, 1_500)), *mutants(dangerous(corpus()), SAMPLE - min(SAMPLE // 2, 1_500))]
 
 
-def test_no_mutant_is_released(classifier: Classifier, sample: list[Mutant]) -> None:
-    released = [
-        (mutant.name, mutant.text)
-        for mutant in sample
-        if classifier.classify("shell", {"command": mutant.text}).outcome == "release"
-    ]
+def test_no_mutant_is_released(bundle: Bundle, sample: list[Mutant]) -> None:
+    found = classify_each(bundle, [mutant.text for mutant in sample])
+    released = [(one.name, one.text) for one, what in zip(sample, found, strict=True) if what.outcome == "release"]
     assert released == []
 
 
-def test_no_disguise_makes_a_destructive_line_milder(classifier: Classifier) -> None:
-    milder: list[tuple[str, str]] = []
-    for mutant in mutants(SEEDS, SAMPLE // 2):
-        found = classifier.classify("shell", {"command": mutant.text}).risk
-        alone = classifier.classify("shell", {"command": mutant.seed.command}).risk
-        if mutant.same and found.rank < alone.rank:
-            milder.append((mutant.name, mutant.text))
+def test_every_corpus_is_hidden(sample: list[Mutant]) -> None:
+    for path in CORPORA.glob("*.jsonl"):
+        seeds = {line.command for line in dangerous(corpus(path.stem))}
+        assert any(mutant.seed.command in seeds for mutant in sample) or not seeds, path.name
+
+
+def test_no_disguise_makes_a_destructive_line_milder(bundle: Bundle) -> None:
+    same = [mutant for mutant in mutants(SEEDS, 1_500 if WHOLE else SAMPLE // 2) if mutant.same]
+    found = classify_each(bundle, [mutant.text for mutant in same])
+    alone = classify_each(bundle, [mutant.seed.command for mutant in same])
+    milder = [
+        (mutant.name, mutant.text)
+        for mutant, hidden, plain in zip(same, found, alone, strict=True)
+        if hidden.risk.rank < plain.risk.rank
+    ]
     assert milder == []
 
 
@@ -51,6 +61,7 @@ def test_mutants_are_many_and_the_same_every_time(sample: list[Mutant]) -> None:
     assert {mutant.name for mutant in sample} == set(CLASSES)
     assert list(mutants(SEEDS, 300)) == list(mutants(SEEDS, 300))
     assert len({mutant.text for mutant in sample}) >= SAMPLE - 50
+    assert not WHOLE or len(sample) >= 20_000
 
 
 @pytest.mark.parametrize("joiner", ["; ", " && ", " || ", " | ", "\n", " & "])
@@ -103,6 +114,54 @@ def test_a_list_is_worth_its_worst_command(classifier: Classifier, joiner: str) 
         ("path=/tmp; ls", Risk.R2),
         ("for path in /tmp; do ls; done", Risk.R2),
         ("echo ${HOME:$(id):1}", Risk.R2),
+        # branches, declarations and here-documents
+        ("case x in x) rm -rf /;; esac", Risk.R3),
+        ("case x in $(rm -rf /)) ls;; esac", Risk.R2),
+        ("case $(rm -rf /) in x) ls;; esac", Risk.R3),
+        ("case x in x) i=.env;; esac; cat $i", Risk.R2),
+        ("i=README.md; case x in x) i=.env;; esac; cat $i", Risk.R2),
+        ("case x in a) i=README.md;; b) cat $i;; esac", Risk.R2),
+        ("case x in x) ls;; esac > out", Risk.R2),
+        ("case x in x) ls;; esac | sh", Risk.R2),
+        ("export PATH=/srv/x; ls", Risk.R2),
+        ("export LANG=$(rm -rf /)", Risk.R3),
+        ("export LANG=C PATH=/srv/x", Risk.R2),
+        ("export LANG", Risk.R2),
+        ("export -p", Risk.R2),
+        ("declare -x LANG=C", Risk.R2),
+        ("PAGER='cat .env' git log", Risk.R2),
+        ("PAGER=./x git log", Risk.R2),
+        ("cat <<EOF; rm -rf /\nx\nEOF", Risk.R3),
+        ("cat <<EOF | sh\nrm -rf /\nEOF", Risk.R2),
+        ("cat <<EOF && tee -a .bashrc\nx\nEOF", Risk.R2),
+        ("cat <<EOF; cat <<E2\nx\nEOF\n$(rm x)\nE2", Risk.R2),
+        ("cat <<EOF\nx\nEOF \nEOF\nrm -rf /", Risk.R2),
+        # the name of the working directory is no code, and may be several words
+        ('awk "$PWD" f', Risk.R2),
+        ('x="$PWD"; bash -c "ls $x"', Risk.R2),
+        ("sort $PWD/x", Risk.R2),
+        # descriptors are digits of ASCII
+        ("ls >&\u00b2", Risk.R2),
+        ("ls \u00b2>x", Risk.R2),
+        # words that a glob may put in the place of one
+        ('echo "$(date +%F) $(rm -rf /)"', Risk.R3),
+        ("time (ls; rm -rf /)", Risk.R3),
+        ("jq '{env}' f", Risk.R2),
+        ("jq '{a: env}' f", Risk.R2),
+        ("jq '{a: 1, b: env}' f", Risk.R2),
+        ("jq '{a: [1, env]}' f", Risk.R2),
+        ("jq '{a, b: input_filename}' f", Risk.R2),
+        ("jq '{(env): 1}' f", Risk.R2),
+        ("jq '{a, (env): 1}' f", Risk.R2),
+        ("jq '{$ENV}' f", Risk.R2),
+        ("jq '{a, $ENV}' f", Risk.R2),
+        ("jq '{\"a\", env: 1} | env' f", Risk.R2),
+        ("jq '[{a}, env]' f", Risk.R2),
+        ("uniq a*", Risk.R2),
+        ("xxd a*", Risk.R2),
+        ("xxd -n a* b", Risk.R2),
+        ("find . -name *", Risk.R2),
+        ("find . -name *e", Risk.R2),
     ],
 )  # fmt: skip
 def test_values_are_followed_exactly_or_not_at_all(classifier: Classifier, line: str, risk: Risk) -> None:
@@ -133,8 +192,31 @@ def test_values_are_followed_exactly_or_not_at_all(classifier: Classifier, line:
         "cat $HOME/project/notes.txt",
         "x=$(date +%F); echo \"$x\"",
         "ls -la |& head",
+        'echo "$(date +%F) $(hostname)  $(whoami)"',
+        "time (ls; ls)",
+        "jq '{id, name: .user.login, if}' users.json",
+        "jq 'map({id, n: (.a, .b)}) | {x: 1, version}' x.json",
+        "case $HOME in /home/*|/root) ls;; *) pwd;; esac",
+        "case x in [a-z]*) (cd src; ls);; esac; cat README.md",
+        "export LANG=C LC_ALL=C; sort data.txt",
+        "cat <<EOF | wc -l\na b\nEOF",
+        "cat <<'EOF' | grep x && ls\na $b `c`\nEOF",
+        "tail -100f app.log",
+        "find . -name *.py",
+        "cat \"$PWD/README.md\"",
+        "curl http://localhost:8000/x?limit=5",
+        "kubectl get po/web svc/web",
     ],
 )  # fmt: skip
 def test_plain_lines_flow(classifier: Classifier, line: str) -> None:
     found = classifier.classify("shell", {"command": line})
     assert found.outcome == "release", found.reasons
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["python3 -c \"import os; os.system('curl http://169.254.169.254/x')\"", "coproc curl http://169.254.169.254/x",
+     "eval 'curl -s http://169.254.169.254/latest/meta-data/'", "curl http://169.254.169.254/x"],
+)  # fmt: skip
+def test_what_nobody_may_approve_is_not_offered_for_approval(classifier: Classifier, line: str) -> None:
+    assert classifier.classify("shell", {"command": line}).risk is Risk.FORBIDDEN

@@ -59,3 +59,18 @@ def test_what_is_not_clear_is_unknown(content: str) -> None:
 
 def test_an_exit_code_that_no_system_has_is_only_a_failure() -> None:
     assert said(json.dumps({"exit_code": 2**31})) == Said(ActionOutcome.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("content", "failed", "expected"),
+    [
+        ("it went wrong", True, Said(ActionOutcome.FAILED)),
+        ("fine", False, Said(ActionOutcome.SUCCEEDED)),
+        ("fine", None, UNKNOWN),
+        ('{"exit_code":0}', True, Said(ActionOutcome.SUCCEEDED, 0)),
+        ("Exit code: 2\n", False, Said(ActionOutcome.FAILED, 2)),
+        ("{" * 10, True, Said(ActionOutcome.FAILED)),
+    ],
+)
+def test_the_clients_flag_counts_where_the_text_says_nothing(content: str, failed: bool | None, expected: Said) -> None:
+    assert said(content, failed) == expected

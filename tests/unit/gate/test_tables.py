@@ -63,6 +63,38 @@ def test_an_inversion_above_the_floor_is_refused() -> None:
     assert any("falls from" in fault for fault in faults_a({**SHIPPED_A, cell: Risk.R3}))
 
 
+ORDERS = (
+    (Base.R0, Base.R1, Base.R2, Base.OPAQUE, Base.R3, Base.FORBIDDEN),
+    (Base.R1, Base.UNKNOWN, Base.OPAQUE),
+    (Base.UNKNOWN, Base.R2),
+)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_cell_may_be_above_one_that_is_worse_in_one_input(cell: tuple[Base, Env, Sensitivity, Egress]) -> None:
+    base, env, sensitivity, egress = cell
+    worse = {(above, env, sensitivity, egress) for order in ORDERS if base in order[:-1]
+             for above in order[order.index(base) + 1 : order.index(base) + 2]}  # fmt: skip
+    worse |= {(base, above, sensitivity, egress) for above in ENVS[ENVS.index(env) + 1 :]}
+    worse |= {(base, env, above, egress) for above in SENSITIVITIES[SENSITIVITIES.index(sensitivity) + 1 :]}
+    worse |= {(base, env, sensitivity, above) for above in EGRESSES[EGRESSES.index(egress) + 1 :][:1]}
+    for other in worse:
+        # Everything else is as bad as it gets, so that only these two cells can be at odds.
+        table = dict.fromkeys(CELLS, Risk.FORBIDDEN) | {other: SHIPPED_A[other]}
+        expected = SHIPPED_A[other] is not Risk.FORBIDDEN
+        found = [fault for fault in faults_a(table) if f"at {'/'.join(cell)} to" in fault and "/".join(other) in fault]
+        assert bool(found) is expected, (cell, other)
+
+
+@pytest.mark.parametrize("profile", list(GateProfile))
+def test_outcomes_never_get_milder_on_a_higher_class(profile: GateProfile) -> None:
+    for row_below, row_above in zip(list(Standing)[:-1], list(Standing)[1:], strict=True):
+        table = dict(SHIPPED_B) | {(profile, each): Outcome.FORBID for each in Standing}
+        assert faults_b(table) == []
+        table[profile, row_above] = SHIPPED_B[profile, row_above]
+        assert bool(faults_b(table)) is (SHIPPED_B[profile, row_above] is not Outcome.FORBID), row_below
+
+
 @pytest.mark.parametrize("key", list(SHIPPED_B))
 def test_a_missing_or_milder_outcome_is_refused(key: tuple[GateProfile, Standing]) -> None:
     table = dict(SHIPPED_B)

@@ -1,16 +1,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from deployments.clock import SystemClock
 from deployments.errors import GateUnavailable
-from deployments.ingress.holding import Holder
+from deployments.ingress.holding import FROZEN, REJECTED, Holder
 from deployments.ports import (
     Approval,
     ApprovalId,
     ApprovalState,
+    Denied,
+    Frozen,
     GateContext,
     Held,
     KeyId,
@@ -54,9 +57,17 @@ ALL: list[Verdict] = [released(READ), released(KILL), released(LAST)]
 class Desk:
     """Answers the states that a test wrote down, the last one for ever; None is a store that does not answer."""
 
-    def __init__(self, *states: ApprovalState | None) -> None:
+    def __init__(self, *states: ApprovalState | None, frozen_at: int | None = None) -> None:
         self.states = list(states)
         self.asked: list[tuple[TenantId | None, ApprovalId]] = []
+        self.frozen_at = frozen_at
+        self.looked = 0
+
+    async def frozen(self) -> Sequence[Frozen]:
+        self.looked += 1
+        others = [Frozen(KeyId("key_2"), TenantId("acme"), "manual", "", 0)]
+        mine = [Frozen(KeyId("key_1"), TenantId("acme"), "permit_replayed", "", 0)]
+        return others if self.frozen_at is None or self.looked < self.frozen_at else others + mine
 
     async def get(self, tenant: TenantId | None, approval_id: ApprovalId) -> Approval:
         self.asked.append((tenant, approval_id))
@@ -67,8 +78,8 @@ class Desk:
 
 
 _APPROVAL = Approval(
-    ApprovalId("apr_1"), ApprovalState.PENDING, cast(Any, None), 1, (), None, None, 0, 0
-)  # fmt: skip
+    ApprovalId("apr_1"), ApprovalState.PENDING, cast(Any, SimpleNamespace(gate_call_id="gc_1")), 1, (), None, None, 0, 0
+)
 
 
 class Gate:
@@ -100,13 +111,39 @@ async def test_a_granted_call_and_those_behind_it_are_judged_again_and_the_first
 
 
 @pytest.mark.parametrize(
-    "end", [ApprovalState.REJECTED, ApprovalState.EXPIRED, ApprovalState.CANCELLED, ApprovalState.STALE,
-            ApprovalState.CONSUMED],
+    ("end", "word"),
+    [(ApprovalState.EXPIRED, "expired"), (ApprovalState.CANCELLED, "cancelled"), (ApprovalState.STALE, "policy"),
+     (ApprovalState.CONSUMED, "used")],
 )  # fmt: skip
-async def test_a_refusal_ends_the_wait_and_nothing_is_judged_again(end: ApprovalState) -> None:
-    gate = Gate()
-    assert await wait(Desk(ApprovalState.PENDING, end), gate) == FIRST
+async def test_a_request_that_ends_otherwise_ends_the_wait_and_says_how(end: ApprovalState, word: str) -> None:
+    gate, desk = Gate(), Desk(ApprovalState.PENDING, end)
+    verdicts = await wait(desk, gate, hold_s=10**9)
+    assert verdicts[0] == FIRST[0]
+    assert verdicts[2] == FIRST[2]
+    assert isinstance(verdicts[1], Withheld)
+    assert word in verdicts[1].reason
+    assert len(desk.asked) == 2
     assert gate.judged == []
+
+
+async def test_a_rejected_call_is_denied_at_once() -> None:
+    gate = Gate()
+    verdicts = await wait(Desk(ApprovalState.PENDING, ApprovalState.REJECTED), gate, hold_s=10**9)
+    assert verdicts[1] == Denied(KILL, "gc_1", Risk.R2, (REJECTED,), RECEIPT)
+    assert verdicts[2] == FIRST[2]
+    assert gate.judged == []
+
+
+@pytest.mark.parametrize("state", [ApprovalState.PENDING, ApprovalState.APPROVED, None])
+async def test_a_key_that_is_frozen_meanwhile_gets_none_of_its_calls(state: ApprovalState | None) -> None:
+    gate, desk = Gate(), Desk(ApprovalState.PENDING, ApprovalState.NEEDS_PLAN, state, frozen_at=3)
+    assert await wait(desk, gate, hold_s=10**9) == [FIRST[0], Withheld(KILL, FROZEN), Withheld(LAST, FROZEN)]
+    assert desk.looked == 3
+    assert gate.judged == []
+
+
+async def test_a_key_of_somebody_else_may_be_frozen() -> None:
+    assert await wait(Desk(ApprovalState.PENDING, ApprovalState.APPROVED), Gate()) == ALL
 
 
 async def test_the_wait_ends_with_the_keys_patience() -> None:

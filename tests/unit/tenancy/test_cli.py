@@ -20,6 +20,7 @@ KEY: dict[str, Any] = {
     "revoked_ms": None,
     "hold_s": 120,
     "budget_tokens": 5_000_000,
+    "roles": ["dba", "sre"],
 }
 
 
@@ -66,6 +67,7 @@ def test_create_prints_the_key_alone_on_stdout(server: Server) -> None:
         "ttl_s": 60,
         "hold_s": 0,
         "budget_tokens": None,
+        "roles": [],
     }
 
 
@@ -75,6 +77,14 @@ def test_create_asks_for_a_hold_time_and_a_budget(server: Server) -> None:
     [(_, _, body)] = server.asked
     assert body is not None
     assert (body["hold_s"], body["budget_tokens"]) == (120, 5_000_000)
+
+
+def test_roles_are_sent_as_they_are_given(server: Server) -> None:
+    done = CliRunner().invoke(keys.app, ["create", "--tenant", "a", "--name", "b", "--role", "sre", "--role", "dba"])
+    assert done.exit_code == 0
+    _, _, body = server.asked[0]
+    assert body is not None
+    assert body["roles"] == ["sre", "dba"]
 
 
 @pytest.mark.parametrize("option", ["--hold-s=601", "--hold-s=-1", "--budget-tokens=0"])
@@ -90,6 +100,7 @@ def test_list_is_a_table_or_json_lines(server: Server) -> None:
     assert "2026-01-01 00:00:00Z" in done.stdout
     assert "120s" in done.stdout
     assert "5000000" in done.stdout
+    assert "dba sre" in done.stdout
     done = CliRunner().invoke(keys.app, ["list", "--tenant", "a&b", "--json"])
     assert json.loads(done.stdout) == KEY
     assert server.asked[-1] == ("GET", "/v1/admin/keys?tenant=a%26b", None)

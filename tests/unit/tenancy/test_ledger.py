@@ -104,6 +104,21 @@ async def test_a_created_key_authenticates_as_what_it_was_created_for(world: Wor
     assert principal.hold_s == 120
 
 
+async def test_only_good_keys_have_holders(world: World) -> None:
+    good = (await world.key(roles=frozenset({"sre", "dba"}), scopes=frozenset({Scope.APPROVE}))).record
+    short = (await world.key(ttl_s=60)).record
+    revoked = (await world.key()).record
+    await world.ledger.revoke_key(revoked.key_id)
+    asked = [good.key_id, short.key_id, revoked.key_id, KeyId("key_nobody")]
+    found = {each.key_id: each for each in await world.ledger.holders(asked)}
+    assert found.keys() == {good.key_id, short.key_id}
+    assert found[good.key_id].roles == {"sre", "dba"}
+    assert (found[good.key_id].person, found[good.key_id].scopes) == ("alice", {Scope.APPROVE})
+    world.clock.advance(60_000)
+    assert [each.key_id for each in await world.ledger.holders(asked)] == [good.key_id]
+    assert await world.ledger.holders([]) == []
+
+
 async def test_every_bad_key_gets_the_same_answer(world: World) -> None:
     revoked, expired = await world.key(), await world.key(ttl_s=10)
     await world.ledger.revoke_key(revoked.record.key_id)

@@ -102,4 +102,5 @@ def test_columns_are_added_in_words_that_either_backend_takes(dialect: Dialect) 
     assert missing_columns({"keys": COLUMNS_OF_KEYS}, dialect) == [
         "ALTER TABLE keys ADD COLUMN hold_s INTEGER DEFAULT 0 NOT NULL",
         "ALTER TABLE keys ADD COLUMN budget_tokens BIGINT",
+        "ALTER TABLE keys ADD COLUMN roles VARCHAR(4096) DEFAULT '' NOT NULL",
     ]

@@ -1,0 +1,169 @@
+"""What one word of a command means by its role: a pattern it must fit, or a target that it names."""
+
+import re
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from deployments.gate import addresses, globs, paths, scripts, sql
+from deployments.gate.findings import Facts
+from deployments.gate.grammar import ClassOf
+from deployments.gate.paths import normal_path
+from deployments.gate.policy import DEFAULT_TARGET, Bundle
+from deployments.gate.shell.atoms import Word
+from deployments.gate.specs import Node, Target
+from deployments.gate.tables import Base, Egress, Env, Sensitivity
+
+Directories: TypeAlias = Sequence[str | None]
+# Nothing that two readers of addresses could split differently: no user part, no backslash, no odd character.
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?P<path>/[!-~]*|\?[A-Za-z0-9=&._%+-]*)?"
+)
+_ARGUMENT_FILE = re.compile(r"@(?:/|~/|\.)")
+# Any word may stand in such a place, as far as the command itself goes.
+_FREE = frozenset({"text", "name-regex", "name-extension"})
+# With one of these flags curl takes brackets and braces as they are.
+_NO_GLOBBING = frozenset({"-g", "--globoff"})
+
+
+def judge_word(bundle: Bundle, facts: Facts, role: str, word: Word, directories: Directories) -> None:
+    """Judge one word by its role: a pattern it must fit, or a target it names."""
+    parts = bundle.parts
+    if word.text is not None and _ARGUMENT_FILE.match(word.text):
+        # Many programs read their arguments, or a value, from `@FILE`.
+        facts.targets += paths.sensitive_targets(bundle, Word(word.text[1:]), directories)
+    if role in _FREE:
+        return
+    if role == "operand":
+        _operand(facts, word)
+        role = "file"
+    if role in {"file", "written", "directory"}:
+        judge_path(bundle, facts, role, word, directories)
+        return
+    if word.symbolic:
+        facts.unknown("the name of the working directory may be read as code, or as another name")
+    if role == "url":
+        _url(bundle, facts, word)
+        return
+    if role in {"file-glob", "file-regex"}:
+        facts.targets += paths.chosen_targets(bundle, word, regex=role == "file-regex")
+        return
+    if role in sql.ROLES:
+        _statements(facts, role, word)
+        return
+    if role in scripts.READERS:
+        if word.text is not None and not scripts.READERS[role](word.text):
+            facts.unknown(f"the program may do more than read and print ({role})")
+        return
+    if role in parts.patterns:
+        if word.text is not None and not parts.patterns[role].fullmatch(word.text):
+            facts.unknown(f"'{word.text}' is not a word that may stand here ({role})")
+        return
+    facts.kinds.add(role)
+    judge_target(bundle, facts, role, None if word.glob else word.text)
+
+
+def judge_path(bundle: Bundle, facts: Facts, role: str, word: Word, directories: Directories) -> None:
+    """A path that is read, changed (`written`), or gone to (`directory`: later paths begin there)."""
+    bases = directories if facts.bases is None else facts.bases
+    facts.kinds.add("path")
+    if role == "directory":  # flags are judged before positional words, in their order
+        facts.targets += paths.directory_targets(bundle, word, bases)
+        text = None if word.glob else word.text
+        facts.bases = [None if text is None else normal_path(base, text) for base in bases]
+        return
+    facts.targets += paths.targets(bundle, word, bases)
+    if role == "written":
+        held = paths.targets(bundle, word, bases, "written")
+        facts.targets += held
+        if any(target.class_of is not None for target in held):
+            facts.notes.append(f"writes '{word.text or '?'}', which others run or obey")
+
+
+def _operand(facts: Facts, word: Word) -> None:
+    """A file's name that may also stand for arguments, or commands, in a file: by its first letter."""
+    first = (word.starts if word.text is None else word.text)[:1]
+    if first in {"", "@", "+"} or (word.glob and first in {"*", "?", "["}):
+        facts.unknown("a word that may be read as '@FILE' or '+COMMAND'")
+
+
+def _statements(facts: Facts, role: str, word: Word) -> None:
+    if word.text is None or word.glob:
+        facts.opaque("statements that are only known when they run")
+        return
+    base, note = sql.judge(role, word.text)
+    if base is not Base.R0:
+        facts.classes.append(ClassOf(base, base))
+        facts.notes.append(note)
+
+
+def judge_target(bundle: Bundle, facts: Facts, kind: str, text: str | None) -> None:
+    """The target of `kind` that `text` names (None: nobody knows which); what is not registered is the worst."""
+    target = None if text is None else bundle.target(kind, text)
+    if kind == "host" and text is not None:
+        # What is forbidden is so under every number that it may be written as.
+        others = [bundle.target(kind, spelled) for spelled in addresses.spellings(text)]
+        facts.targets += [other for other in others if other is not None and other.class_of is not None]
+    if target is None:
+        shown = "unknown" if text is None else f"'{text}'"
+        target = Target(Env.PROD, Sensitivity.SENSITIVE, Egress.OTHER if kind.endswith("host") else Egress.NONE)
+        facts.notes.append(f"the {kind} {shown} is not registered")
+    elif target.class_of is not None:
+        facts.notes.append(f"the {kind} '{text}' is registered as {target.class_of.prod}")
+    elif target.sensitivity is Sensitivity.SENSITIVE:
+        facts.notes.append(f"the {kind} '{text}' is sensitive")
+    facts.targets.append(target)
+
+
+def judge_implied(bundle: Bundle, facts: Facts, node: Node) -> None:
+    """The default targets of the kinds that no word named."""
+    cluster_scoped = any(target.cluster_scoped for target in facts.targets)
+    for kind in node.targets:
+        if kind in facts.kinds or (kind == "namespace" and cluster_scoped):
+            continue
+        judge_target(bundle, facts, kind, DEFAULT_TARGET)
+
+
+def judge_objects(bundle: Bundle, facts: Facts, words: Sequence[Word]) -> None:
+    """`TYPE[,TYPE] [NAME ...]` and `TYPE/NAME`, also mixed: kinds are targets, as are the names of some kinds."""
+    slashed = [word for word in words if word.text is not None and "/" in word.text]
+    plain = [word for word in words if word not in slashed]
+    pairs: list[tuple[str | None, list[str | None]]] = []
+    for word in slashed:
+        kind, _, name = (word.text or "").partition("/")
+        pairs.append((None, [None]) if word.glob else (kind, [name]))
+    if plain:
+        names = [None if word.glob else word.text for word in plain[1:]]
+        first = None if plain[0].glob else plain[0].text
+        pairs += [(kind, names) for kind in (first.split(",") if first is not None else [None])]
+    for kind, names in pairs:
+        short = None if kind is None else kind.lower().partition(".")[0]
+        judge_target(bundle, facts, "resource", short)
+        target = facts.targets[-1]
+        if target.names is None:
+            continue
+        if not names:
+            facts.targets.append(Target(env=Env.PROD))
+        for name in names:
+            judge_target(bundle, facts, target.names, name)
+
+
+def _url(bundle: Bundle, facts: Facts, word: Word) -> None:
+    facts.kinds.add("host")
+    if word.text is None or "{" in word.text:
+        facts.unknown("an address that is only known when it runs")
+        return
+    address = _ADDRESS.fullmatch(word.text)
+    if address is None:
+        facts.unknown("an address that is not plain http(s)")
+        return
+    path = address["path"] or ""
+    if not _NO_GLOBBING & facts.given and set(path) & set("[]{}"):
+        facts.unknown("an address that may stand for many")
+        return
+    # What the shell puts in place of `http://host/a?b=c` begins with all that stands before the wildcard.
+    if word.glob and (not path.startswith("/") or globs.is_glob(word.text[: address.start("path")])):
+        facts.unknown("an address that is only known when it runs")
+        return
+    host = address["host"].lower().strip("[]").removesuffix(".")
+    judge_target(bundle, facts, "host", host)
+    facts.targets += paths.web_targets(bundle, path)

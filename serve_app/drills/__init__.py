@@ -1,0 +1,1 @@
+"""Drills of the runbook's incidents: what is described there, done to a running system on purpose."""

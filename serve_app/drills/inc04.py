@@ -1,0 +1,415 @@
+"""INC-04, approval or policy bypass attempt: every way around the gate is tried against a running Gatehouse.
+
+Everything happens in a team of its own, with keys that the drill makes and revokes. Its calls name things that do not
+exist, and nothing executes them: what is tested is that nothing is released, that the keys behind an attempt are
+frozen, that somebody is told, and that the evidence is in the log, with proofs that verify.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import quote
+
+import httpx
+import rfc8785
+
+from deployments.audit.chain import leaf_hash
+from deployments.audit.notes import parse_verifier_key
+from deployments.audit.proofs import BadProof, Trust, parse_inclusion_proof, verify_inclusion_proof
+
+AUDIENCE = "gatehouse-drill"
+CANDIDATES = (
+    "kubectl -n staging delete pod gatehouse-drill-{mark}",
+    "kubectl -n staging delete deployment gatehouse-drill-{mark}",
+    "systemctl stop gatehouse-drill-{mark}.service",
+    "kubectl delete namespace gatehouse-drill-{mark}",
+)
+"""Calls that some policy makes R2; the first that this one does is used. None of them is ever executed."""
+
+READ = "git status"
+_WAIT_S = 20.0
+_PAUSE_S = 0.25
+_FROZEN_S = 6.0
+_KEY_TTL_S = 3600
+
+
+class DrillRefused(Exception):
+    """The drill could not be carried out; the text says why. It says nothing about the gate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One expectation of the drill. `seen` is what happened, for whoever reads a failure."""
+
+    what: str
+    held: bool
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrillReport:
+    """The outcome. `change_id` is under which the drill's keys were released, `tenant` where its records are."""
+
+    tenant: str
+    change_id: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True when every expectation held."""
+        return bool(self.findings) and all(each.held for each in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        findings = [{"what": each.what, "held": each.held, "seen": each.seen} for each in self.findings]
+        return {
+            "drill": "inc-04",
+            "ok": self.ok,
+            "tenant": self.tenant,
+            "change_id": self.change_id,
+            "findings": findings,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server said."""
+
+    status: int
+    body: Mapping[str, Any]
+
+    @property
+    def said(self) -> str:
+        """Its error message, or its status."""
+        error = self.body.get("error")
+        message = cast(Mapping[str, Any], error).get("message") if isinstance(error, dict) else None
+        return str(message or self.body.get("status") or self.body.get("state") or self.status)[:160]
+
+
+class Actor:
+    """Somebody with a key."""
+
+    def __init__(self, http: httpx.Client, key: str, key_id: str = "") -> None:
+        self._http = http
+        self._headers = {"authorization": f"Bearer {key}"}
+        self.key_id = key_id
+
+    def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Answer:
+        """The server's answer, whatever it is; `DrillRefused` when there is none."""
+        try:
+            reply = self._http.request(method, path, json=body, headers=self._headers)
+        except httpx.TransportError as error:
+            raise DrillRefused(f"no Gatehouse answers at {self._http.base_url} ({type(error).__name__})") from None
+        try:
+            value: Any = reply.json()
+        except ValueError:
+            value = {"text": reply.text}
+        return Answer(reply.status_code, cast(dict[str, Any], value) if isinstance(value, dict) else {"value": value})
+
+    def same_server(self, key: str, key_id: str) -> "Actor":
+        """Somebody else with a key of the same server."""
+        return Actor(self._http, key, key_id)
+
+    def must(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, Any]:
+        """The body of a success; `DrillRefused` for anything else."""
+        answer = self.ask(method, path, body)
+        if answer.status >= 400:
+            raise DrillRefused(f"{method} {path} was refused: {answer.said}")
+        return answer.body
+
+    def propose(self, command: str, session: str) -> Answer:
+        """Offer a call to the gate, as a runner does."""
+        body = {"tool": "shell", "arguments": {"command": command}, "audience": AUDIENCE, "session": session}
+        return self.ask("POST", "/v1/gate/calls", body)
+
+
+class _Findings:
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self.all: list[Finding] = []
+        self._tell = tell
+
+    def add(self, what: str, held: bool, seen: str) -> bool:
+        self.all.append(Finding(what, held, seen))
+        self._tell(f"{'held  ' if held else 'FAILED'} {what} ({seen})")
+        return held
+
+
+def run(http: httpx.Client, operator_key: str, tell: Callable[[str], object], roles: Sequence[str] = ()) -> DrillReport:
+    """Carry the drill out; `tell` hears of every finding at once. The key needs the scope `admin`.
+
+    `roles` are given to the drill's approvers, for a policy that asks for some. Raises `DrillRefused` when something
+    failed that is not under test.
+    """
+    mark = secrets.token_hex(4)
+    tenant, change_id = f"drill-{mark}", f"drill-inc-04-{mark}"
+    operator = Actor(http, operator_key)
+    began = int(operator.must("GET", "/v1/audit/head")["size"])
+    findings = _Findings(tell)
+    with _cast(operator, tenant, change_id, roles) as cast_of:
+        command, session = _dangerous(operator, mark), f"drill-{mark}"
+        held = _votes(findings, cast_of, command, session)
+        permit = _approved(findings, cast_of, held, command, session, change_id)
+        _permits(findings, cast_of, permit)
+        _frozen(findings, operator, cast_of, command, session)
+        records = _records(operator, tenant, began)
+        _evidence(findings, operator, records)
+        _told(findings, operator)
+        _closed(operator, cast_of, permit, records)
+    return DrillReport(tenant, change_id, tuple(findings.all))
+
+
+# --- who takes part ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Two agents, a second key of the first one's owner, and two approvers."""
+
+    agent: Actor
+    other: Actor
+    alias: Actor
+    first: Actor
+    second: Actor
+
+
+_PARTS = (
+    ("agent", "inference", "Drill Requester"),
+    ("other", "inference", "Drill Bystander"),
+    ("alias", "approve", "drill  REQUESTER"),
+    ("first", "approve", "Drill Approver One"),
+    ("second", "approve", "Drill Approver Two"),
+)
+
+
+@contextmanager
+def _cast(operator: Actor, tenant: str, change_id: str, roles: Sequence[str]) -> Generator[Cast]:
+    """Make the keys; afterwards none of them is good, and none is frozen."""
+    made: list[Actor] = []
+    try:
+        for name, scope, person in _PARTS:
+            body = {
+                "tenant": tenant,
+                "name": f"drill {name}",
+                "person": person,
+                "scopes": [scope],
+                "roles": list(roles) if scope == "approve" else [],
+                "ttl_s": _KEY_TTL_S,
+            }
+            key = operator.must("POST", "/v1/admin/keys", body)
+            made.append(operator.same_server(str(key["key"]), str(key["id"])))
+        yield Cast(*made)
+    finally:
+        for actor in made:
+            place = quote(actor.key_id, safe="")
+            body = {"change_id": change_id, "reason": "The drill is over."}
+            operator.ask("POST", f"/v1/gate/frozen/{place}/release", body)
+            operator.ask("DELETE", f"/v1/admin/keys/{place}")
+
+
+def _dangerous(operator: Actor, mark: str) -> str:
+    """A call that this policy makes R2 or R3, R2 if there is one."""
+    found: dict[str, str] = {}
+    for candidate in CANDIDATES:
+        command = candidate.format(mark=mark)
+        body = {"tool": "shell", "arguments": {"command": command}, "profile": "ops"}
+        seen = operator.must("POST", "/v1/gate/classify", body)
+        if seen["outcome"] == "hold":
+            found.setdefault(str(seen["risk"]), command)
+    command = found.get("R2") or found.get("R3")
+    if command is None:
+        raise DrillRefused("this policy holds none of the drill's calls, so there is nothing to get around")
+    return command
+
+
+# --- attempts ----------------------------------------------------------------------------------------------------
+
+
+def _votes(findings: _Findings, people: Cast, command: str, session: str) -> Mapping[str, Any]:
+    """Around the approval: a vote on something else, a vote of one's own, a vote without a way back."""
+    held = people.agent.propose(command, session)
+    if not findings.add("a dangerous call is held", held.body.get("status") == "held", held.said):
+        raise DrillRefused("the gate did not hold the drill's call; it was not executed. Treat this as INC-04 itself")
+    place = f"/v1/approvals/{held.body['approval_id']}"
+    shown = people.first.must("GET", place)
+    early = people.first.ask("POST", f"{place}/votes", _vote(shown))
+    findings.add("nobody approves a call without a way back", early.status >= 400, early.said)
+    plan = {"change_id": f"drill-{session}", "steps": ["true"], "verify": "true"}
+    shown = people.first.must("POST", f"{place}/plan", plan)
+    other = people.first.ask("POST", f"{place}/votes", {**_vote(shown), "action_digest": "0" * 64})
+    findings.add("a vote for another call is refused", other.status >= 400, other.said)
+    own = people.alias.ask("POST", f"{place}/votes", _vote(shown))
+    findings.add("nobody approves a call of their own, with whatever key", own.status >= 400, own.said)
+    again = people.agent.propose(command, session)
+    findings.add("a call that waits is not released by asking again", again.body.get("status") == "held", again.said)
+    return held.body
+
+
+def _approved(
+    findings: _Findings, people: Cast, held: Mapping[str, Any], command: str, session: str, change_id: str
+) -> Mapping[str, Any]:
+    """The right way, which must work, and only once."""
+    del change_id
+    place = f"/v1/approvals/{held['approval_id']}"
+    shown = people.first.must("GET", place)
+    for voter in (people.first, people.second)[: int(shown["votes_required"])]:
+        shown = voter.must("POST", f"{place}/votes", _vote(voter.must("GET", place)))
+    released = people.agent.propose(command, session)
+    seen = f"{shown['votes_required']} votes, {released.said}"
+    if not findings.add("the approved call gets a permit", released.body.get("status") == "permitted", seen):
+        raise DrillRefused("the approved call got no permit; the rest cannot be tried")
+    second = people.agent.propose(command, session)
+    findings.add("the approval is good for one call", second.body.get("status") == "held", second.said)
+    if second.body.get("approval_id"):
+        people.agent.ask("POST", f"/v1/approvals/{second.body['approval_id']}/cancel", {"reason": "drill"})
+    return cast(Mapping[str, Any], released.body["permit"])
+
+
+def _permits(findings: _Findings, people: Cast, permit: Mapping[str, Any]) -> None:
+    """Around the permit: one that does not exist, one for another call, one that was used."""
+    digest = str(permit["action_digest"])
+    forged = _redeem(people.agent, f"prm_{secrets.token_hex(16)}", digest)
+    findings.add("a permit that nobody issued is refused", forged.status >= 400, forged.said)
+    read = people.other.propose(READ, "drill-read")
+    if read.body.get("status") != "permitted":
+        raise DrillRefused(f"a read got no permit: {read.said}")
+    swapped = _redeem(people.other, str(read.body["permit"]["id"]), "0" * 64)
+    findings.add("a permit for another call is refused", swapped.status >= 400, swapped.said)
+    first = _redeem(people.agent, str(permit["id"]), digest)
+    findings.add("a permit is good once", first.status == 200, first.said)
+    replayed = _redeem(people.agent, str(permit["id"]), digest)
+    findings.add("a permit that was used is refused", replayed.status >= 400, replayed.said)
+
+
+def _frozen(findings: _Findings, operator: Actor, people: Cast, command: str, session: str) -> None:
+    """Whoever tried it can do nothing any more."""
+    wanted = {people.agent.key_id, people.other.key_id}
+
+    def listed() -> bool:
+        rows = cast(Sequence[Mapping[str, Any]], operator.must("GET", "/v1/gate/frozen")["data"])
+        return wanted <= {str(row["key_id"]) for row in rows}
+
+    findings.add("the keys behind the attempts are frozen", _until(listed), f"{len(wanted)} keys")
+    for what, line in (("dangerous call", command), ("read", READ)):
+
+        def refused(line: str = line) -> bool:
+            return people.agent.propose(line, session).body.get("status") != "permitted"
+
+        findings.add(f"a frozen key gets no {what} through", _until(refused, _FROZEN_S), "withheld")
+
+
+# --- evidence ----------------------------------------------------------------------------------------------------
+
+_KINDS = ("digest_mismatch", "self_approval", "permit_unknown", "permit_mismatch", "permit_replayed")
+
+
+def _records(operator: Actor, tenant: str, began: int) -> Sequence[Mapping[str, Any]]:
+    """The records of the drill's team, as soon as every attempt is among them."""
+    found: list[Mapping[str, Any]] = []
+
+    def all_there() -> bool:
+        found.clear()
+        begin: int | None = began
+        while begin is not None:
+            page = operator.must("GET", f"/v1/audit/records?tenant={tenant}&limit=1000&begin={begin}")
+            found.extend(cast(Sequence[Mapping[str, Any]], page["data"]))
+            begin = page["next"]
+        return {str(_data(each).get("kind")) for each in _named(found, "bypass.attempted")} >= set(_KINDS)
+
+    _until(all_there)
+    return found
+
+
+def _evidence(findings: _Findings, operator: Actor, records: Sequence[Mapping[str, Any]]) -> None:
+    attempts = _named(records, "bypass.attempted")
+    for kind in _KINDS:
+        there = [each for each in attempts if _data(each).get("kind") == kind]
+        findings.add(f"{kind} is on record", bool(there), f"index {there[0]['index']}" if there else "no record")
+    frozen = len(_named(records, "principal.frozen"))
+    findings.add("freezing is on record", frozen >= 2, f"{frozen} records")
+    incidents = _named(records, "incident.opened")
+    findings.add("incidents were opened", bool(incidents), f"{len(incidents)} incidents")
+    released = [
+        each
+        for each in _named(records, "tool_call.released")
+        if _data(each).get("risk") in ("R2", "R3") and not _data(each).get("approval_id")
+    ]
+    findings.add("no R2 or R3 call was released without approval", not released, f"{len(released)} released")
+    keys = cast(Sequence[str], operator.must("GET", "/v1/audit/keys")["keys"])
+    proven = [each for each in attempts if _proves(operator, each, str(keys[0]))]
+    seen = f"{len(proven)} of {len(attempts)} proofs verify"
+    findings.add("each attempt is proven by a signed checkpoint", len(proven) == len(attempts) > 0, seen)
+
+
+def _proves(operator: Actor, record: Mapping[str, Any], log_key: str) -> bool:
+    """True when the record, as it was shown, is in the log that `log_key` signs."""
+    leaf = leaf_hash(rfc8785.dumps(cast(dict[str, Any], record["record"])))
+    told = operator.must("GET", f"/v1/audit/receipts/{record['index']}")
+    key = parse_verifier_key(log_key)
+    try:
+        proof = parse_inclusion_proof(str(told["proof"]).encode())
+        verify_inclusion_proof(proof, int(record["index"]), leaf, Trust(key.name, (key,)))
+    except (BadProof, ValueError):
+        return False
+    return True
+
+
+def _told(findings: _Findings, operator: Actor) -> None:
+    """Whoever watches sees it: the metric that the alert asks for, and the queue's health."""
+
+    def shown() -> bool:
+        text = str(operator.ask("GET", "/metrics").body.get("text", ""))
+        values = [line.split()[-1] for line in text.splitlines() if line.startswith("gatehouse_approvals_frozen ")]
+        return any(float(value) >= 2 for value in values)
+
+    findings.add("the alert's metric says so", _until(shown), "gatehouse_approvals_frozen")
+    health = operator.ask("GET", "/healthz/approvals")
+    canary = cast(Mapping[str, Any], health.body.get("canary") or {})
+    held = canary.get("problem", "no canary") is None
+    findings.add("the gate's canary is held", held, str(canary.get("problem") or "held"))
+
+
+def _closed(operator: Actor, people: Cast, permit: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
+    """Say what became of the call that nobody executed, and close what the drill opened."""
+    del people
+    report = {"outcome": "failed", "note": "A drill: the call was never executed."}
+    operator.ask("POST", f"/v1/approvals/{permit['approval_id']}/report", report)
+    for each in _named(records, "incident.opened"):
+        place = quote(str(_data(each)["incident_id"]), safe="")
+        operator.ask("POST", f"/v1/incidents/{place}/close", {"outcome": "drill"})
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------
+
+
+def _vote(shown: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        "decision": "approve",
+        "reason": "drill",
+        "action_digest": shown["action_digest"],
+        "display_digest": shown["display_digest"],
+    }
+
+
+def _redeem(actor: Actor, permit_id: str, digest: str) -> Answer:
+    return actor.ask("POST", f"/v1/permits/{permit_id}/redeem", {"action_digest": digest, "audience": AUDIENCE})
+
+
+def _named(records: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    return [each for each in records if each["record"].get("name") == name]
+
+
+def _data(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return cast(Mapping[str, Any], record["record"].get("data") or {})
+
+
+def _until(there: Callable[[], bool], wait_s: float = _WAIT_S) -> bool:
+    """True as soon as it is so, False when it was not in time."""
+    ends = time.perf_counter() + wait_s
+    while not there():
+        if time.perf_counter() >= ends:
+            return False
+        time.sleep(_PAUSE_S)
+    return True

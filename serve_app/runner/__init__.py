@@ -1,0 +1,1 @@
+"""`gatehouse-run`: executes one call under one permit. A library, a command line and an MCP server."""

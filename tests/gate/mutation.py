@@ -1,0 +1,273 @@
+"""Mutants of the decision code: each must make a test fail. The survivors are printed; each is a missing test.
+
+One operator, constant, condition or return of the deciding modules is changed at a time, in a child process that puts
+the changed functions in place of the real ones and runs the tests named here. The bundle is read once, before.
+
+    python -m tests.gate.mutation --modules tables decide judge --limit 300
+"""
+
+import argparse
+import ast
+import importlib
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+
+import pytest
+
+from deployments.gate.bundle import check_examples, load_bundle
+from deployments.gate.classify import Classifier
+from deployments.gate.grammar import BundleError
+from deployments.gate.policy import Bundle
+from deployments.gate.shell.atoms import Atom, Unprovable
+from deployments.gate.shell.reader import ShellReader
+from tests.gate.mutate import corpus
+
+MODULES = ("tables", "decide", "states", "findings", "judge", "roles", "paths", "feeds", "globs", "addresses")
+TESTS = {
+    "tables": ["test_tables.py"],
+    "decide": ["test_tables.py"],
+    "states": ["test_approvals.py", "test_votes.py"],
+}
+# These need a store, on SQLite here, and no bundle.
+STORED = frozenset({"states"})
+JUDGING = ["test_engine.py", "test_paths.py", "test_implied.py", "test_lines.py"]
+LIMIT_S = 120
+COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change: where it is, what it says, and the whole module with it."""
+
+    module: str
+    line: int
+    what: str
+    tree: ast.Module
+
+
+def _variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """What may stand in place of one node."""
+    match node:
+        case ast.Compare(left, [op], rights) if type(op) in COMPARISONS:
+            other = COMPARISONS[type(op)]()
+            yield f"{type(op).__name__} -> {type(other).__name__}", ast.Compare(left, [other], rights)
+        case ast.BoolOp(op, values):
+            swapped = ast.Or() if isinstance(op, ast.And) else ast.And()
+            yield f"{type(op).__name__} -> {type(swapped).__name__}", ast.BoolOp(swapped, values)
+            for place in range(len(values)):
+                rest = [value for at, value in enumerate(values) if at != place]
+                less = rest[0] if len(rest) == 1 else ast.BoolOp(op, rest)
+                yield f"without operand {place + 1}", less
+        case ast.UnaryOp(ast.Not(), operand):
+            yield "without not", operand
+        case ast.Constant(bool() as value):
+            yield f"{value} -> {not value}", ast.Constant(not value)
+        case ast.Constant(int() as value):
+            yield f"{value} -> {value + 1}", ast.Constant(value + 1)
+        case ast.BinOp(left, ast.BitAnd() | ast.BitOr() | ast.Sub() | ast.Add() as op, right):
+            others = {ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Sub: ast.Add, ast.Add: ast.Sub}
+            other = others[type(op)]()
+            yield f"{type(op).__name__} -> {type(other).__name__}", ast.BinOp(left, other, right)
+        case ast.IfExp(_, body, orelse):
+            yield "always the first", body
+            yield "always the second", orelse
+        case ast.If(test, body, orelse):
+            yield "never", ast.If(ast.BoolOp(ast.And(), [ast.Constant(False), test]), body, orelse)
+        case ast.Call(ast.Name("any"), args, keywords):
+            yield "any -> all", ast.Call(ast.Name("all", ast.Load()), args, keywords)
+        case ast.Call(ast.Name("all"), args, keywords):
+            yield "all -> any", ast.Call(ast.Name("any", ast.Load()), args, keywords)
+        case ast.Call(ast.Name("max"), args, keywords):
+            yield "max -> min", ast.Call(ast.Name("min", ast.Load()), args, keywords)
+        case ast.Expr(ast.Call(ast.Attribute(ast.Attribute(attr="notes")))):
+            return  # words for people
+        case ast.Expr(ast.Call(ast.Attribute(attr=name))) if name in {"unknown", "opaque", "append", "add"}:
+            yield f"without .{name}(...)", ast.Pass()
+        case ast.AugAssign():
+            yield "without the addition", ast.Pass()
+        case _:
+            return
+
+
+class _Replacer(ast.NodeTransformer):
+    def __init__(self, target: ast.AST, new: ast.AST) -> None:
+        self.target, self.new = target, new
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        if node is self.target:
+            return ast.copy_location(self.new, node)
+        return super().visit(node)
+
+
+def changes(module: str) -> Iterator[Change]:
+    """Every change of the functions of one module of the gate; words for people are left alone."""
+    imported = importlib.import_module(f"deployments.gate.{module}")
+    with open(str(imported.__file__), encoding="utf-8") as file:
+        source = file.read()
+    whole = ast.parse(source)
+    inside = {id(node) for each in ast.walk(whole) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)}
+    for place, node in enumerate(ast.walk(whole)):
+        if id(node) not in inside:
+            continue  # defaults and decorators of classes: they are not put in place
+        for what, _ in _variants(node):
+            fresh = ast.parse(source)
+            target = list(ast.walk(fresh))[place]
+            new = dict(_variants(target))[what]
+            _Replacer(target, new).visit(fresh)
+            yield Change(module, getattr(node, "lineno", 0), what, ast.fix_missing_locations(fresh))
+
+
+def put_in_place(change: Change) -> None:
+    """Give the functions and methods of the module, wherever they are already known, the code of the change."""
+    module = sys.modules[f"deployments.gate.{change.module}"]
+    scratch = ModuleType(module.__name__)
+    scratch.__dict__.update({"__file__": module.__file__, "__package__": module.__package__})
+    sys.modules[module.__name__] = scratch
+    try:
+        exec(compile(change.tree, str(module.__file__), "exec"), scratch.__dict__)  # noqa: S102 - our own source
+    finally:
+        sys.modules[module.__name__] = module
+    for name, new in vars(scratch).items():
+        old = vars(module).get(name)
+        if old is None or getattr(new, "__module__", module.__name__) != module.__name__:
+            continue
+        if isinstance(new, type) and isinstance(old, type):
+            for attribute, function in vars(new).items():
+                plain = function.__func__ if isinstance(function, staticmethod | classmethod) else function
+                known = vars(old).get(attribute)
+                known = known.__func__ if isinstance(known, staticmethod | classmethod) else known
+                if isinstance(plain, FunctionType) and isinstance(known, FunctionType):
+                    _take(known, plain)
+        elif isinstance(new, FunctionType) and isinstance(old, FunctionType):
+            _take(old, new)
+        elif not isinstance(old, ModuleType | type) and not callable(old):
+            vars(module)[name] = new
+
+
+def _take(old: FunctionType, new: FunctionType) -> None:
+    if len(old.__code__.co_freevars) == len(new.__code__.co_freevars):
+        old.__code__, old.__defaults__, old.__kwdefaults__ = new.__code__, new.__defaults__, new.__kwdefaults__
+
+
+def fixtures(bundle: Bundle, classifier: Classifier) -> ModuleType:
+    """A plug-in with the fixtures of the gate's tests, of what was read before."""
+
+    def given_bundle() -> Bundle:
+        return bundle
+
+    def given_classifier() -> Classifier:
+        return classifier
+
+    plugin = ModuleType("given")
+    vars(plugin)["bundle"] = pytest.fixture(scope="session", name="bundle")(given_bundle)
+    vars(plugin)["classifier"] = pytest.fixture(scope="session", name="classifier")(given_classifier)
+    return plugin
+
+
+def keep_readings() -> None:
+    """Let every reader of this process and its children find what any of them has read: the parsers are not changed."""
+    real = ShellReader.read
+    known: dict[str, tuple[Atom, ...] | Unprovable] = {}
+
+    def read(self: ShellReader, text: str) -> tuple[Atom, ...]:
+        if text not in known:
+            try:
+                known[text] = real(self, text)
+            except Unprovable as error:
+                known[text] = error
+        found = known[text]
+        if isinstance(found, Unprovable):
+            raise Unprovable(str(found))
+        return found
+
+    ShellReader.read = read
+
+
+def passes(module: str, given: ModuleType) -> bool:
+    """Run the tests of one module of the gate in this process."""
+    tests = [f"tests/unit/gate/{name}" for name in TESTS.get(module, JUDGING)]
+    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    options += ["-k", "not postgresql"] if module in STORED else ["--noconftest"]
+    return pytest.main([*tests, *options], plugins=[given]) == 0
+
+
+def keeps_examples(module: str, bundle: Bundle) -> bool:
+    """Run the examples of the bundle, which every load of it runs; they say nothing of modules with tests of their own."""
+    if module in TESTS:
+        return True
+    try:
+        check_examples(bundle)
+    except BundleError:
+        return False
+    return True
+
+
+def killed(change: Change, given: ModuleType, bundle: Bundle) -> str:
+    """`killed`, `killed by time`, or `survived`: what tests and examples say in a child process that has the change."""
+    child = os.fork()
+    if child == 0:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        code = 1
+        try:
+            put_in_place(change)
+            code = 0 if passes(change.module, given) and keeps_examples(change.module, bundle) else 1
+        finally:
+            os._exit(code)
+    end = time.monotonic() + LIMIT_S
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+        time.sleep(0.05)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return "killed by time"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--modules", nargs="*", default=MODULES)
+    parser.add_argument("--limit", type=int, default=0, help="a sample of this many changes; 0: all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lines", default="", help="of one module, only these lines, as 10-40")
+    parser.add_argument("--bundle", default="default")
+    args = parser.parse_args()
+    keep_readings()
+    bundle = load_bundle(args.bundle)
+    reader = ShellReader(20.0)
+    reader.learn(line.command for line in corpus())
+    given = fixtures(bundle, Classifier(bundle, reader))
+    found = [change for module in args.modules for change in changes(module)]
+    if args.lines:
+        first, last = map(int, args.lines.split("-"))
+        found = [change for change in found if first <= change.line <= last]
+    if args.limit and len(found) > args.limit:
+        found = sorted(random.Random(args.seed).sample(found, args.limit), key=lambda each: (each.module, each.line))
+    for module in dict.fromkeys(change.module for change in found):
+        if not passes(module, given):
+            sys.stderr.write(f"the tests of {module} fail without any change\n")
+            return 2
+    counts: dict[str, int] = {}
+    for change in found:
+        verdict = killed(change, given, bundle)
+        counts[verdict] = counts.get(verdict, 0) + 1
+        if verdict == "survived":
+            sys.stdout.write(json.dumps([change.module, change.line, change.what]) + "\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(found)} changes: {counts}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
