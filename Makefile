@@ -5,7 +5,7 @@ CONFIG ?= configs/serve.local.yaml
 CHECKS := lint types imports unit api manifests serve
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test $(CHECKS) hybrid audit conformance gpu upstream cluster fmt lock clean dev-env run-env
+.PHONY: help setup run test $(CHECKS) hybrid audit proofs conformance gpu upstream cluster fmt lock clean dev-env run-env
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,8 @@ serve: dev-env ## the whole graph with real engines on CPU
 hybrid: dev-env ## engines over Ray Serve LLM, prefill on engines of its own (minutes)
 	@exec scripts/check.sh $@
 audit: dev-env ## the audit log against crashes, faulty disks, a real S3 server and a second verifier (minutes)
+	@exec scripts/check.sh $@
+proofs: dev-env ## the whole proofs of the gate, of which the unit tier runs samples (hours)
 	@exec scripts/check.sh $@
 gpu: dev-env ## what needs a CUDA device
 	@exec scripts/check.sh $@

@@ -18,6 +18,13 @@ check() {
       pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile "tests/$1" # a file stays with one worker: its fixtures are costly
       ;;
     api) pytest "--color=$colour" -n auto --maxprocesses 4 --dist worksteal "tests/$1" ;;
+    proofs)
+      # Samples of all of this are in the unit tier: mutants of commands, bash as an oracle, races, crashes, fragmentations.
+      GATEHOUSE_GATE_WHOLE=1 GATEHOUSE_FULL_RACES=1 GATEHOUSE_RACES=10000 GATEHOUSE_FRAGMENTATIONS=5000 \
+        pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile --timeout 14400 \
+        tests/unit/gate/test_{obfuscation,bash_differential,laws,races,permits_races,crashes,desk_machine}.py \
+        tests/unit/ingress/test_wire_proof.py
+      ;;
     manifests) pytest "--color=$colour" "tests/$1" ;;
     serve | hybrid | audit | gpu | cluster) pytest "--color=$colour" -m "$1" "tests/$1" ;;
     conformance) pytest "--color=$colour" -m "$1" ${CASES:+-k "$CASES"} "tests/$1" ;;
@@ -40,7 +47,7 @@ for name in "$@"; do
   check "$name" 2>&1 | tee "$log" || status=$?
   closing=
   case $name in
-    unit | api | manifests | serve | hybrid | audit | gpu | cluster | upstream | conformance)
+    unit | api | manifests | serve | hybrid | audit | proofs | gpu | cluster | upstream | conformance)
       closing=$(sed -E 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '^=+ .* in [0-9.]+s' | tail -n 1 | sed -E 's/^=+ //; s/ =+$//') || true
       passed=$((passed + $(count "$closing" passed))) skipped=$((skipped + $(count "$closing" skipped)))
       failed=$((failed + $(count "$closing" failed) + $(count "$closing" error)))

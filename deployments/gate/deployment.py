@@ -16,6 +16,7 @@ from deployments.gate.notify import Notifier
 from deployments.gate.office import PermitOffice
 from deployments.gate.policy import read_policy
 from deployments.gate.settings import GateSettings, Running
+from deployments.gate.signature import check_signature
 from deployments.gate.store import ApprovalStore
 from deployments.ports import (
     ActionOutcome,
@@ -74,6 +75,8 @@ class PolicyGate:
         clock: Clock | None = None,
     ) -> None:
         policy = read_policy(bundle_path(settings.bundle))
+        if settings.bundle_key is not None:
+            check_signature(policy.policy_digest, bundle_path(settings.bundle), Path(settings.bundle_key))
         self._rule_set = policy.name
         self._running = running
         self._sweep_s = settings.sweep_s

@@ -35,8 +35,8 @@ HOME = "/nowhere/home"
 # Builtins that have no recorder, and acts that a recorder cannot stand in for.
 UNSAFE = re.compile(
     r"\b(exec|kill|wait|ulimit|source|eval|trap|read|coproc|while|until|sleep|suspend|enable|builtin|hash|cd|pushd|popd"
-    r"|command|time|fg|bg|disown|set|unset|export|declare|mapfile|shopt|alias|history|logout|exit|return|umask)\b"
-    r"|[<>]|/dev/|&\s*$|&[^&>]|^\s*\.|(^|[;&|(]\s*)[./~]|\$!|\$PPID|\$RANDOM|\$SECONDS|\$\$|\$BASHPID|\$LINENO"
+    r"|command|time|fg|bg|disown|set|unset|export|declare|mapfile|shopt|alias|history|logout|compgen|exit|return|umask)\b"
+    r"|\bHOME=|[<>]|/dev/|&\s*$|&[^&>]|^\s*\.|(^|[;&|(]\s*)[./~]|\$!|\$PPID|\$RANDOM|\$SECONDS|\$\$|\$BASHPID|\$LINENO"
 )
 BUILTINS = frozenset({"echo", "printf", "test", "[", "true", "false", ":", "pwd", "type", "dirs", "jobs", "let"})
 
@@ -50,7 +50,12 @@ class Run:
 
 def can_be_run(line: str) -> bool:
     """True for lines whose whole effect in bash is to start recorders."""
-    return len(line) < 2_000 and not UNSAFE.search(line) and "\x00" not in line
+    return (
+        len(line) < 2_000
+        and not UNSAFE.search(line)
+        and not UNSAFE.search(line.replace("\\", ""))
+        and "\x00" not in line
+    )
 
 
 class Oracle:
@@ -135,7 +140,10 @@ def expected(word: Word) -> Expected:
     if word.text is None or word.glob or word.symbolic:
         return Expected(None, 0 if word.loose else 1, word.several or word.loose or word.glob)
     # A tilde in the gate's word is a home, or it was quoted.
-    texts = {word.text, HOME + word.text[1:]} if word.text.startswith("~") else {word.text}
+    texts = {word.text}
+    if word.text.startswith("~"):
+        named = word.text != "~" and not word.text.startswith("~/")
+        texts.add(os.path.expanduser(word.text) if named else HOME + word.text[1:])
     return Expected(frozenset(texts), 0 if word.loose else 1, word.loose)
 
 

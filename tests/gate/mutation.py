@@ -201,7 +201,7 @@ def passes(module: str, given: ModuleType) -> bool:
 
 
 def keeps_examples(module: str, bundle: Bundle) -> bool:
-    """Run the examples of the bundle, which every load of it runs; they say nothing of modules with tests of their own."""
+    """Run the examples of the bundle, as every load of it does; they say nothing of modules with tests of their own."""
     if module in TESTS:
         return True
     try:

@@ -97,6 +97,10 @@ promtool query instant http://localhost:9090 @x
 amtool alert query @x
 amtool alert @x
 cat @/etc/shadow
+du "$(printf %s --files0-from=.env)"
+wc "$(cat names)"
+wc -l $(cat names)
+cat names | xargs wc -l
 jq . @.env
 nm @/etc/shadow
 javac @args
@@ -128,6 +132,10 @@ def test_what_is_read_without_being_named(classifier: Classifier, line: str) -> 
 
 NEAR_MISSES = r"""
 grep -r TODO
+wc -l *
+du -sh *
+find . -name '*.go' | xargs wc -l
+git ls-files | xargs wc -l
 grep -rn TODO src
 rg TODO
 cd src && rg TODO
@@ -407,3 +415,20 @@ def test_what_discards_work_is_held_but_for_a_checkpoint(classifier: Classifier,
 def test_a_new_branch_discards_nothing(classifier: Classifier) -> None:
     for line in ("git checkout -b x", "git checkout -b x main", "git switch main", "git checkout --detach HEAD~1"):
         assert classifier.classify("shell", {"command": line}).risk is Risk.R1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "curl http://localhost/ https://example.com/",
+        "curl https://example.com/ http://localhost/",
+        "curl https://example.com/.env",
+    ],
+)
+def test_the_farthest_address_decides(classifier: Classifier, line: str) -> None:
+    assert classifier.classify("shell", {"command": line}).risk is Risk.R2
+
+
+@pytest.mark.parametrize("line", ["psql -c *", 'psql -c "$(cat x)"', "psql -c s*", "sqlite3 a.db *"])
+def test_statements_that_are_only_known_when_they_run_are_opaque(classifier: Classifier, line: str) -> None:
+    assert classifier.classify("shell", {"command": line}).risk.rank >= Risk.R2.rank

@@ -19,7 +19,7 @@ from tests.unit.gate.permit_office import AGENT, RUNNER, Office, ask_for, person
 
 ROOT = person("root", Scope.ADMIN, Scope.APPROVE)
 WORKERS = 64
-RACES = int(os.environ.get("GATEHOUSE_RACES", "60"))
+RACES = int(os.environ.get("GATEHOUSE_RACES", "24"))
 STORE = os.environ.get("GATEHOUSE_RACES_STORE")
 
 
