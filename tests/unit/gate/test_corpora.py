@@ -12,7 +12,7 @@ from tests.gate.together import classify_each
 
 LEAST_LINES = 3_000
 HELD_SHARE = 0.05
-# File names that another command prints could be flags (`--files0-from=.env`): held until it is proven that they are not.
+# File names that another command prints could be flags (`--files0-from=.env`): held until it is proven otherwise.
 NOT_FOLLOWED = {
     "wc -l $(git ls-files '*.go')",
     "wc -l $(git ls-files '*.py') | tail -1",
