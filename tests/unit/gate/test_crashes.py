@@ -143,6 +143,8 @@ async def test_a_crash_at_any_await_leaves_nothing_half_done(
 
     if error is LostProcess:
         monkeypatch.setattr(moves, "to_its_end", broken_off)
+    if not FULL and not store_url.startswith("sqlite") and name not in ("consuming", "voting"):
+        pytest.skip("the other moves are broken off on PostgreSQL by `make proofs`")
     reach, move = MOVES[name]
     world = await World(store_url).open()
     stride = STRIDE if error is LostProcess else 1
