@@ -129,6 +129,8 @@ _ASKING: Final = (
     *_SESSION,
 )
 _DECISION: Final = ("model", "tier", "effort", "route-id", "route-reason", "revision")
+_LATER: Final = ".later"
+_NOT_YET: Final = (*(f"x-gatehouse-{name}" for name in _DECISION), "openai-processing-ms")
 _ANSWER: Final = (
     *(f"x-gatehouse-{name}" for name in (*_DECISION, "audit-index", "receipt", "dropped-tools", "held")),
     "openai-processing-ms",
@@ -162,9 +164,12 @@ def _generating() -> Iterator[_Operation]:
     ):
         own = {Dialect.MESSAGES: ("request-id", *_ANTHROPIC_LIMITS)}.get(dialect, _LIMITS)
         originator = ("header-originator",) if dialect is Dialect.RESPONSES else ()
+        answer = _ANSWER
+        if dialect is Dialect.RESPONSES:
+            answer = tuple(f"{name}{_LATER}" if name in _NOT_YET else name for name in _ANSWER)
         yield _Operation(
             "post", path, "generate", f"Generate in the dialect `{dialect.value}`.", reply, event, body, dialect,
-            statuses(dialect), (*_ASKING, *originator), headers=(*_ANSWER, *own),
+            statuses(dialect), (*_ASKING, *originator), headers=(*answer, *own),
         )  # fmt: skip
 
 
@@ -475,7 +480,9 @@ def _error_responses() -> Iterator[tuple[str, dict[str, Any]]]:
 def _reply(text: str, content: Mapping[str, Any], headers: Sequence[str]) -> dict[str, Any]:
     reply: dict[str, Any] = {
         "description": text,
-        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", *headers)},
+        "headers": {
+            name.removesuffix(_LATER): {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", *headers)
+        },
     }
     return reply | {"content": dict(content)} if content else reply
 
@@ -536,7 +543,9 @@ def _headers() -> dict[str, Schema]:
     certain = {"x-request-id", "www-authenticate", "openai-processing-ms", "request-id"} | {
         f"x-gatehouse-{name}" for name in _DECISION
     }
-    return {
+    headers: dict[str, Schema] = {
         name: {"description": text, "required": name in certain, "schema": {"type": "string", **schema}}
         for name, (text, schema) in texts.items()
     }
+    # A response in the background is answered before anything of this is known.
+    return headers | {f"{name}{_LATER}": {**headers[name], "required": False} for name in _NOT_YET}
