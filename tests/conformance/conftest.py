@@ -96,13 +96,13 @@ def write_policy(folder: Path, workspaces: Path) -> Path:
     """The default bundle with the line an operator adds: agents work in these folders."""
     policies = folder / "policies"
     shutil.copytree(ROOT / "configs" / "policies", policies)
-    bundle = policies / "default.yaml"
+    targets = policies / "targets.yaml"
     inside = f'{{match: ["{workspaces}", "{workspaces}/*"], env: nonprod, workspace: true}}'
     line = '    - {match: [".", "./*", "/workspace", "/workspace/*"], env: nonprod, workspace: true}\n'
-    text = bundle.read_text()
+    text = targets.read_text()
     assert line in text
-    bundle.write_text(text.replace(line, f"{line}    - {inside}\n"))
-    return bundle
+    targets.write_text(text.replace(line, f"{line}    - {inside}\n"))
+    return policies / "default.yaml"
 
 
 @pytest.fixture(scope="session")
