@@ -17,6 +17,7 @@ from deployments.errors import ApprovalConflict, AuditInDoubt, AuditRefused, Gat
 from deployments.gate import aftermath_store as rows
 from deployments.gate import states
 from deployments.gate.aftermath_store import AftermathStore, Consequence, Consumed
+from deployments.gate.approval_records import MAX_TEXT, SYSTEM
 from deployments.gate.binding import call_key, plan_digest
 from deployments.gate.bodies import body_of
 from deployments.gate.display import escaped
@@ -47,9 +48,7 @@ from deployments.ports import (
 
 _log = logging.getLogger("gatehouse.gate")
 _ATTEMPTS = 8
-_MAX_TEXT = 256
 _HOUR_MS = 3_600_000
-SYSTEM = "gatehouse"
 
 
 class Aftermath:
@@ -126,7 +125,7 @@ class Aftermath:
         elif known is not outcome:
             raise ApprovalConflict(f"The call has been reported already: {known.value}.")
         else:  # said again, because the first answer was lost; the log may not have it yet
-            await self._deliver(await self._store.waiting(f"{approval.approval_id}."))
+            await self.say_again(f"{approval.approval_id}.")
         return (await self._concluded(principal, approval_id))[1].conclusion
 
     async def rollback(
@@ -159,7 +158,7 @@ class Aftermath:
         elif known is not outcome:
             raise ApprovalConflict(f"The rollback has been reported already: {known.value}.")
         else:
-            await self._deliver(await self._store.waiting(f"{approval.approval_id}."))
+            await self.say_again(f"{approval.approval_id}.")
         return (await self._concluded(principal, approval_id))[1].conclusion
 
     async def _result(self, context: GateContext, result: CallResult, before: Consumed) -> Sequence[AuditEvent]:
@@ -172,7 +171,7 @@ class Aftermath:
         approval = stored.approval
         fields: dict[str, JsonValue] = {
             **_of_call(approval, before),
-            "call_id": escaped(result.call_id)[:_MAX_TEXT],
+            "call_id": escaped(result.call_id)[:MAX_TEXT],
             "outcome": result.outcome.value,
             "source": "conversation",
             "exit_code": result.exit_code,
@@ -210,7 +209,7 @@ class Aftermath:
             "kind": kind,
             "gate_call_id": proposal.gate_call_id,
             "approval_id": approval.approval_id,
-            "tool": escaped(proposal.tool)[:_MAX_TEXT],
+            "tool": escaped(proposal.tool)[:MAX_TEXT],
             "risk": proposal.risk.value,
             "action_digest": proposal.action_digest,
         }
@@ -293,11 +292,11 @@ class Aftermath:
                 "kind": kind,
                 "gate_call_id": refusal.gate_call_id,
                 "approval_id": refusal.approval_id,
-                "call_id": escaped(result.call_id)[:_MAX_TEXT],
-                "tool": escaped(refusal.tool)[:_MAX_TEXT],
+                "call_id": escaped(result.call_id)[:MAX_TEXT],
+                "tool": escaped(refusal.tool)[:MAX_TEXT],
                 "risk": refusal.risk.value,
                 "action_digest": refusal.action_digest,
-                "reason": escaped(refusal.reason)[:_MAX_TEXT],
+                "reason": escaped(refusal.reason)[:MAX_TEXT],
             },
         )
         return await self._attempted(context.principal, kind, event)
@@ -372,6 +371,10 @@ class Aftermath:
         told = await self._tell(event, *changes)
         await self._deliver(told)
         return bool(told)
+
+    async def say_again(self, prefix: str) -> None:
+        """Offer the log once more the records of these event ids that it has not acknowledged: an answer was lost."""
+        await self._deliver(await self._store.waiting(prefix))
 
     async def _tell(
         self, event: AuditEvent, *changes: Executable, follows: Sequence[Consequence] = ()
@@ -450,7 +453,7 @@ def _of_call(approval: Approval, consumed: Consumed) -> dict[str, JsonValue]:
         "approval_id": approval.approval_id,
         "action_digest": approval.proposal.action_digest,
         "risk": approval.proposal.risk.value,
-        "tool": escaped(approval.proposal.tool)[:_MAX_TEXT],
+        "tool": escaped(approval.proposal.tool)[:MAX_TEXT],
         "change_id": approval.change_id,
         "policy_digest": approval.proposal.policy_digest,
     }

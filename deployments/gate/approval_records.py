@@ -25,7 +25,9 @@ from deployments.ports import (
 )
 
 SYSTEM = "gatehouse"
-_MAX_TEXT = 256
+"""Who acts when nobody does."""
+MAX_TEXT = 256
+"""Characters of a name that a record takes, once it is escaped."""
 
 _ENDED = {
     ApprovalState.EXPIRED: "approval.expired",
@@ -58,8 +60,8 @@ class ApprovalRecords:
             "requester_person": proposal.requester_person,
             "display_digest": proposal.display_digest,
             "policy_digest": proposal.policy_digest,
-            "tool": escaped(proposal.tool)[:_MAX_TEXT],
-            "model": escaped(proposal.model)[:_MAX_TEXT],
+            "tool": escaped(proposal.tool)[:MAX_TEXT],
+            "model": escaped(proposal.model)[:MAX_TEXT],
             "expires_ms": approval.expires_ms,
             "plan_required": True,
         }

@@ -252,6 +252,10 @@ class ApprovalDesk:
         """Make changes with their record, on disk when this returns; False, and neither, when it was said."""
         return await self._after.say(event, *changes)
 
+    async def say_again(self, prefix: str) -> None:
+        """Offer the log once more the records of these event ids that it has not acknowledged."""
+        await self._after.say_again(prefix)
+
     async def bypass(self, principal: Principal, kind: str, fields: Mapping[str, JsonValue], event_id: str) -> None:
         """Record an attempt of a key to get around a control, with incident, message, and freezing by policy.
 

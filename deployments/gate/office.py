@@ -26,6 +26,7 @@ from deployments.errors import (
     NotFound,
 )
 from deployments.gate.aftermath_store import AftermathStore
+from deployments.gate.approval_records import MAX_TEXT
 from deployments.gate.binding import plan_digest
 from deployments.gate.bodies import body_of
 from deployments.gate.canonical import Rejected, canonicalise
@@ -52,7 +53,6 @@ from deployments.ports import (
     keeps_nothing,
 )
 
-MAX_TEXT = 256
 MAX_AUDIENCE = 128
 _HOUR_MS = 3_600_000
 
@@ -80,7 +80,7 @@ class PermitOffice:
         # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
         self._turn = asyncio.Lock()
         reading = AftermathStore(engine, _no_notices)
-        self._reports = PermitReports(desk, self._store, reading, audit, clock, settings, self._turn)
+        self._reports = PermitReports(desk, self._store, reading, clock, settings, self._turn)
 
     async def open(self) -> None:
         """See to it that there is a key to sign with. The tables are the desk's to make."""

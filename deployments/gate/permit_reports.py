@@ -5,17 +5,18 @@ a report is told once, whatever crashes in between.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from sqlalchemy import Executable
 
 from deployments.clock import Clock
-from deployments.errors import ApprovalConflict, AuditInDoubt, NotFound
+from deployments.errors import ApprovalConflict, NotFound
 from deployments.gate import aftermath_store as rows
 from deployments.gate import permit_store
 from deployments.gate.aftermath_store import AftermathStore, Consumed
+from deployments.gate.approval_records import MAX_TEXT, SYSTEM
 from deployments.gate.bodies import body_of
 from deployments.gate.display import escaped
 from deployments.gate.permit_rows import PermitRow
@@ -23,7 +24,6 @@ from deployments.gate.permit_store import PermitStore
 from deployments.gate.settings import GateSettings
 from deployments.ports import (
     ActionOutcome,
-    Audit,
     AuditEvent,
     Body,
     BodyField,
@@ -36,15 +36,16 @@ from deployments.ports import (
     keeps_nothing,
 )
 
-SYSTEM = "gatehouse"
-_MAX_TEXT = 256
-
 
 class Teller(Protocol):
     """What reports need of the approval desk."""
 
     async def say(self, event: AuditEvent, *changes: Executable) -> bool:
         """Make the changes with their record, on disk when this returns; False, and neither, when it was said."""
+        ...
+
+    async def say_again(self, prefix: str) -> None:
+        """Offer the log once more the records of these event ids that it has not acknowledged."""
         ...
 
 
@@ -56,7 +57,6 @@ class PermitReports:
         teller: Teller,
         permits: PermitStore,
         store: AftermathStore,
-        audit: Audit,
         clock: Clock,
         settings: GateSettings,
         turn: asyncio.Lock,
@@ -64,7 +64,6 @@ class PermitReports:
         self._teller = teller
         self._permits = permits
         self._store = store
-        self._audit = audit
         self._clock = clock
         self._settings = settings
         self._turn = turn
@@ -113,7 +112,7 @@ class PermitReports:
         if row.state is PermitState.REPORTED:
             if row.outcome != report.outcome.value:
                 raise ApprovalConflict(f"The execution has been reported already: {row.outcome}.")
-            await self._deliver(await self._store.waiting(f"{row.permit_id}."))
+            await self._teller.say_again(f"{row.permit_id}.")
             return row
         if row.state is not PermitState.REDEEMED:
             raise ApprovalConflict("Only an execution that was begun can be reported.")
@@ -137,7 +136,7 @@ class PermitReports:
             "approval_id": ask.approval_id,
             "action_digest": ask.action_digest,
             "risk": ask.risk.value,
-            "tool": escaped(ask.tool)[:_MAX_TEXT],
+            "tool": escaped(ask.tool)[:MAX_TEXT],
             "change_id": ask.change_id,
             "policy_digest": ask.policy_digest,
             "outcome": report.outcome.value,
@@ -176,7 +175,7 @@ class PermitReports:
         if known not in (None, RollbackOutcome.FAILED):
             if known is not outcome:
                 raise ApprovalConflict(f"The rollback has been reported already: {known.value}.")
-            await self._deliver(await self._store.waiting(f"{approval_id}.rollback."))
+            await self._teller.say_again(f"{approval_id}.rollback.")
             return
         fields: dict[str, JsonValue] = {
             "permit_id": origin.permit_id,
@@ -201,18 +200,6 @@ class PermitReports:
         return found if found is not None and found.conclusion.gate_call_id == row.ask.gate_call_id else None
 
     # --- records -----------------------------------------------------------------------------------------------------
-
-    async def _deliver(self, events: Sequence[AuditEvent]) -> None:
-        """Offer the log once more what it has not acknowledged: the first answer was lost."""
-        if not events:
-            return
-        try:
-            async with asyncio.timeout(self._settings.audit_timeout_s):
-                await self._audit.append(events)
-        except TimeoutError:
-            raise AuditInDoubt("The audit log did not acknowledge in time; the record will be offered again.") from None
-        async with self._turn:
-            await self._store.recorded([event.event_id for event in events])
 
     def _words(self, row: PermitRow, note: str) -> dict[BodyField, Body]:
         return {BodyField.REASON: body_of(note, row.tenant, keeps_nothing)} if note else {}

@@ -105,28 +105,19 @@ class Advisor:
         self._clock = clock
         self._settings = settings
         self._places = asyncio.Semaphore(settings.at_once)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._begun: set[ApprovalId] = set()
-
-    @property
-    def auto(self) -> bool:
-        """True when every held call is reviewed by itself."""
-        return self._settings.auto
+        self._running: dict[ApprovalId, asyncio.Task[None]] = {}
 
     def begin(self, principal: Principal, approval_id: ApprovalId) -> None:
         """Review a call that was just held, beside everything else; nobody waits for it and nothing depends on it."""
-        if not self._settings.auto or approval_id in self._begun:
-            return
-        self._begun.add(approval_id)
-        task = asyncio.create_task(self._quietly(principal, approval_id))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._settings.auto and approval_id not in self._running:
+            self._running[approval_id] = asyncio.create_task(self._quietly(principal, approval_id))
 
     async def close(self) -> None:
         """Stop what runs."""
-        for task in list(self._tasks):
+        running = list(self._running.values())
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def review(self, principal: Principal, tenant: TenantId | None, approval_id: ApprovalId) -> Advice:
         """A new review of an open request of `tenant` (None: any).
@@ -171,7 +162,7 @@ class Advisor:
         except GatehouseError as error:
             _log.info("no review of %s: %s", approval_id, error.code)
         finally:
-            self._begun.discard(approval_id)
+            self._running.pop(approval_id, None)
 
     def _model(self, principal: Principal) -> ModelId:
         """The largest model that the words of this key's tenant may reach."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.errors import Forbidden, InvalidRequest
+from deployments.errors import InvalidRequest
 from deployments.gate.binding import plan_digest
 from deployments.gate.classify import Classification
 from deployments.gate.display import escaped
@@ -268,19 +268,11 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
     async def voter(request: Request) -> Principal:
         return await authorizer(request, Scope.APPROVE)
 
-    async def one_of(request: Request, *scopes: Scope) -> Principal:
-        for scope in scopes:
-            try:
-                return await authorizer(request, scope)
-            except Forbidden:
-                continue
-        raise Forbidden(f"This key has none of the scopes {', '.join(scope.value for scope in scopes)}.")
-
     async def member(request: Request) -> Principal:
-        return await one_of(request, Scope.INFERENCE, Scope.APPROVE, Scope.ADMIN)
+        return await authorizer(request, Scope.INFERENCE, Scope.APPROVE, Scope.ADMIN)
 
     async def overseer(request: Request) -> Principal:
-        return await one_of(request, Scope.APPROVE, Scope.ADMIN)
+        return await authorizer(request, Scope.APPROVE, Scope.ADMIN)
 
     async def administrator(request: Request) -> Principal:
         return await authorizer(request, Scope.ADMIN)
@@ -453,7 +445,8 @@ def _frozen(found: Frozen) -> FrozenReply:
     )
 
 
-def _advice(found: Advice) -> AdviceReply:
+def advice_reply(found: Advice) -> AdviceReply:
+    """A review as clients see it: escaped, because a model wrote it that had read what somebody else wrote."""
     return AdviceReply(
         model=escaped(found.model),
         effort=found.effort.value,
@@ -507,5 +500,5 @@ def _reply(approval: Approval, advice: Advice | None = None) -> ApprovalReply:
         plan=_plan(approval.plan),
         created_ms=approval.created_ms,
         expires_ms=approval.expires_ms,
-        advice=None if advice is None else _advice(advice),
+        advice=None if advice is None else advice_reply(advice),
     )

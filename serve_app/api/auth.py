@@ -31,14 +31,16 @@ def presented_key(headers: Mapping[str, str]) -> str:
 
 
 class Authorizer:
-    """Checks the key of a request and one scope; given to every router."""
+    """Checks the key of a request and its scopes; given to every router."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def __call__(self, request: Request, scope: Scope) -> Principal:
-        """The principal, or `Unauthenticated` / `Forbidden`."""
+    async def __call__(self, request: Request, scope: Scope, *others: Scope) -> Principal:
+        """The principal, which has one of the scopes; or `Unauthenticated` / `Forbidden`."""
         principal = await self._ledger.authenticate(presented_key(request.headers))
-        if scope not in principal.scopes:
-            raise Forbidden(f"This key does not have the scope '{scope.value}'.")
+        if not principal.scopes & {scope, *others}:
+            if not others:
+                raise Forbidden(f"This key does not have the scope '{scope.value}'.")
+            raise Forbidden(f"This key has none of the scopes {', '.join(each.value for each in (scope, *others))}.")
         return principal

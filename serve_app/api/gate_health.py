@@ -1,7 +1,5 @@
 """`/healthz/approvals`: whether the gate holds what it must, and whether anybody is kept waiting. Also as metrics."""
 
-import asyncio
-import math
 from dataclasses import asdict
 from typing import Literal
 
@@ -10,12 +8,11 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Gauge
 from pydantic import BaseModel, ConfigDict
 
-from deployments.errors import GatehouseError
 from deployments.gate.canary import Canary, CanaryResult
 from deployments.ports import Approvals, QueueHealth
+from serve_app.api.probes import or_nan, within
 
 _HEALTH_S = 12.0
-_PROBE_S = 3.0
 
 _GAUGES = {
     "up": "1 when the approval store answers.",
@@ -89,12 +86,12 @@ class GateGauges:
         if health is not None:
             facts = {
                 "waiting": health.waiting,
-                "oldest_seconds": _or_nan(health.oldest_s),
+                "oldest_seconds": or_nan(health.oldest_s),
                 "approved_unused": health.approved_unused,
                 "unreported": health.unreported,
                 "frozen": health.frozen,
                 "notices_waiting": health.notices_waiting,
-                "notices_oldest_seconds": _or_nan(health.notices_oldest_s),
+                "notices_oldest_seconds": or_nan(health.notices_oldest_s),
                 "notices_failed": health.notices_failed,
             }
             for name, value in facts.items():
@@ -113,7 +110,7 @@ def create_gate_health_router(approvals: Approvals, canary: Canary) -> APIRouter
     async def healthz() -> JSONResponse:
         """A synthetic R2 call goes the way of every call; 503 unless it was held; `degraded`: somebody waits."""
         found = await canary.check()
-        told = await queue_health(approvals, _HEALTH_S)
+        told = await within(approvals.health(), _HEALTH_S)
         down = found.problem or ("The approval store does not answer." if told is None else None)
         problem = down or (told.problems[0] if told is not None and told.problems else None)
         # What waits for people or receivers is no reason to take a replica away.
@@ -127,16 +124,3 @@ def create_gate_health_router(approvals: Approvals, canary: Canary) -> APIRouter
         return JSONResponse(reply.model_dump(), 503 if down is not None else 200)
 
     return router
-
-
-async def queue_health(approvals: Approvals, timeout_s: float = _PROBE_S) -> QueueHealth | None:
-    """How the queue stands, or None when the store does not say."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await approvals.health()
-    except (GatehouseError, TimeoutError):
-        return None
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value

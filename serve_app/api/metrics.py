@@ -1,6 +1,5 @@
 """Prometheus metrics of one ingress replica. No key, session or request id is ever a label."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
@@ -22,6 +21,7 @@ from deployments.ports import (
     Withheld,
 )
 from serve_app.api.gate_health import GateGauges
+from serve_app.api.probes import or_nan
 from serve_app.api.shadow_metrics import ShadowCollector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -181,10 +181,10 @@ class Counters:
             "disk_free_bytes": status.disk_free_bytes,
             "witnesses": status.witnesses,
             "witness_lag_records": status.size - (status.witnessed_size or 0) if status.witnesses else 0,
-            "witness_age_seconds": _or_nan(status.witnessed_age_s),
+            "witness_age_seconds": or_nan(status.witnessed_age_s),
             "witness_stale": float(status.witness_stale),
             "export_lag_records": 0 if status.exported_size is None else status.size - status.exported_size,
-            "export_age_seconds": _or_nan(status.exported_age_s),
+            "export_age_seconds": or_nan(status.exported_age_s),
         }
         for name, value in facts.items():
             self._audit[name].set(value)
@@ -195,10 +195,6 @@ class Counters:
         self._backlog.set(recorder.backlog)
         self._dropped.set(recorder.dropped)
         return generate_latest(self.registry)
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _code(error: BaseException) -> str:

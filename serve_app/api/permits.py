@@ -6,8 +6,7 @@ once, executes, and reports. Everything needs a key with the scope `inference`; 
 
 import asyncio
 import secrets
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Protocol, assert_never
+from typing import Annotated, Any, Literal, assert_never
 
 import rfc8785
 from fastapi import APIRouter, Depends, Request
@@ -24,7 +23,6 @@ from deployments.ports import (
     ActionOutcome,
     Denied,
     GateContext,
-    GateProfile,
     Held,
     IssuedPermit,
     JsonValue,
@@ -42,7 +40,7 @@ from deployments.ports import (
     ToolCall,
     Withheld,
 )
-from serve_app.api.approvals import missing
+from serve_app.api.approvals import Explains, missing
 from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import parse_model, read_object
 from serve_app.api.streams import request_id_of
@@ -51,16 +49,6 @@ _MAX_BODY_BYTES = 1024 * 1024
 _RUNNER = ModelId("runner")
 _NO_ROUTE = RouteId("runner")
 _Audience = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-class Explains(Protocol):
-    """What a rollback asks; `deployments.gate.classify.Classifier` is one."""
-
-    def classify(
-        self, tool: str, arguments: str | Mapping[str, JsonValue], profile: GateProfile = GateProfile.OPS
-    ) -> Classification:
-        """The class of a call."""
-        ...
 
 
 class _Body(BaseModel):

@@ -3,41 +3,23 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict
 
-from deployments.errors import Forbidden, NotFound
-from deployments.gate.display import escaped
+from deployments.errors import NotFound
 from deployments.gate.states import visible_tenant
 from deployments.ingress.advice import Advisor
 from deployments.ports import Advice, ApprovalId, Approvals, Principal, Scope
+from serve_app.api.approvals import AdviceReply, advice_reply
 from serve_app.api.auth import Authorizer
 
 NOTE = "Written by a model that read the call. It may be wrong or misled; it counts for nothing."
 
 
-class DraftPlan(BaseModel):
-    """A way back as the model drafts it; it is recorded only when a human records it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    steps: tuple[str, ...]
-    verify: str
-
-
-class ReviewReply(BaseModel):
-    """A review. Every text in it is escaped: it came from a model that read what somebody else wrote."""
-
-    model_config = ConfigDict(frozen=True)
+class ReviewReply(AdviceReply):
+    """A review by itself, with the request that it is of."""
 
     object: str = "approval.review"
     id: str
-    model: str
-    effort: str
-    at_ms: int
     note: str = NOTE
-    summary: str
-    concerns: tuple[str, ...]
-    plan: DraftPlan | None
 
 
 def create_reviews_router(authorizer: Authorizer, approvals: Approvals, advisor: Advisor) -> APIRouter:
@@ -45,12 +27,7 @@ def create_reviews_router(authorizer: Authorizer, approvals: Approvals, advisor:
     router = APIRouter(prefix="/v1/approvals", tags=["gate"])
 
     async def member(request: Request) -> Principal:
-        for scope in (Scope.APPROVE, Scope.INFERENCE, Scope.ADMIN):
-            try:
-                return await authorizer(request, scope)
-            except Forbidden:
-                continue
-        raise Forbidden("This key has none of the scopes 'approve', 'inference' and 'admin'.")
+        return await authorizer(request, Scope.INFERENCE, Scope.APPROVE, Scope.ADMIN)
 
     @router.post("/{approval_id}/review")
     async def review(approval_id: str, principal: Annotated[Principal, Depends(member)]) -> ReviewReply:
@@ -70,13 +47,4 @@ def create_reviews_router(authorizer: Authorizer, approvals: Approvals, advisor:
 
 
 def _reply(approval_id: str, advice: Advice) -> ReviewReply:
-    plan = advice.plan
-    return ReviewReply(
-        id=approval_id,
-        model=advice.model,
-        effort=advice.effort.value,
-        at_ms=advice.at_ms,
-        summary=escaped(advice.summary),
-        concerns=tuple(escaped(each) for each in advice.concerns),
-        plan=None if plan is None else DraftPlan(steps=tuple(map(escaped, plan.steps)), verify=escaped(plan.verify)),
-    )
+    return ReviewReply(id=approval_id, **dict(advice_reply(advice)))

@@ -9,15 +9,13 @@ from typing import cast
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from deployments.errors import GatehouseError, UnknownModel
+from deployments.errors import UnknownModel
 from deployments.gate.canary import Canary
 from deployments.ingress.surface import ServedModel, Surface
-from deployments.ports import AuditStatus, Engine, ModelId, Principal, Scope
+from deployments.ports import Engine, ModelId, Principal, Scope
 from serve_app.api.auth import Authorizer, presented_key
-from serve_app.api.gate_health import queue_health
 from serve_app.api.metrics import Counters
-
-_PROBE_S = 3.0
+from serve_app.api.probes import within
 
 
 def create_status_router(surface: Surface, counters: Counters, authorize: Authorizer) -> APIRouter:
@@ -45,7 +43,7 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        told, queue = await asyncio.gather(_audit_status(surface), queue_health(surface.approvals))
+        told, queue = await asyncio.gather(within(surface.audit.status()), within(surface.approvals.health()))
         counters.gate.tell(queue, cast(Canary, surface.canary).last)
         rendered = counters.render(surface.recorder, told)
         return Response(rendered, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -80,28 +78,13 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
     return router
 
 
-async def _audit_status(surface: Surface) -> AuditStatus | None:
-    try:
-        async with asyncio.timeout(_PROBE_S):
-            return await surface.audit.status()
-    except (GatehouseError, TimeoutError):
-        return None
-
-
 async def _told(model: ModelId, engine: Engine) -> dict[str, object]:
-    try:
-        async with asyncio.timeout(_PROBE_S):
-            return {**asdict(await engine.info()), "state": "ready"}
-    except (GatehouseError, TimeoutError):
-        return {"model": model, "state": "down"}
+    info = await within(engine.info())
+    return {"model": model, "state": "down"} if info is None else {**asdict(info), "state": "ready"}
 
 
 async def _answers(probe: Awaitable[object]) -> bool:
-    try:
-        async with asyncio.timeout(_PROBE_S):
-            return bool(await probe)
-    except (GatehouseError, TimeoutError):
-        return False
+    return bool(await within(probe))
 
 
 def visible_models(surface: Surface, principal: Principal) -> list[ServedModel]:

@@ -264,11 +264,11 @@ def _show(approval: dict[str, Any]) -> None:
         typer.echo(f"vote:       {escaped(vote['person'])}: {vote['decision']} {escaped(vote['reason'])}".rstrip())
     typer.echo(f"display:    {approval['display_digest']}")
     if approval.get("advice"):
-        _show_advice(approval["advice"])
+        show_advice(approval["advice"])
     _state(approval)
 
 
-def _show_advice(advice: dict[str, Any]) -> None:
+def show_advice(advice: dict[str, Any]) -> None:
     """Every line says what it is: a model must not be able to write a line that looks signed."""
     typer.echo(f"advice:     of {_one_line(advice['model'])} at effort {advice['effort']}; no part of what is signed")
     typer.echo(f"advice:     {_one_line(advice['summary'])}")

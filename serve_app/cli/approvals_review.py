@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import typer
 
-from deployments.gate.display import escaped
+from serve_app.cli.approvals import show_advice
 from serve_app.cli.client import ApiClient
 
 REVIEW_TIMEOUT_S = 1800.0
@@ -24,26 +24,10 @@ def review(
     if as_json:
         typer.echo(json.dumps(found))
         return
-    typer.echo(f"review of {found['id']} by {escaped(found['model'])} ({found['effort']}). {found['note']}")
-    typer.echo(_block(found["summary"]))
-    for concern in found["concerns"]:
-        typer.echo(f"  - {_line(concern)}")
-    plan: dict[str, Any] | None = found["plan"]
-    if plan is None:
+    typer.echo(f"{found['id']}: {found['note']}")
+    show_advice(found)
+    if found["plan"] is None:
         typer.echo("It drafts no way back.")
-        return
-    typer.echo("Draft of a way back; read it before you record it with `gatehouse approvals plan`:")
-    for place, step in enumerate(plan["steps"], start=1):
-        typer.echo(f"  {place}. {_line(step)}")
-    typer.echo(f"  verify: {_line(plan['verify'])}")
-
-
-def _block(text: str) -> str:
-    return "\n".join(f"  {line}" for line in escaped(text).splitlines())
-
-
-def _line(text: str) -> str:
-    return escaped(text).replace("\n", "\\n")
 
 
 def register(app: typer.Typer) -> None:

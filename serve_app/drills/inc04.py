@@ -151,13 +151,13 @@ def run(http: httpx.Client, operator_key: str, tell: Callable[[str], object], ro
     with _cast(operator, tenant, change_id, roles) as cast_of:
         command, session = _dangerous(operator, mark), f"drill-{mark}"
         held = _votes(findings, cast_of, command, session)
-        permit = _approved(findings, cast_of, held, command, session, change_id)
+        permit = _approved(findings, cast_of, held, command, session)
         _permits(findings, cast_of, permit)
         _frozen(findings, operator, cast_of, command, session)
         records = _records(operator, tenant, began)
         _evidence(findings, operator, records)
         _told(findings, operator)
-        _closed(operator, cast_of, permit, records)
+        _closed(operator, permit, records)
     return DrillReport(tenant, change_id, tuple(findings.all))
 
 
@@ -248,10 +248,9 @@ def _votes(findings: _Findings, people: Cast, command: str, session: str) -> Map
 
 
 def _approved(
-    findings: _Findings, people: Cast, held: Mapping[str, Any], command: str, session: str, change_id: str
+    findings: _Findings, people: Cast, held: Mapping[str, Any], command: str, session: str
 ) -> Mapping[str, Any]:
     """The right way, which must work, and only once."""
-    del change_id
     place = f"/v1/approvals/{held['approval_id']}"
     shown = people.first.must("GET", place)
     for voter in (people.first, people.second)[: int(shown["votes_required"])]:
@@ -371,9 +370,8 @@ def _told(findings: _Findings, operator: Actor) -> None:
     findings.add("the gate's canary is held", held, str(canary.get("problem") or "held"))
 
 
-def _closed(operator: Actor, people: Cast, permit: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
+def _closed(operator: Actor, permit: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
     """Say what became of the call that nobody executed, and close what the drill opened."""
-    del people
     report = {"outcome": "failed", "note": "A drill: the call was never executed."}
     operator.ask("POST", f"/v1/approvals/{permit['approval_id']}/report", report)
     for each in _named(records, "incident.opened"):

@@ -6,6 +6,7 @@ import pytest
 import rfc8785
 
 from deployments.errors import InvalidRequest
+from deployments.gate.tools.schema import schema_digest
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.dialects.values import Asked
 from deployments.ingress.evidence import results_of
@@ -211,3 +212,10 @@ def test_an_output_of_responses_that_is_not_all_there_has_failed(status: JsonVal
     ]
     request = asked(Dialect.RESPONSES, input=items)
     assert [each.failed for each in results_of(request.body, request.failed)] == [failed]
+
+
+def test_the_ingress_and_the_policy_digest_a_schema_alike() -> None:
+    schema: dict[str, JsonValue] = {"type": "object", "properties": {"b": {"type": "number", "minimum": 1.0}, "a": {}}}
+    tool: JsonValue = {"type": "function", "function": {"name": "t", "parameters": schema}}
+    request = asked(messages=[{"role": "user", "content": "go"}], tools=[tool])
+    assert schemas_of(request, ["t"]) == {"t": schema_digest(schema)}
