@@ -1,4 +1,4 @@
-"""The engine contract on the engine that Ray Serve LLM builds: what `tests/serve/test_engine.py` asks of kind `vllm`.
+"""The engine contract on the engine that Ray Serve LLM builds: what `tests/engines/test_engine.py` asks of kind `vllm`.
 
 Needs pyarrow beside vLLM, and skips without. One start takes one to two minutes on two cores.
 """
@@ -25,7 +25,7 @@ from deployments.engine.hybrid.options import (
 )
 from deployments.engine.options import Device
 from deployments.errors import EngineFailed
-from tests.serve.test_engine import CHAT, HELLO, WEATHER, WINDOW, ask, deltas, engine_settings, request
+from tests.engines.test_engine import CHAT, HELLO, WEATHER, WINDOW, ask, deltas, engine_settings, request
 
 LACKING = missing_package()
 pytestmark = [

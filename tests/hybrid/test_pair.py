@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deployments.engine.hybrid.options import HybridSettings, missing_package
-from tests.serve.test_engine import CHAT, HELLO, ask, deltas, engine_settings
+from tests.engines.test_engine import CHAT, HELLO, ask, deltas, engine_settings
 
 LACKING = missing_package(pair=True)
 pytestmark = [

@@ -26,7 +26,7 @@ from deployments.engine.replica import EngineReplica
 from deployments.errors import EngineFailed
 from deployments.ports import EngineCall, EngineItem, EngineStart, Repaired, RequestId, SessionId
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello there"}]

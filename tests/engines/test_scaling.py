@@ -51,7 +51,7 @@ def main() -> None:
 def test_a_tier_comes_from_zero_grows_and_goes_back(tmp_path: Path) -> None:
     out = tmp_path / "scaling.log"
     done = subprocess.run(
-        [sys.executable, "-c", "from tests.serve.test_scaling import main; main()", str(out)],
+        [sys.executable, "-c", "from tests.engines.test_scaling import main; main()", str(out)],
         cwd=ROOT, env={**os.environ, **FAST_METRICS, **QUIET_RAY}, capture_output=True, text=True, timeout=240,
         check=False, start_new_session=True,
     )  # fmt: skip
