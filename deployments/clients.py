@@ -41,6 +41,7 @@ from deployments.ports import (
     EngineCall,
     EngineInfo,
     EngineItem,
+    Feedback,
     Frozen,
     GateContext,
     Grant,
@@ -290,6 +291,10 @@ class DifficultyClient(_Client):
         """Why an earlier turn of this tenant was routed as it was, or `NotFound`."""
         return cast(RouteExplanation, await self._ask("explain", tenant, route_id))
 
+    async def feedback(self, said: Feedback) -> None:
+        """Take a verdict on an earlier turn."""
+        await self._ask("feedback", said)
+
     async def ready(self) -> bool:
         """True when a policy is loaded."""
         return bool(await self._ask("ready"))
@@ -390,9 +395,11 @@ class PermitsClient(_Client):
         """The permit of an approved call that was not executed yet."""
         return cast(IssuedPermit, await self._ask("claim", principal, tool, arguments, audience))
 
-    async def redeem(self, principal: Principal, permit_id: str, action_digest: str, audience: str) -> IssuedPermit:
+    async def redeem(
+        self, principal: Principal, permit_id: str, action_digest: str, audience: str, nonce: str | None = None
+    ) -> IssuedPermit:
         """Take the one execution."""
-        return cast(IssuedPermit, await self._ask("redeem", principal, permit_id, action_digest, audience))
+        return cast(IssuedPermit, await self._ask("redeem", principal, permit_id, action_digest, audience, nonce))
 
     async def report(self, principal: Principal, permit_id: str, report: RunReport) -> IssuedPermit:
         """Say how the execution ended."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType, Protocol, TypeAlias
 
-from router.types import Effort, Risk, Role, RouteRequest, Tier, Turn
+from router.types import Detail, Effort, Hold, Mode, Risk, Role, RouteRequest, Tier, Turn
 
-__all__ = ["Effort", "Risk", "Role", "RouteRequest", "Tier", "Turn"]  # re-exported: ports speak the router's words
+# re-exported: ports speak the router's words
+__all__ = ["Detail", "Effort", "Hold", "Mode", "Risk", "Role", "RouteRequest", "Tier", "Turn"]
 
 TenantId = NewType("TenantId", str)
 KeyId = NewType("KeyId", str)
@@ -222,7 +223,10 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RouteAsk:
-    """A routing question. `model` is an explicit wish (None: "auto"), honoured inside the safety floors."""
+    """A routing question. `model` is an explicit wish (None: "auto"), honoured inside the safety floors.
+
+    `explained`: the decision comes with its detail, as that of a dry run does.
+    """
 
     request_id: RequestId
     tenant: TenantId
@@ -230,6 +234,7 @@ class RouteAsk:
     request: RouteRequest
     model: ModelId | None = None
     dry_run: bool = False
+    explained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +242,9 @@ class RouteDecision:
     """Where a turn goes and why. `reasons` lists every rule that fired, the deciding one first.
 
     `watched`: the session has failures on record, so the router wants to hear of a good end as well as of a bad one.
+    `confidence` in [0.5, 1] says how far the tier is from changing, `propensity` in (0, 1] how probable this one was.
+    With a `hold` nothing may be generated: the arm is what the turn would need. `hand_over`: the strong tier failed,
+    too, and a human should take over. `detail` is there for a dry run, and where it was asked for.
     """
 
     route_id: RouteId
@@ -249,6 +257,15 @@ class RouteDecision:
     difficulty: float
     policy_digest: str
     watched: bool = True
+    mode: Mode = Mode.SHADOW
+    confidence: float = 0.5
+    snapshot_digest: str = ""
+    propensity: float = 1.0
+    explored: bool = False
+    eligible: bool = False
+    hand_over: bool = False
+    hold: Hold | None = None
+    detail: Detail | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +273,8 @@ class RouteExplanation:
     """Why a turn went where it went. Holds no word of the prompt.
 
     `signals` are the named signals that were true, `rules` every rule of the policy with its truth value, and the terms
-    of `contributions` sum to the logit of the difficulty. All three are empty when the router had to fall back.
+    of `contributions` sum to the logit of the difficulty. All three are empty when the router had to fall back, and
+    there is no `detail` then.
     """
 
     decision: RouteDecision
@@ -267,6 +285,7 @@ class RouteExplanation:
     signals: tuple[str, ...]
     rules: tuple[tuple[str, bool], ...]
     contributions: tuple[tuple[str, float], ...]
+    detail: Detail | None = None
 
 
 class AttemptOutcome(StrEnum):
@@ -276,6 +295,10 @@ class AttemptOutcome(StrEnum):
     EMPTY = "empty"
     TRUNCATED = "truncated"
     FAILED = "failed"
+    VERIFIER_FAILED = "verifier_failed"
+    PARSE_FAILED = "parse_failed"
+    LOOPING = "looping"
+    HEDGED = "hedged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +310,41 @@ class Attempt:
     session: SessionId
     tier: Tier
     outcome: AttemptOutcome
+
+
+class FeedbackVerdict(StrEnum):
+    """What somebody says of an answer: right, wrong, or given by more or less model than it needed."""
+
+    OK = "ok"
+    WRONG = "wrong"
+    OVERKILL = "overkill"
+    UNDERPOWERED = "underpowered"
+
+
+class FeedbackSource(StrEnum):
+    """Who or what judged."""
+
+    VERIFIER = "verifier"
+    TOOL = "tool"
+    HUMAN = "human"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """A verdict on an earlier turn. `weight` in (0, 1] is how far it is trusted, by the credential of who said it.
+
+    `event_id` makes it idempotent within the tenant; `score` in [0, 1] is the judge's own measure, if it has one.
+    """
+
+    event_id: str
+    tenant: TenantId
+    key_id: KeyId
+    route_id: RouteId
+    verdict: FeedbackVerdict
+    source: FeedbackSource
+    weight: float
+    score: float | None = None
 
 
 class Difficulty(Protocol):
@@ -302,6 +360,14 @@ class Difficulty(Protocol):
 
     async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteExplanation:
         """Why a recent turn was routed as it was; `NotFound` when forgotten, unknown or another tenant's."""
+        ...
+
+    async def feedback(self, said: Feedback) -> None:
+        """Take a verdict on a turn of the last days. The same event twice is one verdict.
+
+        `NotFound` for a turn that is unknown, too old or another tenant's; `InvalidRequest` when the event id was used
+        for something else; `QuotaExceeded` when the key says too much.
+        """
         ...
 
     async def ready(self) -> bool:
@@ -705,7 +771,7 @@ class Approvals(Protocol):
         """Consume a matching approval and return its permit, or open (or find) the request that waits for one.
 
         The same session that emits the same call again meets its own request by fingerprint: approved, it is consumed
-        exactly once; pending, no second request is opened.
+        exactly once; pending, no second request is opened. `Forbidden` for a frozen key.
         """
         ...
 
@@ -853,7 +919,7 @@ class Permits(Protocol):
     """Signed permits and the one execution that each allows (`PolicyGate`)."""
 
     async def issue(self, principal: Principal, ask: PermitAsk) -> IssuedPermit:
-        """A permit for a call that the gate has just released to this principal."""
+        """A permit for a call that the gate has just released to this principal. `Forbidden` for a frozen key."""
         ...
 
     async def claim(self, principal: Principal, tool: str, arguments: str, audience: str) -> IssuedPermit:
@@ -863,8 +929,15 @@ class Permits(Protocol):
         """
         ...
 
-    async def redeem(self, principal: Principal, permit_id: str, action_digest: str, audience: str) -> IssuedPermit:
-        """Take the one execution. Exactly one caller ever succeeds; the others get `ApprovalConflict`."""
+    async def redeem(
+        self, principal: Principal, permit_id: str, action_digest: str, audience: str, nonce: str | None = None
+    ) -> IssuedPermit:
+        """Take the one execution. Exactly one caller ever succeeds; the others get `ApprovalConflict`.
+
+        `nonce` is random, of at least 128 bits, and made for this execution by whoever will execute. The same nonce
+        gets the same answer again until the execution is reported: the first answer may have been lost. Without one an
+        answer is given once.
+        """
         ...
 
     async def report(self, principal: Principal, permit_id: str, report: RunReport) -> IssuedPermit:

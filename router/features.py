@@ -13,7 +13,8 @@ from router.lexicon import Group, count_groups, split_words
 from router.text import HEAD_CHARS, TAIL_CHARS, window
 
 _NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")
-_IDEOGRAPH: Final = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
+_ASCII_NUMBER: Final = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
+_IDEOGRAPHS: Final = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
 _OPTION: Final = re.compile(r"^\s{0,4}\(?[A-Ha-h][.)]\s", re.MULTILINE)
 _STEP: Final = re.compile(r"^\s{0,8}(?:\d{1,2}[.)]|[-*])\s", re.MULTILINE)
 _UPPER: Final = string.ascii_uppercase.encode()
@@ -83,9 +84,9 @@ def _count(text: str, seen: str, lowered: str, words: tuple[str, ...], vocabular
     size = max(len(seen), 1)
     ascii_bytes = seen.encode("ascii", "ignore")
     non_ascii = len(seen) - len(ascii_bytes)
-    numbers = _NUMBER.findall(seen)
+    numbers = (_NUMBER if non_ascii else _ASCII_NUMBER).findall(seen)
     # Scripts without blanks: about 1.5 ideographs carry what one word does.
-    ideographs = len(_IDEOGRAPH.findall(seen)) if non_ascii else 0
+    ideographs = sum(map(len, _IDEOGRAPHS.findall(seen))) if non_ascii else 0
     word_count = len(words) + int(ideographs / 1.5)
     listed = max(len(words), 1)
     word_chars = list(map(len, words))

@@ -1,8 +1,9 @@
 """The words and phrases that carry evidence, by group. Lower case; data, and the look-ups over it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -59,14 +60,19 @@ _WORDS: Final[Mapping[Group, str]] = {
     "crashloopbackoff oomkilled oom down degraded degradation unavailable unresponsive unreachable timeout timeouts "
     "error errors exception exceptions panic fatal spike spikes spiked slow slowdown anomaly anomalies anomalous "
     "fault faults faulty broken malfunction malfunctioned evicted backlog stuck dropping refused imagepullbackoff "
-    "throttled saturated saturation issue issues abnormal disrupted disruption 5xx 502 503 504",
+    "throttled saturated saturation issue issues abnormal disrupted disruption 5xx 500s 502 502s 503 503s 504 504s "
+    "hang hangs hanging hung died dies dying lag lagging lags flapping exhausted starved restarting unhealthy rejected "
+    "ausgefallen avería caído indisponível",
     Group.INCIDENT: "incident incidents outage outages downtime sev0 sev1 sev2 p0 p1 pagerduty paged paging oncall "
     "on-call postmortem post-mortem rca alert alerts alerting alertmanager",
     Group.OPERATIONS: "pod pods node nodes kubernetes k8s kubectl cluster deployment namespace container containers "
     "ingress kafka redis postgres postgresql mysql etcd nginx haproxy istio envoy prometheus grafana datadog cpu "
     "memory disk network latency p95 p99 qps rps replica replicas service services microservice microservices host "
     "hosts vm vms server servers database gateway loadbalancer dns queue heap gc jvm telemetry metrics logs traces "
-    "trace component components system systems cloud region connection connections throughput api checkout",
+    "trace queue queues job jobs cron request requests upstream rollout restart thread cache rack device devices "
+    "switch router nginx messages consumers consumer kubernetes-cluster eviction login session sessions broker brokers "
+    "dependency dependencies backend farm failover release ingest edge handshake handshakes "
+    "certificate cert component components system systems cloud region connection connections throughput api checkout",
     Group.DIAGNOSE: "diagnose diagnosing diagnosis diagnostic investigate investigating investigation troubleshoot "
     "troubleshooting identify determine pinpoint locate debug rca triage correlate",
     Group.PRODUCTION: "production prod customers users outage clients live",
@@ -140,6 +146,19 @@ _PHRASES: Final[Mapping[Group, tuple[str, ...]]] = {
         "алгоритм",
     ),
     Group.FAILURE: (
+        "time out",
+        "times out",
+        "timed out",
+        "timing out",
+        "pile up",
+        "piling up",
+        "went up",
+        "shot up",
+        "went down",
+        "fell over",
+        "disk full",
+        "is full",
+        "keeps restarting",
         "not responding",
         "doesn't respond",
         "out of memory",
@@ -150,6 +169,7 @@ _PHRASES: Final[Mapping[Group, tuple[str, ...]]] = {
         "500 error",
         "500s",
         "exit code",
+        "超时",
         "故障",
         "报错",
         "异常",
@@ -179,6 +199,16 @@ _PHRASES: Final[Mapping[Group, tuple[str, ...]]] = {
         "root cause",
         "what caused",
         "what is causing",
+        "what led to",
+        "find the cause",
+        "and the reason",
+        "the reason why",
+        "which component",
+        "which service",
+        "which process",
+        "faulty component",
+        "what broke",
+        "what went wrong",
         "what's causing",
         "cause of the",
         "cause of this",
@@ -196,6 +226,12 @@ _PHRASES: Final[Mapping[Group, tuple[str, ...]]] = {
     ),
     Group.DIAGNOSE: (
         "find out why",
+        "find out what",
+        "what's going on",
+        "what is going on",
+        "what is wrong",
+        "what's wrong",
+        "work out",
         "why is",
         "why are",
         "why did",
@@ -203,6 +239,7 @@ _PHRASES: Final[Mapping[Group, tuple[str, ...]]] = {
         "what happened",
         "figure out why",
         "look into",
+        "原因",
         "排查",
         "诊断",
         "定位",
@@ -269,64 +306,145 @@ def _by_word() -> Mapping[str, tuple[Group, ...]]:
 GROUPS_OF: Final = _by_word()
 
 _WORD: Final = re.compile(r"[^\W_][\w'+#-]*")
+_ASCII_WORD: Final = re.compile(r"[a-z0-9][a-z0-9_'+#-]*")  # the same for lower-case ASCII, in half the time
 _LEADING_WORD: Final = re.compile(r"([a-z][a-z'-]*) ")
 
 
 def split_words(lowered: str) -> tuple[str, ...]:
     """The words of a lower-case text, in order; a word may hold digits, `'`, `+`, `#` and `-`."""
-    return tuple(_WORD.findall(lowered))
+    return tuple((_ASCII_WORD if lowered.isascii() else _WORD).findall(lowered))
 
 
-def _keyed(phrases: Iterable[str]) -> tuple[tuple[str | None, str], ...]:
-    """Phrases with the word they begin with: a text without the word need not be searched for the phrase."""
-    leading = [(_LEADING_WORD.match(phrase), phrase) for phrase in phrases]
-    return tuple((word[1] if word else None, phrase) for word, phrase in leading)
+@dataclass(frozen=True, slots=True)
+class _Phrases:
+    """Phrases, arranged so that most need not be searched for, each with the groups it belongs to.
+
+    `by_word`: those that begin with an English word, under that word: without the word in the text, no search.
+    `foreign` ones are under their first sign outside of ASCII.
+    """
+
+    by_word: Mapping[str, tuple[tuple[str, Group | None], ...]]
+    plain: tuple[tuple[str, Group | None], ...]
+    foreign: Mapping[str, tuple[tuple[str, Group | None], ...]]
+
+    @classmethod
+    def of(cls, phrases: Iterable[tuple[str, Group | None]]) -> "_Phrases":
+        by_word: dict[str, tuple[tuple[str, Group | None], ...]] = {}
+        plain: list[tuple[str, Group | None]] = []
+        foreign: dict[str, tuple[tuple[str, Group | None], ...]] = {}
+        for phrase, group in phrases:
+            leading = _LEADING_WORD.match(phrase)
+            if leading:
+                by_word[leading[1]] = (*by_word.get(leading[1], ()), (phrase, group))
+            elif phrase.isascii():
+                plain.append((phrase, group))
+            else:
+                sign = next(sign for sign in phrase if not sign.isascii())
+                foreign[sign] = (*foreign.get(sign, ()), (phrase, group))
+        return cls(by_word, tuple(plain), foreign)
+
+    def found(self, lowered: str, vocabulary: AbstractSet[str]) -> Iterator[Group | None]:
+        """The group of every phrase that occurs; `vocabulary` is at least the words of `lowered`."""
+        for word in self.by_word.keys() & vocabulary:
+            for phrase, group in self.by_word[word]:
+                if phrase in lowered:
+                    yield group
+        for phrase, group in self.plain:
+            if phrase in lowered:
+                yield group
+        if not lowered.isascii():
+            for sign in self.foreign.keys() & set(lowered):
+                for phrase, group in self.foreign[sign]:
+                    if phrase in lowered:
+                        yield group
 
 
-_KEYED: Final = tuple((group, _keyed(phrases)) for group, phrases in _PHRASES.items())
+_GROUPED: Final = _Phrases.of((phrase, group) for group, phrases in _PHRASES.items() for phrase in phrases)
 
 
 def count_groups(lowered: str, vocabulary: AbstractSet[str]) -> tuple[int, ...]:
     """How many different words and phrases of each group occur, indexed by `Group`."""
     counts = [0] * len(Group)
-    for groups in filter(None, map(GROUPS_OF.get, vocabulary)):
-        for group in groups:
+    for word in GROUPS_OF.keys() & vocabulary:
+        for group in GROUPS_OF[word]:
             counts[group] += 1
-    for group, phrases in _KEYED:
-        for key, phrase in phrases:
-            if (key is None or key in vocabulary) and phrase in lowered:
-                counts[group] += 1
+    for group in _GROUPED.found(lowered, vocabulary):
+        if group is not None:
+            counts[group] += 1
     return tuple(counts)
 
 
-# Said by a user about the answer before (ten languages). Each is specific enough to mean "that failed" on its own.
-_DISSATISFIED: Final = (
+# Said by a user about the answer before, in ten languages. Each is specific enough to mean it on its own. The first
+# list reports that it was tried and failed, or refutes a diagnosis by name; the second is an opinion.
+_SAW_IT_FAIL: Final = (
     "still fail", "still broken", "still not ", "still doesn't", "still does not", "still the same", "still crash",
     "still getting", "still see", "still down", "still slow", "still timing out", "still happening", "still error",
     "still wrong", "still occurs", "still returns", "still have the", "didn't help", "did not help", "doesn't help",
     "does not help", "not helpful", "didn't work", "did not work", "doesn't work", "does not work", "not working",
-    "hasn't worked", "that's wrong", "that is wrong", "this is wrong", "that was wrong", "is incorrect",
-    "not correct", "that's not right", "that is not right", "you are wrong", "you're wrong", "you were wrong",
-    "wrong answer", "wrong diagnosis", "wrong cause", "not the cause", "not the root cause", "isn't the cause",
+    "hasn't worked", "wrong diagnosis", "wrong cause", "not the cause", "not the root cause", "isn't the cause",
     "isn't the root cause", "wasn't the cause", "was not the cause", "not the problem", "isn't the problem",
     "not the issue", "didn't fix", "did not fix", "doesn't fix", "does not fix", "hasn't fixed", "not fixed",
     "no effect", "no improvement", "nothing changed", "made it worse", "same error", "same problem", "same issue",
-    "that failed", "it failed", "happened again", "it's back", "came back",
-    "还是不行", "没有用", "不对", "错了", "仍然失败", "没解决",
-    "sigue fallando", "no funciona", "no ayudó", "está mal", "no es correcto",
-    "funktioniert nicht", "hat nicht geholfen", "immer noch", "das ist falsch",
-    "ne marche pas", "ne fonctionne pas", "toujours pas", "c'est faux", "n'a pas aidé",
-    "まだ失敗", "違います", "うまくいきません", "直っていません", "動きません",
-    "여전히", "틀렸", "안 됩니다", "도움이 안",
-    "não funciona", "não funcionou", "não ajudou", "está errado", "continua falhando",
-    "не работает", "не помогло", "неправильно", "неверно", "всё ещё", "все еще", "по-прежнему",
-    "काम नहीं", "गलत है", "मदद नहीं",
+    "that failed", "it failed", "happened again", "it's back", "came back", "keeps failing", "keeps crashing",
+    "didn't solve", "did not solve", "doesn't solve", "does not solve", "not solved", "problem persists",
+    "issue persists", "error persists", "tests fail", "test fails",
+    "还是不行", "没有用", "仍然失败", "没解决", "没有解决", "依然", "还是失败", "还是报错", "不起作用", "无效",
+    "没有效果",
+    "sigue fallando", "no funciona", "no ayudó", "no funcionó", "sigue sin", "mismo error", "no se resolvió",
+    "no lo resuelve", "no sirvió",
+    "funktioniert nicht", "hat nicht geholfen", "immer noch", "geht nicht", "gleiche fehler", "gleichen fehler",
+    "hilft nicht", "nicht gelöst", "nicht behoben",
+    "ne marche pas", "ne fonctionne pas", "toujours pas", "n'a pas aidé", "même erreur", "n'a pas marché",
+    "n'a pas fonctionné", "toujours en panne", "ça échoue", "n'a rien changé",
+    "まだ失敗", "うまくいきません", "直っていません", "動きません", "解決していません", "まだエラー",
+    "変わりません", "効果がありません",
+    "여전히", "안 됩니다", "도움이 안", "같은 오류", "작동하지 않", "해결되지 않", "효과가 없",
+    "não funciona", "não funcionou", "não ajudou", "continua falhando", "mesmo erro", "não resolveu", "ainda falha",
+    "continua com erro",
+    "не работает", "не помогло", "всё ещё", "все еще", "по-прежнему", "та же ошибка", "не помогает", "не сработало",
+    "не решило", "снова упал", "ничего не изменилось",
+    "काम नहीं", "मदद नहीं", "अभी भी", "वही त्रुटि", "ठीक नहीं हुआ", "हल नहीं",
+)  # fmt: skip
+_SAYS_WRONG: Final = (
+    "that's wrong", "that is wrong", "this is wrong", "that was wrong", "is incorrect", "not correct",
+    "that's not right", "that is not right", "you are wrong", "you're wrong", "you were wrong", "wrong answer",
+    "not what i asked", "not what i meant", "not what i wanted", "you misunderstood", "makes no sense",
+    "不对", "错了", "不正确", "答非所问",
+    "está mal", "no es correcto", "es incorrecto", "no es lo que",
+    "das ist falsch", "stimmt nicht", "ist nicht richtig", "ist nicht korrekt",
+    "c'est faux", "n'est pas correct", "ce n'est pas ce que", "c'est incorrect",
+    "違います", "間違って", "正しくありません", "間違いです",
+    "틀렸", "잘못", "맞지 않",
+    "está errado", "não está correto", "está incorreto", "não é isso",
+    "неправильно", "неверно", "это не то", "ты ошиб", "вы ошиб",
+    "गलत है", "सही नहीं", "ग़लत",
+)  # fmt: skip
+_HEDGES: Final = (
+    "i'm not sure", "i am not sure", "i cannot determine", "i can't determine", "cannot be determined", "i'm unable to",
+    "i am unable to", "i don't have enough", "i do not have enough", "not enough information", "it is unclear",
+    "it's unclear", "i'm guessing", "just a guess", "hard to say", "might be wrong", "not certain", "i don't know",
+    "i do not know",
+    "无法确定", "我不确定", "no estoy seguro", "no puedo determinar", "ich bin nicht sicher", "nicht sicher, ob",
+    "je ne suis pas sûr", "je ne peux pas déterminer", "わかりません", "確定できません", "확실하지 않",
+    "não tenho certeza",
+    "não consigo determinar", "не могу определить", "не уверен", "मुझे नहीं पता", "निश्चित नहीं",
 )  # fmt: skip
 
-_KEYED_DISSATISFIED: Final = _keyed(_DISSATISFIED)
+_SAW_IT_FAIL_FOUND: Final = _Phrases.of((phrase, None) for phrase in _SAW_IT_FAIL)
+_SAYS_WRONG_FOUND: Final = _Phrases.of((phrase, None) for phrase in _SAYS_WRONG)
+_HEDGES_FOUND: Final = _Phrases.of((phrase, None) for phrase in _HEDGES)
 
 
-def is_dissatisfied(lowered: str) -> bool:
-    """True when a lower-case text says that what it answers to did not help."""
-    vocabulary = frozenset(split_words(lowered))
-    return any((key is None or key in vocabulary) and phrase in lowered for key, phrase in _KEYED_DISSATISFIED)
+def saw_it_fail(lowered: str, vocabulary: AbstractSet[str]) -> bool:
+    """True when a user's lower-case words report that what they answer to was tried and failed."""
+    return any(True for _ in _SAW_IT_FAIL_FOUND.found(lowered, vocabulary))
+
+
+def says_wrong(lowered: str, vocabulary: AbstractSet[str]) -> bool:
+    """True when a user's lower-case words call what they answer to wrong."""
+    return any(True for _ in _SAYS_WRONG_FOUND.found(lowered, vocabulary))
+
+
+def hedges(lowered: str) -> bool:
+    """True when an answer, in lower case, says of itself that it is a guess or none."""
+    return any(True for _ in _HEDGES_FOUND.found(lowered, frozenset(split_words(lowered))))

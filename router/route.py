@@ -1,22 +1,46 @@
 """The decision: model size and effort for one turn. Pure: same input, same bytes.
 
-Order of evaluation, first one that speaks wins, floors last because they always win:
+Order of evaluation; for each axis the first one that speaks proposes, and the bounds have the last word:
 
-1. `force` rules; 2. the caller's explicit wish; 3. the latch of an escalated session; 4. inside a tool loop that is not
-stalled, the arm of the turn before; 5. `prefer` rules; 6. the default, and for effort the task's own. Then the ceilings
-bound the result from above, and the floors from below.
+1. the tenant's pin; 2. `force` rules; 3. the caller's explicit wish; 4. the escalation that failures ask for, and the
+latch of an escalated session; 5. inside a tool loop that is not stalled, the arm of the turn before; 6. `prefer` rules;
+7. the learned proposal within its budget, or exploration; 8. the default, and for effort the task's own. Then ceilings
+bound the result from above, and floors from below. A pin stands above floors that are not for safety; where it, or a
+tenant's deny, contradicts one that is, the turn is refused. Guards come last, and go up or sideways (`router.guards`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from router.effort import effort_for
+from router.bounds import Bounds, instead_of
+from router.conditions import holds
+from router.effort import effort_for, kept_effort
 from router.features import Features
-from router.policy import Effect, Policy, Rule, holds
+from router.guards import guard
+from router.policy import Effect, Policy, Rule
+from router.proposal import propose
 from router.score import Score, score
 from router.signals.collect import Signals, collect, estimated_risk
-from router.types import Decision, Effort, Risk, RouteRequest, StateView, Tier
+from router.snapshot import Snapshot
+from router.state import Escalation, escalate
+from router.types import (
+    Arm,
+    Decision,
+    Effort,
+    Hold,
+    Mode,
+    Proposal,
+    Risk,
+    RouteRequest,
+    StateView,
+    Surroundings,
+    Tier,
+)
+
+_NO_SURROUNDINGS: Final = Surroundings()
+_KEPT: Final = "tool_loop"
+_STRICTER: Final = (Mode.APPLY, Mode.SHADOW, Mode.BYPASS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +55,10 @@ class Wish:
 class Trace:
     """A decision with everything that led to it. Holds no word of the prompt.
 
-    `escalated`: a rule raised the turn to the strong tier, so the session should stay there.
+    `escalated`: a rule or failures raised the turn to the strong tier, so the session should stay there. `size_step`
+    and `effort_step`: this turn is such a step, the first of its kind in the task. `stages` are the steps of the
+    decision in their order. `shadow` is what would have been decided with the learned proposal acting; in other modes
+    than shadow it is the decision itself. `propensities` are the chances of the tiers, empty where chance had no part.
     """
 
     decision: Decision
@@ -39,17 +66,40 @@ class Trace:
     rules: tuple[tuple[str, bool], ...]
     score: Score
     escalated: bool
+    size_step: bool
+    effort_step: bool
+    bounds: Bounds
+    proposal: Proposal
+    shadow: Decision
+    stages: tuple[tuple[str, Arm, str], ...]
+    propensities: tuple[tuple[Tier, float], ...]
 
 
-def route(request: RouteRequest, state: StateView, policy: Policy) -> Decision:
+def route(
+    request: RouteRequest,
+    state: StateView,
+    policy: Policy,
+    snapshot: Snapshot | None = None,
+    around: Surroundings = _NO_SURROUNDINGS,
+) -> Decision:
     """Model size and effort for the turn that ends `request`."""
-    return trace(request, state, policy).decision
+    return trace(request, state, policy, snapshot, around).decision
 
 
-def trace(request: RouteRequest, state: StateView, policy: Policy) -> Trace:
-    """The same decision as `route`, with its evidence."""
+def trace(
+    request: RouteRequest,
+    state: StateView,
+    policy: Policy,
+    snapshot: Snapshot | None = None,
+    around: Surroundings = _NO_SURROUNDINGS,
+) -> Trace:
+    """The same decision as `route`, with its evidence. `policy` is the tenant's own (`Policy.for_tenant`)."""
     evidence = collect(request, state, policy.review)
-    scored = score(evidence.said)
+    digest = "" if snapshot is None else snapshot.digest
+    try:
+        scored = score(evidence.said, snapshot)
+    except Exception:  # what was learned must never stop a turn: rules and defaults decide without it
+        scored, digest = replace(score(evidence.said, None), abstained="error"), ""
     return decide(
         evidence.signals,
         evidence.said[0].features,
@@ -57,32 +107,62 @@ def trace(request: RouteRequest, state: StateView, policy: Policy) -> Trace:
         Wish(request.requested_tier, request.requested_effort),
         state,
         policy,
+        around,
+        digest,
     )
 
 
-def decide(signals: Signals, features: Features, scored: Score, wish: Wish, state: StateView, policy: Policy) -> Trace:
+def decide(
+    signals: Signals,
+    features: Features,
+    scored: Score,
+    wish: Wish,
+    state: StateView,
+    policy: Policy,
+    around: Surroundings = _NO_SURROUNDINGS,
+    snapshot_digest: str = "",
+) -> Trace:
     """The decision on evidence that has already been collected."""
     names = signals.names
     truths = [(rule, holds(rule.when, names)) for rule in policy.rules]
     fired = [rule for rule, true in truths if true]
-    bounds = _Bounds.of(fired)
-    tier, reason, tier_notes = _tier(fired, bounds, signals, wish, state, policy)
-    effort, effort_notes = _effort(fired, bounds, signals, features, wish, state, policy)
-    overridden = ["ceiling_overridden"] if bounds.contradict else []
-    reasons = (reason, *(rule.rule_id for rule in fired), *tier_notes, *effort_notes, *overridden)
+    usual, usual_note = effort_for(signals, features)
+    turn = _Turn(
+        signals=signals,
+        wish=wish,
+        state=state,
+        policy=policy,
+        around=around,
+        fired=fired,
+        bounds=Bounds.of(fired),
+        mode=_mode(fired, policy, around),
+        escalation=escalate(signals, state, usual),
+        usual=usual,
+        usual_note=usual_note,
+        proposal=propose(scored, around.budget, around.load, state),
+        difficulty=scored.difficulty,
+        snapshot_digest=snapshot_digest,
+    )
+    live = turn.walk(turn.mode is Mode.APPLY)
+    # Where nothing is proposed both ways lead to the same place.
+    shadow = turn.walk(True) if turn.mode is Mode.SHADOW and turn.proposal.taken else live
+    decision, escalation = live.decision, turn.escalation
+    up = decision.tier is Tier.STRONG
+    raised = up and (turn.bounds.floor_tier is Tier.STRONG or escalation.tier is Tier.STRONG)
+    rose = state.last_effort is not None and decision.effort.rank > state.last_effort.rank
     return Trace(
-        decision=Decision(
-            tier=tier,
-            effort=effort,
-            reason=reason,
-            reasons=tuple(dict.fromkeys(reasons)),
-            difficulty=scored.difficulty,
-            policy_digest=policy.digest,
-        ),
+        decision=decision,
         signals=signals,
         rules=tuple((rule.rule_id, true) for rule, true in truths),
         score=scored,
-        escalated=bounds.floor_tier is Tier.STRONG,
+        escalated=raised and decision.hold is None,
+        size_step=raised and state.last_tier is Tier.BASE and state.size_steps == 0,
+        effort_step=escalation.effort is not None and rose and not up and state.effort_steps == 0,
+        bounds=turn.bounds,
+        proposal=turn.proposal,
+        shadow=shadow.decision,
+        stages=live.stages,
+        propensities=live.propensities,
     )
 
 
@@ -107,123 +187,214 @@ def fallback(request: RouteRequest, state: StateView | None = None, policy_diges
         reasons=(reason,),
         difficulty=0.5,
         policy_digest=policy_digest,
+        mode=Mode.BYPASS,
     )
 
 
+def _mode(fired: Sequence[Rule], policy: Policy, around: Surroundings) -> Mode:
+    """The stricter of what the policy and the gate of the learned head allow; a rule may keep it out altogether."""
+    if any(rule.bypass_learning for rule in fired):
+        return Mode.BYPASS
+    return max(policy.learning.mode, around.mode, key=_STRICTER.index)
+
+
 @dataclass(frozen=True, slots=True)
-class _Bounds:
-    """What the fired floors and ceilings allow; `floor_rule` is the one that decides when the floor does."""
+class _Walk:
+    decision: Decision
+    stages: tuple[tuple[str, Arm, str], ...]
+    propensities: tuple[tuple[Tier, float], ...]
 
-    floor_tier: Tier
-    floor_effort: Effort
-    ceiling_tier: Tier
-    ceiling_effort: Effort
-    floor_rule: Rule | None
-    ceiling_rule: Rule | None
 
-    @classmethod
-    def of(cls, fired: Sequence[Rule]) -> "_Bounds":
-        floors = [rule for rule in fired if rule.effect is Effect.FLOOR]
-        ceilings = [rule for rule in fired if rule.effect is Effect.CEILING]
-        by_size = [rule for rule in ceilings if rule.tier is not None]
-        return cls(
-            floor_tier=max((r.tier for r in floors if r.tier), key=_rank, default=Tier.BASE),
-            floor_effort=max((r.effort for r in floors if r.effort), key=_rank, default=Effort.LOW),
-            ceiling_tier=min((r.tier for r in ceilings if r.tier), key=_rank, default=Tier.STRONG),
-            ceiling_effort=min((r.effort for r in ceilings if r.effort), key=_rank, default=Effort.HIGH),
-            # `max` and `min` keep the first of equals, and rules come by falling priority.
-            floor_rule=max(floors, key=_height, default=None),
-            ceiling_rule=min(by_size, key=_height, default=None),
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A tier, why, and what to note beside it. `open`: no rule, wish or memory decided, so the budget counts it."""
+
+    tier: Tier
+    reason: str
+    stage: str
+    notes: tuple[str, ...] = ()
+    open: bool = False
+    explored: bool = False
+    propensities: tuple[tuple[Tier, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One decision in the making: what is known, and the steps over it."""
+
+    signals: Signals
+    wish: Wish
+    state: StateView
+    policy: Policy
+    around: Surroundings
+    fired: Sequence[Rule]
+    bounds: Bounds
+    mode: Mode
+    escalation: Escalation
+    usual: Effort
+    usual_note: str | None
+    proposal: Proposal
+    difficulty: float
+    snapshot_digest: str
+
+    def walk(self, learned: bool) -> _Walk:
+        """From the first proposal to the guards; `learned` lets the learned proposal act."""
+        policy, bounds, wish = self.policy, self.bounds, self.wish
+        choice = self._tier(learned)
+        effort, effort_note = self._effort(choice.tier)
+        stages = [(choice.stage, Arm(choice.tier, effort), choice.reason)]
+        notes = list(choice.notes)
+        reason, hold = choice.reason, None
+        arm = Arm(
+            policy.pin_tier or bounds.tier(choice.tier),
+            policy.pin_effort or bounds.effort(effort),
+        )
+        if wish.tier is not None:
+            notes.append("explicit_model" if arm.tier is wish.tier else "explicit_model_overridden")
+        notes += self._effort_notes(effort, arm.effort, effort_note)
+        if policy.pin_tier is None and bounds.floor_tier is Tier.STRONG and bounds.floor_rule is not None:
+            reason = bounds.floor_rule.rule_id
+        elif policy.pin_tier is None and arm.tier is not choice.tier and bounds.ceiling_rule is not None:
+            reason = bounds.ceiling_rule.rule_id
+        stages.append(("bounds", arm, reason))
+        if bounds.contradict:
+            notes.append("ceiling_overridden")
+        if arm in policy.deny:
+            notes.append("tenant_deny")
+            other = instead_of(arm, bounds, policy)
+            reason = "tenant_deny"
+            hold, arm = (Hold.REFUSE, arm) if other is None else (None, other)
+            stages.append(("deny", arm, reason))
+        if not bounds.is_safe(arm):
+            # Below a safety floor by the tenant's own pin: an error, not a smaller model.
+            hold = Hold.REFUSE
+            arm = Arm(bounds.tier(arm.tier), bounds.effort(arm.effort))
+            stages.append(("safety", arm, "tenant_pin"))
+        elif not bounds.meets_floors(arm):
+            notes.append("floor_overridden")
+        if hold is None:
+            named = wish.tier is arm.tier and choice.stage == "wish"
+            guarded = guard(
+                arm, named, self.signals.risk, self.signals.context_tokens, bounds, policy, self.around.load
+            )
+            notes += guarded.notes
+            if guarded.arm != arm or guarded.hold is not None:
+                reason = guarded.notes[0]
+                stages.append(("guards", guarded.arm, reason))
+            arm, hold = guarded.arm, guarded.hold
+        if self.escalation.hand_over:
+            notes.append("hand_over")
+        if not self.state.known:
+            notes.append("memory_unknown")
+        reasons = (reason, *(rule.rule_id for rule in self.fired), *notes)
+        chances = choice.propensities if choice.tier is arm.tier else ()
+        return _Walk(
+            Decision(
+                tier=arm.tier,
+                effort=arm.effort,
+                reason=reason,
+                reasons=tuple(dict.fromkeys(reasons)),
+                difficulty=self.difficulty,
+                policy_digest=policy.digest,
+                snapshot_digest=self.snapshot_digest,
+                mode=self.mode,
+                propensity=dict(chances).get(arm.tier, 1.0),
+                explored=choice.explored and choice.tier is arm.tier,
+                eligible=choice.open and self.around.budget is not None and self.proposal.abstained is None,
+                hand_over=self.escalation.hand_over,
+                hold=hold,
+            ),
+            tuple(stages),
+            chances,
         )
 
-    @property
-    def contradict(self) -> bool:
-        return self.floor_tier.rank > self.ceiling_tier.rank or self.floor_effort.rank > self.ceiling_effort.rank
+    def _tier(self, learned: bool) -> _Choice:
+        policy, state, agent = self.policy, self.state, self.signals.agent
+        waits = ("escalation_waits",) if self.escalation.waits else ()
+        if policy.pin_tier is not None:
+            return _Choice(policy.pin_tier, "tenant_pin", "pin")
+        if (forced := _first(self.fired, Effect.FORCE)) and forced.tier is not None:
+            return _Choice(forced.tier, forced.rule_id, "force")
+        if self.wish.tier is not None:
+            return _Choice(self.wish.tier, "explicit_model", "wish")
+        if not state.known and self.signals.risk.rank >= Risk.R2.rank:
+            # It may have failed before, and nothing says that it has not.
+            return _Choice(Tier.STRONG, "memory_unknown", "memory")
+        if self.escalation.tier is Tier.STRONG and state.latched_tier is not Tier.STRONG:
+            return _Choice(Tier.STRONG, "escalated_size", "escalation")
+        if state.latched_tier is Tier.STRONG:
+            return _Choice(Tier.STRONG, "session_latched", "latch", waits)
+        if agent.tool_loop and not agent.stalled and state.last_tier is not None:
+            # The default needs no excuse: only a turn kept on another tier is explained by the loop.
+            kept = state.last_tier
+            return _Choice(kept, "default" if kept is policy.default_tier else _KEPT, "loop", waits)
+        if (preferred := _first(self.fired, Effect.PREFER)) and preferred.tier is not None:
+            return _Choice(preferred.tier, preferred.rule_id, "prefer")
+        return self._chosen(learned)
 
-    def tier(self, proposed: Tier) -> Tier:
-        return max(min(proposed, self.ceiling_tier, key=_rank), self.floor_tier, key=_rank)
+    def _chosen(self, learned: bool) -> _Choice:
+        """The choice that nothing decided before: by what was learned, by chance, or the default."""
+        proposal, default = self.proposal, self.policy.default_tier
+        greedy = Tier.STRONG if learned and proposal.taken else default
+        reason = f"learned_{proposal.kind}" if greedy is not default else "default"
+        drained = self.around.budget is not None and self.around.budget.drained
+        notes = ("budget_drained",) if learned and proposal.hit and drained else ()
+        both = all(self.bounds.tier(tier) is tier for tier in Tier) and not self.policy.deny
+        is_open = both and self.mode is not Mode.BYPASS
+        choice = _Choice(greedy, reason, "learned" if learned else "default", notes, open=is_open)
+        share = max(self.around.exploration, self.policy.learning.exploration)
+        if not is_open or share <= 0.0 or drained or not self._may_explore():
+            return choice
+        # Half of the explored turns get what they would have got anyway: so both tiers have a known chance.
+        chances = tuple((tier, 1.0 - share / 2 if tier is greedy else share / 2) for tier in Tier)
+        choice = replace(choice, propensities=chances)
+        if self.around.draw >= share:
+            return choice
+        drawn = Tier.BASE if self.around.draw < share / 2 else Tier.STRONG
+        return replace(choice, tier=drawn, reason="exploration", stage="exploration", explored=True)
 
-    def effort(self, proposed: Effort) -> Effort:
-        return max(min(proposed, self.ceiling_effort, key=_rank), self.floor_effort, key=_rank)
+    def _may_explore(self) -> bool:
+        load = self.around.load
+        return (
+            load.base_up
+            and load.strong_up
+            and load.strong_served
+            and load.strong_pressure < 1.0
+            and self.signals.risk.rank <= Risk.R1.rank
+        )
+
+    def _effort(self, tier: Tier) -> tuple[Effort, str | None]:
+        policy, state, agent = self.policy, self.state, self.signals.agent
+        if policy.pin_effort is not None:
+            return policy.pin_effort, "tenant_pin"
+        if (forced := _first(self.fired, Effect.FORCE, on_effort=True)) and forced.effort is not None:
+            return forced.effort, forced.rule_id
+        if self.wish.effort is not None:
+            return self.wish.effort, None
+        escalated = self.escalation.effort
+        if agent.tool_loop and not agent.stalled and state.last_effort is not None and escalated is None:
+            # The effort stands at the top of the prompt: changing it inside a loop voids the whole prefix cache.
+            return state.last_effort, _KEPT
+        if (preferred := _first(self.fired, Effect.PREFER, on_effort=True)) and preferred.effort is not None:
+            return preferred.effort, preferred.rule_id
+        wanted = policy.default_effort if self.usual_note is None else self.usual
+        note = self.usual_note
+        if escalated is not None and escalated.rank > wanted.rank:
+            wanted, note = escalated, "effort_after_failure"
+        if tier is Tier.STRONG and wanted is Effort.LOW:
+            wanted, note = Effort.MEDIUM, None  # low effort on the strong tier is for those who ask for it
+        kept = kept_effort(wanted, state.last_effort, self.signals.context_tokens)
+        return (wanted, note) if kept is None else (kept, "session_effort")
+
+    def _effort_notes(self, proposed: Effort, given: Effort, note: str | None) -> Sequence[str]:
+        if self.wish.effort is not None:
+            return ("explicit_effort" if given is self.wish.effort else "explicit_effort_overridden",)
+        return (note,) if note is not None and given is proposed else ()
 
 
-def _rank(value: Tier | Effort) -> int:
-    return value.rank
-
-
-def _height(rule: Rule) -> tuple[int, int]:
-    return (-1 if rule.tier is None else rule.tier.rank, -1 if rule.effort is None else rule.effort.rank)
-
-
-_KEPT: Final = "tool_loop"
-
-
-def _tier(
-    fired: Sequence[Rule], bounds: _Bounds, signals: Signals, wish: Wish, state: StateView, policy: Policy
-) -> tuple[Tier, str, list[str]]:
-    """The tier, the reason that decided it, and notes on what was wished for and not given."""
-    proposed, reason = _proposed_tier(fired, signals, wish, state, policy)
-    tier = bounds.tier(proposed)
-    notes: list[str] = []
-    if wish.tier is not None:
-        notes.append("explicit_model" if tier is wish.tier else "explicit_model_overridden")
-    if bounds.floor_tier is Tier.STRONG and bounds.floor_rule is not None:
-        return tier, bounds.floor_rule.rule_id, notes
-    if tier is not proposed and bounds.ceiling_rule is not None:
-        return tier, bounds.ceiling_rule.rule_id, notes
-    return tier, reason, notes
-
-
-def _proposed_tier(
-    fired: Sequence[Rule], signals: Signals, wish: Wish, state: StateView, policy: Policy
-) -> tuple[Tier, str]:
+def _first(fired: Sequence[Rule], effect: Effect, on_effort: bool = False) -> Rule | None:
+    """The first rule that fired with an effect on the axis."""
     for rule in fired:
-        if rule.effect is Effect.FORCE and rule.tier is not None:
-            return rule.tier, rule.rule_id
-    if wish.tier is not None:
-        return wish.tier, "explicit_model"
-    if state.latched_tier is Tier.STRONG:
-        return Tier.STRONG, "session_latched"
-    if signals.agent.tool_loop and not signals.agent.stalled and state.last_tier is not None:
-        # The default needs no excuse: only a turn kept on another tier is explained by the loop.
-        return state.last_tier, "default" if state.last_tier is policy.default_tier else _KEPT
-    for rule in fired:
-        if rule.effect is Effect.PREFER and rule.tier is not None:
-            return rule.tier, rule.rule_id
-    return policy.default_tier, "default"
-
-
-def _effort(
-    fired: Sequence[Rule],
-    bounds: _Bounds,
-    signals: Signals,
-    features: Features,
-    wish: Wish,
-    state: StateView,
-    policy: Policy,
-) -> tuple[Effort, list[str]]:
-    proposed, note = _proposed_effort(fired, signals, features, wish, state, policy)
-    effort = bounds.effort(proposed)
-    if wish.effort is not None:
-        return effort, ["explicit_effort" if effort is wish.effort else "explicit_effort_overridden"]
-    return effort, [note] if note is not None and effort is proposed else []
-
-
-def _proposed_effort(
-    fired: Sequence[Rule], signals: Signals, features: Features, wish: Wish, state: StateView, policy: Policy
-) -> tuple[Effort, str | None]:
-    for rule in fired:
-        if rule.effect is Effect.FORCE and rule.effort is not None:
-            return rule.effort, rule.rule_id
-    if wish.effort is not None:
-        return wish.effort, None
-    if signals.agent.tool_loop and not signals.agent.stalled and state.last_effort is not None:
-        # The effort stands at the top of the prompt: changing it inside a loop voids the whole prefix cache.
-        return state.last_effort, _KEPT
-    for rule in fired:
-        if rule.effect is Effect.PREFER and rule.effort is not None:
-            return rule.effort, rule.rule_id
-    effort, note = effort_for(signals, features)
-    if effort is Effort.LOW and state.last_effort not in {None, Effort.LOW}:
-        return policy.default_effort, "session_effort"  # saves less than the re-read of the conversation costs
-    return (policy.default_effort, None) if note is None else (effort, note)
+        if rule.effect is effect and (rule.effort if on_effort else rule.tier) is not None:
+            return rule
+    return None

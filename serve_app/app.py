@@ -45,8 +45,8 @@ from deployments.gate.settings import GateSettings, Running
 from deployments.gate.shadow import ShadowedClassifier
 from deployments.ingress.deployment import Ingress
 from deployments.ingress.dialects.codecs import make_codecs
-from deployments.ingress.journey import GENERATING
 from deployments.ingress.surface import Loaded, Parts, ServedModel
+from deployments.ingress.turn import GENERATING
 from deployments.ports import Approvals, Audit, Dialect, Gate, Keeps, ModelId
 from deployments.responses.deployment import ResponseStore
 from deployments.store import sqlite_url
@@ -59,10 +59,12 @@ from serve_app.config import (
     ConfigError,
     ReplicaConfig,
     environment,
+    find,
     operating_person,
     read_yaml,
 )
 from serve_app.prepare import prepare, vocabulary_dir
+from serve_app.routing.coldstart import cold_start_bytes
 from serve_app.tokens import token_counters
 
 _log = logging.getLogger("gatehouse")
@@ -83,7 +85,11 @@ def build(config: AppConfig) -> Application:
                 running(config), config.audit.bodies.keeps_arguments, name="PolicyGate",
                 **small(config.gate_replicas))  # fmt: skip
     tiers = {each.tier: (each.engine.model, each.engine.revision) for each in config.models if each.tier is not None}
+    windows = {
+        each.tier: each.engine.max_model_len for each in config.models if each.tier and each.engine.max_model_len
+    }
     router = bind(DifficultyRouter, config.difficulty, read_yaml(config.routing_policy), tiers,
+                  store_url(config, "router"), str(find(config.routing_policy)), cold_start_bytes(), windows,
                   name="DifficultyRouter", **small(config.difficulty_replicas))  # fmt: skip
     engines = {
         model.engine.model: engine(model.engine, sources.get(model.engine.model, ""), vocabulary, config.device)

@@ -214,7 +214,11 @@ class AppConfig(_Model):
         if self.ledger_replicas.replicas > 1:
             raise ValueError("ledger_replicas: one process counts the open grants of a key")
         if self.store_url is None or self.store_url.startswith("sqlite"):
-            for name, replicas in (("gate", self.gate_replicas), ("responses", self.responses_replicas)):
+            for name, replicas in (
+                ("gate", self.gate_replicas),
+                ("responses", self.responses_replicas),
+                ("difficulty", self.difficulty_replicas),
+            ):
                 if replicas.replicas > 1:
                     raise ValueError(
                         f"{name}_replicas: one process owns a SQLite file; more replicas need a PostgreSQL store_url"

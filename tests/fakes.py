@@ -25,6 +25,7 @@ from deployments.ports import (
     EngineInfo,
     EngineItem,
     EngineStart,
+    Feedback,
     GateContext,
     JsonValue,
     ModelId,
@@ -127,6 +128,9 @@ class ChoosingDifficulty:
 
     async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteDecision:
         raise AssertionError("not asked in these tests")
+
+    async def feedback(self, said: Feedback) -> None:
+        raise AssertionError("not told in these tests")
 
     async def ready(self) -> bool:
         return True

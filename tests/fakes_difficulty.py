@@ -6,17 +6,30 @@ from deployments.errors import NotFound, UnknownModel
 from deployments.ports import (
     Attempt,
     Effort,
+    Feedback,
     ModelId,
     RequestId,
     Risk,
+    Role,
     RouteAsk,
     RouteDecision,
     RouteExplanation,
     RouteId,
+    RouteRequest,
     TenantId,
     Tier,
+    Turn,
 )
+from router.explain import explain
+from router.policy import default_policy
+from router.route import trace
+from router.types import StateView
 
+DETAIL = explain(
+    trace(RouteRequest(turns=(Turn(Role.USER, "Which index does it use?"),)), StateView(), default_policy()),
+    default_policy(),
+    StateView(),
+)
 DECISION = RouteDecision(
     route_id=RouteId("route_fixed"),
     model=ModelId("demo-20b"),
@@ -40,6 +53,7 @@ class FixedDifficulty:
     is_ready: bool = True
     asks: list[RouteAsk] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    said: list[Feedback] = field(default_factory=list)
     owner: TenantId | None = None
 
     async def route(self, ask: RouteAsk) -> RouteDecision:
@@ -50,10 +64,15 @@ class FixedDifficulty:
         self.asks.append(ask)
         if not ask.dry_run:
             self.owner = ask.tenant
-        return self.decision
+        return replace(self.decision, detail=DETAIL) if ask.dry_run or ask.explained else self.decision
 
     async def observe(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)
+
+    async def feedback(self, said: Feedback) -> None:
+        if said.tenant != self.owner or said.route_id != self.decision.route_id:
+            raise NotFound("There is no such route decision.")
+        self.said.append(said)
 
     async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteExplanation:
         if tenant != self.owner or route_id != self.decision.route_id:
@@ -67,6 +86,7 @@ class FixedDifficulty:
             signals=("always", "task_general"),
             rules=(("review_large", False),),
             contributions=(("bias", -1.0),),
+            detail=DETAIL,
         )
 
     async def ready(self) -> bool:

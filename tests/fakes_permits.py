@@ -35,6 +35,7 @@ class InMemoryPermits:
         self.reports: dict[str, RunReport] = {}
         self.waiting: list[tuple[Principal, PermitAsk, RollbackPlan | None]] = []
         self.refused: list[str] = []
+        self.nonces: dict[str, str] = {}
         self.down = False
 
     def leave(self, principal: Principal, ask: PermitAsk, plan: RollbackPlan | None = None) -> None:
@@ -53,14 +54,19 @@ class InMemoryPermits:
                 return self._hand_out(principal, replace(ask, audience=audience), plan)
         raise NotFound("No approved call waits to be executed like this.")
 
-    async def redeem(self, principal: Principal, permit_id: str, action_digest: str, audience: str) -> IssuedPermit:
+    async def redeem(
+        self, principal: Principal, permit_id: str, action_digest: str, audience: str, nonce: str | None = None
+    ) -> IssuedPermit:
         found = await self.permit(principal, permit_id)
         if (found.ask.action_digest, found.ask.audience) != (action_digest, audience):
             raise self._refuse("permit_mismatch")
-        if found.state is not PermitState.ISSUED:
+        again = found.state is PermitState.REDEEMED and nonce is not None and self.nonces.get(permit_id) == nonce
+        if found.state is not PermitState.ISSUED and not again:
             raise self._refuse("permit_replayed")
         if found.expires_ms <= self.clock.now_ms():
             raise self._refuse("permit_expired")
+        if nonce is not None:
+            self.nonces[permit_id] = nonce
         return self._keep(replace(found, state=PermitState.REDEEMED))
 
     async def report(self, principal: Principal, permit_id: str, report: RunReport) -> IssuedPermit:

@@ -133,6 +133,7 @@ FIELDS: Mapping[str, Field] = {
         approval_id="the request for approval that it belongs to",
         audience="the runner that a permit is for",
         call_id="id of the tool call, as the model wrote it",
+        cascade="what became of a verified cascade that the client asked for: kept, escalated, unverified or refused",
         change_id="the change or ticket that it belongs to; stored in the envelope",
         dialect="wire format of the request: chat, completions, responses, messages or embeddings",
         effort="reasoning effort that was used",
@@ -172,12 +173,14 @@ FIELDS: Mapping[str, Field] = {
         tier="the router's tier of the model",
         title="what an operator calls it; written in clear, so no secrets",
         tool="name of the tool, escaped and cut to 256 characters",
+        verdict="what the checks of an answer say together: pass, fail or unknown",
         version="version of the code",
         voter="the natural person who voted",
         voter_key="the key they voted with",
     ),
     **_fields(
         "texts",
+        findings="the checks that an answer failed, each with what it found; none of its words",
         finish_reasons="why each choice ended, as the client sees it",
         key_ids="data keys that were destroyed",
         models="models that are granted or served",
@@ -196,10 +199,11 @@ FIELDS: Mapping[str, Field] = {
         fingerprint="SHA-256 of the binding without its random call id: the same call of the same session again",
         head_hash="hash that covers all records before",
         output_commit="salted commitment to the output: of a generation, the SHA-256 of the bytes handed to the HTTP "
-        "edge (for a stream without signs of life and the error event of one that breaks off); of an action, the text "
-        "that was reported",
+        "edge (for a stream without signs of life and the error event of one that breaks off), and for an attempt that "
+        "was not sent those of the engine; of an action, the text that was reported",
         policy_digest="SHA-256 of the policy that decided; stored in the envelope",
         previous_digest="the digest before",
+        redeemer="SHA-256 of the nonce of the runner that takes an execution",
         prompt_commit="salted commitment to the request: the SHA-256 of its parsed body in RFC 8785 form, earlier "
         "turns of a stored conversation included (a body with integers beyond 2**53 - 1, which RFC 8785 does not have: "
         "keys sorted, no white space, numbers as Python writes them)",
@@ -309,11 +313,11 @@ EVENTS: Mapping[str, EventSchema] = {
         "dialect difficulty reasons requested_effort requested_model revision stream prompt_commit prompt_body",
     ),
     "generation.finished": _event(
-        "the ingress, when a request has ended, however it did",
+        "the ingress, when a request has ended, however it did; once more for the other attempt of a cascade",
         "route_id model outcome",
         "attempts cached_tokens dialect duration_ms effort error_code estimated finish_reasons input_tokens "
         "output_tokens reason reasoning_tokens repairs revision status stream tier tool_calls ttft_ms output_commit "
-        "output_body",
+        "output_body cascade findings verdict",
     ),
     "tool_call.proposed": _event("the gate, for every complete call that a model wrote", "gate_call_id tool", _CALL),
     "tool_call.classified": _event(
@@ -373,7 +377,7 @@ EVENTS: Mapping[str, EventSchema] = {
     "permit.redeemed": _event(
         "the permit office, when a runner takes the one execution that a permit allows",
         "permit_id action_digest",
-        _PERMIT,
+        f"{_PERMIT} redeemer",
     ),
     "approval.advised": _event(
         "the approval desk, when a model's risk review is put beside a request; it counts for nothing",

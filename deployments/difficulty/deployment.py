@@ -1,36 +1,58 @@
 """The difficulty router as a Serve deployment: session memory before and after a pure decision."""
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 from deployments.clock import Clock, SystemClock
-from deployments.difficulty.memory import RouteMemory, SessionMemory
+from deployments.difficulty.budgets import Budgets
+from deployments.difficulty.feedback import FeedbackDesk
+from deployments.difficulty.learned import LearnedSource
+from deployments.difficulty.memory import Decided, Evidence, RouteMemory, SessionMemory
+from deployments.difficulty.policies import PolicySource
+from deployments.difficulty.sessions import Sessions
 from deployments.difficulty.settings import DifficultySettings
+from deployments.difficulty.store import Explained, RouteRows
 from deployments.difficulty.targets import Targets
-from deployments.errors import NotFound
+from deployments.errors import NotFound, PartUnavailable
 from deployments.ports import (
     Attempt,
+    AttemptOutcome,
+    Detail,
+    Feedback,
+    Hold,
     Risk,
     RouteAsk,
     RouteDecision,
     RouteExplanation,
     RouteId,
+    SessionId,
     TenantId,
     Tier,
 )
-from router.policy import parse_policy
+from deployments.store import open_store
+from router.explain import explain
+from router.policy import Policy, Unmet
 from router.route import Trace, fallback, trace
-from router.types import Decision, RouteRequest, StateView
+from router.signals.evidence import WEIGHTS, EvidenceKind
+from router.types import Decision, Load, RouteRequest, StateView, Surroundings
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("gatehouse.router")
+_DAY_MS: Final = 86_400_000
+# Whatever else went wrong is a hard failure.
+_WEIGHTS: Final = {AttemptOutcome.OK: 0.0, AttemptOutcome.HEDGED: WEIGHTS[EvidenceKind.HEDGED]}
 
 
 class DifficultyRouter:
-    """Serves `ports.Difficulty`.
+    """Serves `ports.Difficulty`. Opens its tables on the first health check, which Serve makes before any traffic.
 
-    A replica remembers the sessions that it routes: give it session-consistent traffic.
+    Replicas share nothing but the database: any number on PostgreSQL, one on a SQLite file. While the store does not
+    answer, turns are routed by what the replica remembers itself.
     """
 
     def __init__(
@@ -38,29 +60,61 @@ class DifficultyRouter:
         settings: DifficultySettings,
         policy: Mapping[str, object],
         tiers: Mapping[Tier, tuple[str, str]],
+        store_url: str,
+        policy_path: str | None = None,
+        snapshot: bytes | None = None,
+        windows: Mapping[Tier, int] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`tiers` names the model and the revision of every served tier; without a `clock` it takes the system's.
+        """`tiers` names the model and the revision of every served tier, `windows` their contexts in tokens.
 
-        Raises `PolicyError` for a bad `policy` document, `ValueError` for tiers that are empty or ambiguous.
+        `policy_path` is watched for a newer policy. `snapshot` is the shipped difficulty signal, in use where the
+        settings name no file. Raises `PolicyError` for a bad `policy` document, `SnapshotError` for a bad snapshot,
+        `ValueError` for tiers that are empty or ambiguous.
         """
-        self._policy = parse_policy(policy)
+        self._policies = PolicySource(policy, None if policy_path is None else Path(policy_path))
+        self._learned = LearnedSource(settings.learned, snapshot)
         self._targets = Targets(tiers, settings.auto_models)
-        self._sessions = SessionMemory(settings.sessions, settings.idle_release_s * 1_000)
-        self._routes = RouteMemory(settings.explained_routes)
+        windows = windows or {}
+        self._load = Load(
+            strong_served=Tier.STRONG in tiers,
+            base_window=windows.get(Tier.BASE),
+            strong_window=windows.get(Tier.STRONG),
+        )
+        self._settings = settings
         self._clock = clock or SystemClock()
+        self._rows = RouteRows(open_store(store_url))
+        idle_ms = settings.idle_release_s * 1_000
+        self._sessions = Sessions(
+            self._rows, SessionMemory(settings.sessions, idle_ms), self._clock, idle_ms, settings.read_timeout_s
+        )
+        self._desk = FeedbackDesk(
+            self._rows, self._sessions, self._clock, settings.feedback_per_minute, settings.explained_days
+        )
+        self._budgets = Budgets(self._rows, f"replica_{secrets.token_hex(8)}")
+        self._routes = RouteMemory(settings.explained_routes)
+        self._opening: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
 
     async def route(self, ask: RouteAsk) -> RouteDecision:
         """Model and effort for a turn. `UnknownModel` for a wish that is not served. A dry run leaves no trace."""
-        now_ms = self._clock.now_ms()
+        policy = self._policies.current.for_tenant(ask.tenant)
         wish = self._targets.wished(ask.model)
         request = ask.request if wish is None else replace(ask.request, requested_tier=wish)
-        state = self._sessions.view(ask.tenant, ask.session, now_ms)
-        decision, found = self._decide(ask, request, state)
+        state = await self._sessions.view(ask.tenant, ask.session, keep=not ask.dry_run)
+        now_ms, token = self._clock.now_ms(), secrets.randbits(96)
+        around = Surroundings(
+            mode=self._learned.mode(ask.tenant, ask.session),
+            budget=self._budgets.view(ask.tenant, policy.budget, now_ms),
+            load=self._load,
+            draw=1.0 if ask.dry_run else token / 2**96,  # a question is nothing to learn from
+        )
+        decision, found = self._decide(ask, request, state, policy, around)
         served = self._targets.served(decision)
         target = self._targets.target(served.tier)
+        detail = None if found is None else explain(found, policy, state)
         answer = RouteDecision(
-            route_id=RouteId(f"route_{secrets.token_hex(12)}"),
+            route_id=RouteId(f"route_{token:024x}"),
             model=target.model,
             tier=served.tier,
             effort=served.effort,
@@ -70,40 +124,156 @@ class DifficultyRouter:
             difficulty=served.difficulty,
             policy_digest=served.policy_digest,
             watched=self._sessions.has_failures(ask.tenant, ask.session),
+            mode=served.mode,
+            confidence=0.5 if detail is None else detail.confidence,
+            snapshot_digest=served.snapshot_digest,
+            propensity=served.propensity,
+            explored=served.explored,
+            eligible=served.eligible,
+            hand_over=served.hand_over,
+            hold=served.hold,
         )
         if not ask.dry_run:
-            latch = found is not None and found.escalated and served.tier is Tier.STRONG
-            self._sessions.decided(ask.tenant, ask.session, served.tier, served.effort, latch, now_ms)
-            self._routes.remember(ask.tenant, _explanation(ask, answer, request, found, now_ms))
-        return answer
+            self._remember(ask, answer, request, found, detail, now_ms)
+            if found is not None and served.eligible:
+                self._budgets.decided(ask.tenant, policy.budget, found.proposal.hit)
+        return replace(answer, detail=detail) if ask.dry_run or ask.explained else answer
 
     async def observe(self, attempt: Attempt) -> None:
-        """Remember how an attempt ended; the same event twice counts once."""
-        self._sessions.observe(attempt, self._clock.now_ms())
+        """Remember how an attempt ended; the same event twice counts once. `PartUnavailable` when it is not written."""
+        await self._opened()
+        await self._sessions.observe(
+            Evidence(
+                event_id=attempt.event_id,
+                tenant=attempt.tenant,
+                session=attempt.session,
+                tier=attempt.tier,
+                weight=_WEIGHTS.get(attempt.outcome, 1.0),
+            )
+        )
+
+    async def feedback(self, said: Feedback) -> None:
+        """Take a verdict on a turn of the last days."""
+        await self._opened()
+        await self._desk.take(said)
+
+    async def flush(self) -> None:
+        """Return when all that was decided so far is written, or raise `PartUnavailable`."""
+        await self._opened()
+        await self._sessions.flush()
 
     async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteExplanation:
-        """Why a recent turn was routed as it was; `NotFound` when forgotten, unknown or another tenant's."""
+        """Why a turn of the last days was routed as it was; `NotFound` when forgotten, unknown or another tenant's."""
         found = self._routes.find(tenant, route_id)
-        if found is None:
+        if found is not None:
+            return found
+        await self._opened()
+        stored = await self._rows.decision(tenant, route_id)
+        if stored is None:
             raise NotFound("There is no such route decision, or it is too old to be explained.")
-        return found
+        return stored.explanation
 
     async def ready(self) -> bool:
-        """True once constructed: a replica without a valid policy does not start."""
-        return True
+        """True when the store answers. A replica without a valid policy does not start."""
+        await self._opened()
+        return await self._rows.ready()
 
-    def _decide(self, ask: RouteAsk, request: RouteRequest, state: StateView) -> tuple[Decision, Trace | None]:
+    async def check_health(self) -> None:
+        """Raise when the tables could not be opened, or a task that must run for ever has ended."""
+        await self._opened()
+        for task in self._running:
+            if task.done():
+                task.result()
+
+    async def close(self) -> None:
+        """Write what waits and close the store."""
+        for task in (self._opening, *self._running):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         try:
-            found = trace(request, state, self._policy)
+            await self._sessions.flush()
+        except PartUnavailable:
+            _log.error("the router stops, and what it had not written is lost")
+        await self._sessions.close()
+        await self._rows.close()
+
+    async def _opened(self) -> None:
+        """Make the tables. Concurrent first calls share one opening; a failed one is tried again."""
+        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
+            self._opening = asyncio.create_task(self._open())
+        await asyncio.shield(self._opening)
+
+    async def _open(self) -> None:
+        await self._rows.open()
+        loops = (self._sessions.write(), self._sweep(), self._watch())
+        self._running = [asyncio.create_task(loop) for loop in loops]
+
+    async def _sweep(self) -> None:
+        while True:
+            now_ms = self._clock.now_ms()
+            with suppress(PartUnavailable):  # said in the log where it failed; the next round tries again
+                await self._rows.sweep(
+                    now_ms - self._settings.idle_release_s * 1_000, now_ms - self._settings.explained_days * _DAY_MS
+                )
+            await asyncio.sleep(self._settings.sweep_s)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.to_thread(self._policies.look)
+            await asyncio.to_thread(self._learned.look)
+            with suppress(PartUnavailable):
+                await self._budgets.meet(self._clock.now_ms())
+            await asyncio.sleep(self._settings.reload_s)
+
+    def _decide(
+        self, ask: RouteAsk, request: RouteRequest, state: StateView, policy: Policy, around: Surroundings
+    ) -> tuple[Decision, Trace | None]:
+        try:
+            found = trace(request, state, policy, self._learned.current, around)
         except Exception as error:
             # A broken router must not stop the traffic. The type only: an exception's text may quote the prompt.
             _log.error("router_error request_id=%s error=%s", ask.request_id, type(error).__name__)
-            return fallback(request, state, self._policy.digest), None
+            decision, unmet = fallback(request, state, policy.digest), policy.without_strong.unserved_safety
+            raised = decision.tier is Tier.STRONG and decision.reason == "router_error_raised"
+            if raised and not self._load.strong_served and unmet is not Unmet.BASE:
+                decision = replace(decision, hold=Hold(unmet.value))
+            return decision, None
         return found.decision, found
+
+    def _remember(
+        self,
+        ask: RouteAsk,
+        answer: RouteDecision,
+        request: RouteRequest,
+        found: Trace | None,
+        detail: Detail | None,
+        now_ms: int,
+    ) -> None:
+        explanation = _explanation(ask, answer, request, found, detail, now_ms)
+        turn = Decided(
+            tenant=ask.tenant,
+            session=SessionId("")
+            if answer.hold is not None
+            else ask.session,  # nothing is generated, so nothing is to be kept
+            turn=answer.route_id,
+            tier=answer.tier,
+            effort=answer.effort,
+            latch=found is not None and found.escalated and answer.tier is Tier.STRONG,
+            size_step=found is not None and found.size_step,
+            effort_step=found is not None and found.effort_step,
+        )
+        self._sessions.decided(turn, Explained(ask.tenant, ask.session, explanation))
+        self._routes.remember(ask.tenant, explanation)
 
 
 def _explanation(
-    ask: RouteAsk, answer: RouteDecision, request: RouteRequest, found: Trace | None, now_ms: int
+    ask: RouteAsk,
+    answer: RouteDecision,
+    request: RouteRequest,
+    found: Trace | None,
+    detail: Detail | None,
+    now_ms: int,
 ) -> RouteExplanation:
     if found is None:
         risk = request.trusted_risk or Risk.R0
@@ -117,4 +287,5 @@ def _explanation(
         signals=tuple(sorted(found.signals.names)),
         rules=found.rules,
         contributions=found.score.contributions,
+        detail=detail,
     )

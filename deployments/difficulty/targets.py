@@ -41,19 +41,16 @@ class Targets:
         raise UnknownModel(model)
 
     def served(self, decision: Decision) -> Decision:
-        """The decision on a tier that exists.
+        """The decision on a tier that exists: a served larger tier in place of a missing base one is noted as such.
 
-        Where a larger tier was decided and is not served, the base tier answers and the reason says
-        `strong_tier_missing`: text may flow, and the gate still holds the action. A served larger tier in place of a
-        missing base one is noted as `base_tier_missing`.
+        The policy says what becomes of a turn whose larger tier is missing; one that is held keeps it.
         """
-        if decision.tier in self._tiers:
+        if decision.tier in self._tiers or decision.hold is not None:
             return decision
-        if decision.tier is Tier.STRONG:
-            reason = "strong_tier_missing"
-            return replace(decision, tier=Tier.BASE, reason=reason, reasons=(reason, *decision.reasons))
-        return replace(decision, tier=Tier.STRONG, reasons=(*decision.reasons, "base_tier_missing"))
+        other = Tier.STRONG if decision.tier is Tier.BASE else Tier.BASE
+        reason = "base_tier_missing" if other is Tier.STRONG else "strong_tier_missing"
+        return replace(decision, tier=other, reasons=tuple(dict.fromkeys((*decision.reasons, reason))))
 
     def target(self, tier: Tier) -> TierTarget:
-        """Model and revision of a served tier."""
-        return self._tiers[tier]
+        """Model and revision of a tier; both empty for one that is not served, which only a held turn can ask for."""
+        return self._tiers.get(tier, TierTarget(ModelId(""), ""))

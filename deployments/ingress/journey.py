@@ -12,8 +12,8 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias, TypeVar, assert_never
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, assert_never
 
 from deployments.clock import Clock
 from deployments.errors import (
@@ -25,10 +25,14 @@ from deployments.errors import (
     InvalidRequest,
     UnknownModel,
 )
+from deployments.ingress import records
 from deployments.ingress.advice import Advisor
+from deployments.ingress.cascade import Cascade
+from deployments.ingress.course import Word, wish_of
 from deployments.ingress.dialects.values import Asked, Codec, Emit, Framing, Judge, ReplyFilter
 from deployments.ingress.egress import Reach, check, wish
 from deployments.ingress.evidence import Spoken, change_of, prompt_body, results_of
+from deployments.ingress.hearing import Replay
 from deployments.ingress.holding import Holder
 from deployments.ingress.meter import Meter
 from deployments.ingress.opening import Opening
@@ -37,14 +41,14 @@ from deployments.ingress.provenance import Outside, agent_of, schemas_of
 from deployments.ingress.session import session_of
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.trail import Recorder
+from deployments.ingress.turn import Ask, RoutedModel, Turn, outcome_of, used_by, with_known
+from deployments.ingress.verifying import Reader
 from deployments.ingress.window import Window, without_max_tokens
 from deployments.ports import (
     Approvals,
     Attempt,
     AttemptOutcome,
     AuditEvent,
-    Body,
-    BodyField,
     Dialect,
     Difficulty,
     Effort,
@@ -56,7 +60,7 @@ from deployments.ports import (
     GateContext,
     Grant,
     Held,
-    JsonValue,
+    Hold,
     Keeps,
     Ledger,
     Limit,
@@ -69,7 +73,6 @@ from deployments.ports import (
     RouteAsk,
     RouteDecision,
     RouteId,
-    RouteRequest,
     Scope,
     SessionId,
     TenantId,
@@ -80,29 +83,12 @@ from deployments.ports import (
     Verdict,
     keeps_nothing,
 )
+from router import explain
 
 _log = logging.getLogger("gatehouse.ingress")
 T = TypeVar("T")
 _MOST_DROPPED = 32  # tools that are named in a header
-_MOST_REASONS = 16  # choices that a client may ask for
-_WORDS = frozenset({"stop", "length", "tool_calls", "content_filter", "abort", "error", "repetition"})
 _MOST_KEPT_BYTES = 4 * 2**20  # of a body that is kept; a larger one is its digest alone
-GENERATING = frozenset(Dialect) - {Dialect.EMBEDDINGS}
-Reader: TypeAlias = Callable[[Mapping[str, JsonValue]], RouteRequest]
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request as the HTTP edge hands it in: parsed JSON, and the headers with lower-case names."""
-
-    dialect: Dialect
-    request_id: RequestId
-    key: str
-    headers: Mapping[str, str]
-    body: Mapping[str, JsonValue]
-    risk: Risk | None = None
-    reply_id: str | None = None
-    """32 hex digits for the reply's own id, when the edge must know it beforehand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,44 +103,6 @@ class Head:
     stream: bool
     limits: tuple[Limit, ...]
     reply: Callable[[], ReplyFilter]
-
-
-@dataclass(frozen=True, slots=True)
-class RoutedModel:
-    """A model at its revision. `tier` None: reached by name alone. `local`: prompts stay on the operator's premises."""
-
-    tier: Tier | None
-    model: ModelId
-    revision: str
-    local: bool
-    dialects: frozenset[Dialect] = GENERATING
-
-
-@dataclass(slots=True)
-class _Turn:
-    """What is known of one request by the time it ends; only `answer` and `_finish` write here."""
-
-    ask: Ask
-    principal: Principal
-    session: SessionId
-    asked: Asked
-    decision: RouteDecision
-    grant: Grant
-    reply: ReplyFilter
-    started_s: float
-    change_id: str | None
-    untrusted: bool
-    output: Spoken
-    recording: asyncio.Task[Receipt | None] | None = None
-    first_byte_s: float | None = None
-    headed: bool = False
-    tool_calls: int = 0
-    engine_reached: bool = False
-    completed: bool = False
-    attempts: int = 1
-    repairs: set[str] = field(default_factory=set[str])
-    spent: Usage = Usage()
-    error: BaseException | None = None
 
 
 class _Malformed(Exception):
@@ -195,6 +143,7 @@ class Journey:
         self._larger = {
             tier: tuple((rank, other) for rank, other in tiers if rank.rank > tier.rank) for tier, _ in tiers
         }
+        self._cascade = Cascade(ledger, difficulty, engines, readers, windows, self._larger, settings.cascade)
         self._principals = Principals(ledger, clock, settings.principal_ttl_s)
         self._ledger = ledger
         self._difficulty = difficulty
@@ -225,7 +174,8 @@ class Journey:
         started_s = self._clock.monotonic_s()
         principal = await self.authenticate(ask.key, Scope.INFERENCE)
         change_id = change_of(ask.headers)
-        asked = self._codecs[ask.dialect].read(ask.body)
+        wanted, body = wish_of(ask.headers, ask.body)
+        asked = self._codecs[ask.dialect].read(body)
         untrusted = self._outside.untrusted(asked, ask.headers)
         session = session_of(principal, ask.headers, ask.body, asked.body)
         routing = self._own(self._route(principal, session, ask, asked, untrusted))  # while the ledger admits
@@ -234,13 +184,14 @@ class Journey:
         except BaseException:
             await _drop(routing)
             raise
-        turn: _Turn | None = None
+        turn: Turn | None = None
         try:
             decision = await routing
             reply = self._codecs[ask.dialect].filter(asked, self._framing(ask, decision))
             output = Spoken(self._most_kept(principal.tenant))
-            turn = _Turn(
-                ask, principal, session, asked, decision, grant, reply, started_s, change_id, untrusted, output
+            course = self._cascade.begin(wanted, asked, self._models[decision.model].tier is not None)
+            turn = Turn(
+                ask, principal, session, asked, decision, grant, reply, started_s, change_id, untrusted, output, course
             )
             async with aclosing(self._generate(turn)) as released:
                 async for item in released:
@@ -295,10 +246,12 @@ class Journey:
                 request_id=ask.request_id,
                 tenant=principal.tenant,
                 session=session,
-                request=_with(request, ask.risk, asked, untrusted),
+                request=with_known(request, ask.risk, asked, untrusted),
                 model=wished,
+                explained=_may_see_more(principal, ask),
             )
         )
+        _refuse_held(decision)
         if decision.model not in self._engines or not principal.may_use(decision.model):
             raise UnknownModel(asked.requested_model)
         decision = self._warm(decision, asked, principal)
@@ -350,7 +303,7 @@ class Journey:
                 )
         return decision
 
-    async def _generate(self, turn: _Turn) -> AsyncGenerator[Head | bytes, None]:
+    async def _generate(self, turn: Turn) -> AsyncGenerator[Head | bytes, None]:
         """The engine's reply, gated. The routing record is written while the engine works."""
         turn.recording = self._own(self._record_decided(turn))
         results = results_of(turn.asked.body, turn.asked.failed)
@@ -358,7 +311,7 @@ class Journey:
             self._own(self._observe(turn, results))
         while True:
             try:
-                async with aclosing(await self._open(turn)) as items:
+                async with aclosing(await self._ready(turn)) as items:
                     receipt = await asyncio.shield(turn.recording)
                     turn.reply.receipt(receipt)
                     if not turn.headed and not (turn.asked.stream and items.waiting):
@@ -374,7 +327,7 @@ class Journey:
             else:
                 return
 
-    async def _observe(self, turn: _Turn, results: Sequence[ToolResult]) -> None:
+    async def _observe(self, turn: Turn, results: Sequence[ToolResult]) -> None:
         """Tell the gate what the client says became of earlier calls; no answer waits for that."""
         try:
             async with asyncio.timeout(self._settings.call_timeout_s):
@@ -388,11 +341,21 @@ class Journey:
         """How many bytes of each body the audit sink gets."""
         return self._kept_bytes if self._keeps_bodies(tenant) else 0
 
-    def _head(self, turn: _Turn, receipt: Receipt | None) -> Head:
+    def _head(self, turn: Turn, receipt: Receipt | None) -> Head:
         turn.headed = True
         return Head(_headers(turn, receipt), turn.asked.stream, turn.grant.limits, lambda: turn.reply)
 
-    async def _flow(self, turn: _Turn, items: Opening) -> AsyncGenerator[bytes, None]:
+    async def _ready(self, turn: Turn) -> Opening | Replay:
+        """The reply to send: the engine's as it comes, or the one that a cascade has settled on."""
+        opening = await self._open(turn)
+        if not turn.course.holds:
+            return opening
+        settled = await self._cascade.run(turn, opening, self._open)
+        if turn.course.word is Word.ESCALATED:
+            turn.reply = self._codecs[turn.ask.dialect].filter(turn.asked, self._framing(turn.ask, turn.decision))
+        return settled
+
+    async def _flow(self, turn: Turn, items: Opening | Replay) -> AsyncGenerator[bytes, None]:
         """What may leave. Empty bytes mean that all is well so far: until the first ones a failure becomes a status."""
         try:
             async for item in items:
@@ -409,7 +372,7 @@ class Journey:
             # The client has the whole answer, and an error after its end would take that back.
             _log.warning("engine of %s: %s after the end of its answer", turn.decision.model, error.code)
 
-    def _begin_again(self, turn: _Turn) -> None:
+    def _begin_again(self, turn: Turn) -> None:
         """A second attempt in place of one that nobody has seen a byte of; the first one is paid for, too."""
         spent = turn.reply.usage
         if spent is not None:
@@ -417,7 +380,7 @@ class Journey:
         turn.attempts += 1
         turn.reply = turn.reply.again()
 
-    async def _open(self, turn: _Turn) -> Opening:
+    async def _open(self, turn: Turn) -> Opening:
         """The chosen engine's reply, its status known to be good."""
         asked = self._windows[turn.decision.model].clamp(turn.asked)
         try:
@@ -428,7 +391,7 @@ class Journey:
                 raise
             return await self._call(turn, without_max_tokens(asked))
 
-    async def _call(self, turn: _Turn, asked: Asked) -> Opening:
+    async def _call(self, turn: Turn, asked: Asked) -> Opening:
         decision = turn.decision
         call = EngineCall(
             path=asked.engine_path,
@@ -447,9 +410,10 @@ class Journey:
             raise
         return opening
 
-    async def _release(self, turn: _Turn, item: EngineItem) -> AsyncGenerator[bytes, None]:
+    async def _release(self, turn: Turn, item: EngineItem) -> AsyncGenerator[bytes, None]:
         match item:
             case bytes():
+                turn.course.hear(item, self._settings.cascade.max_answer_bytes)
                 turn.reply.feed(item)
                 async for data in self._steps(turn):
                     yield data
@@ -462,7 +426,7 @@ class Journey:
             case _:
                 assert_never(item)
 
-    async def _steps(self, turn: _Turn) -> AsyncGenerator[bytes, None]:
+    async def _steps(self, turn: Turn) -> AsyncGenerator[bytes, None]:
         while (step := turn.reply.step()) is not None:
             match step:
                 case Emit():
@@ -494,25 +458,32 @@ class Journey:
             if self._advisor is not None and isinstance(verdict, Held) and verdict.risk.rank >= Risk.R2.rank:
                 self._advisor.begin(principal, verdict.approval_id)
 
-    async def _finish(self, turn: _Turn) -> None:
+    async def _finish(self, turn: Turn) -> None:
         """Settle and record, also after a hang-up or a dead engine."""
-        usage = _sum(turn.spent, turn.reply.usage or _charge(turn))
-        await _quiet("settle", self._ledger.settle(turn.grant, usage))  # at once: it frees a place for the next request
+        usage, others = used_by(turn), turn.course.others
+        for grant, used in [(turn.course.grant or turn.grant, usage), *((each.grant, each.usage) for each in others)]:
+            await _quiet("settle", self._ledger.settle(grant, used))  # at once: it frees a place for the next request
         if turn.error is None:
             await self._later()
         if turn.recording is not None:
             await turn.recording  # the order of the log is the order of events
+        await self._cascade.listen(turn)
+        for each in others:
+            self._meter.abandoned(each.decision.model, each.usage)
+            most_kept = self._most_kept(turn.principal.tenant)
+            await self._recorder.record(records.abandoned(turn, each, most_kept, self._clock.now_ms()))
         await self._recorder.record(self._finished(turn, usage))
-        outcome = _outcome(turn)
-        routed = self._models[turn.decision.model].tier is not None  # the memory is about tiers
-        if routed and outcome is not None and (turn.decision.watched or outcome is not AttemptOutcome.OK):
-            attempt = Attempt(
-                event_id=turn.decision.route_id,
-                tenant=turn.principal.tenant,
-                session=turn.session,
-                tier=turn.decision.tier,
-                outcome=outcome,
-            )
+        for each in others:
+            await self._remember(turn, each.decision, each.outcome, f"{each.decision.route_id}-{each.attempt}")
+        await self._remember(turn, turn.decision, outcome_of(turn), turn.decision.route_id)
+
+    async def _remember(
+        self, turn: Turn, decision: RouteDecision, outcome: AttemptOutcome | None, event_id: str
+    ) -> None:
+        """Tell the session memory, which is about tiers, how an attempt ended."""
+        routed = self._models[decision.model].tier is not None
+        if routed and outcome is not None and (decision.watched or outcome is not AttemptOutcome.OK):
+            attempt = Attempt(event_id, turn.principal.tenant, turn.session, decision.tier, outcome)
             await _quiet("observe", self._difficulty.observe(attempt))
 
     async def _later(self) -> None:
@@ -532,101 +503,58 @@ class Journey:
         reply_id = ask.reply_id or hashlib.sha256(decision.route_id.encode()).hexdigest()[:32]
         return Framing(reply_id, decision.model, self._clock.now_ms() // 1000, decision.effort)
 
-    async def _record_decided(self, turn: _Turn) -> Receipt | None:
-        prompt = await prompt_body(turn.ask.body, turn.asked, self._most_kept(turn.principal.tenant))
-        return await self._recorder.record(self._decided(turn, prompt))
-
-    def _decided(self, turn: _Turn, prompt: Body) -> AuditEvent:
-        decision = turn.decision
-        return self._event(
-            turn,
-            "route.decided",
-            {
-                "route_id": decision.route_id,
-                "dialect": turn.ask.dialect.value,
-                "model": decision.model,
-                "tier": decision.tier.value,
-                "effort": decision.effort.value,
-                "revision": decision.revision,
-                "reason": decision.reason,
-                "reasons": list(decision.reasons),
-                "difficulty": round(decision.difficulty, 6),
-                "stream": turn.asked.stream,
-                "requested_model": turn.asked.requested_model[:128],
-            },
-            {BodyField.PROMPT: prompt},
-        )
-
-    def _finished(self, turn: _Turn, usage: Usage) -> AuditEvent:
-        duration_s = self._clock.monotonic_s() - turn.started_s
+    def _finished(self, turn: Turn, usage: Usage) -> AuditEvent:
+        now_s = self._clock.monotonic_s()
+        duration_s = now_s - turn.started_s
         ttft_s = None if turn.first_byte_s is None else turn.first_byte_s - turn.started_s
-        error = turn.error
-        outcome = "completed" if turn.completed else "failed" if isinstance(error, Exception) else "aborted"
+        outcome = records.end_of(turn)
         self._meter.finished(turn.ask.dialect, turn.decision.model, outcome, duration_s, ttft_s, usage)
         self._meter.withheld(turn.ask.dialect, turn.reply.withheld)
-        said = turn.output.body()
-        return self._event(
-            turn,
-            "generation.finished",
-            {
-                "route_id": turn.decision.route_id,
-                "model": turn.decision.model,
-                "outcome": outcome,
-                "input_tokens": usage.input_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "output_tokens": usage.output_tokens,
-                "reasoning_tokens": usage.reasoning_tokens,
-                "estimated": usage.estimated,
-                "finish_reasons": [_word(each) for each in turn.reply.finish_reasons[:_MOST_REASONS]],
-                "duration_ms": round(duration_s * 1000),
-                "ttft_ms": None if ttft_s is None else round(ttft_s * 1000),
-                "tool_calls": turn.tool_calls,
-                "attempts": turn.attempts,
-                "repairs": [*sorted(turn.repairs)],
-                "error_code": error.code if isinstance(error, GatehouseError) else None,
-            },
-            {} if said is None else {BodyField.OUTPUT: said},
-        )
+        return records.finished(turn, usage, now_s, self._clock.now_ms())
 
-    def _event(
-        self, turn: _Turn, name: str, data: Mapping[str, JsonValue], bodies: Mapping[BodyField, Body]
-    ) -> AuditEvent:
-        return AuditEvent(
-            event_id=f"{name}:{turn.decision.route_id}",
-            name=name,
-            at_ms=self._clock.now_ms(),
-            tenant=turn.principal.tenant,
-            principal=turn.principal.key_id,
-            request_id=turn.ask.request_id,
-            session=turn.session,
-            data={**data, "policy_digest": turn.decision.policy_digest, "change_id": turn.change_id},
-            bodies=bodies,
-        )
+    async def _record_decided(self, turn: Turn) -> Receipt | None:
+        prompt = await prompt_body(turn.ask.body, turn.asked, self._most_kept(turn.principal.tenant))
+        return await self._recorder.record(records.decided(turn, prompt, self._clock.now_ms()))
 
 
-def _with(request: RouteRequest, risk: Risk | None, asked: Asked, untrusted: bool) -> RouteRequest:
-    """What text said, plus what the edge knows; a caller's word may raise the risk, never lower it."""
-    known = request.trusted_risk
-    trusted = known if risk is None else risk if known is None else known.at_least(risk)
-    return replace(
-        request,
-        trusted_risk=trusted,
-        requested_effort=asked.effort,
-        offered_tools=tuple(sorted(asked.offered_tools)),
-        untrusted_content=request.untrusted_content or untrusted,
-    )
+def _may_see_more(principal: Principal, ask: Ask) -> bool:
+    """Whether the answer's headers tell what decided about it: asked for, by a key that may know."""
+    wanted = ask.headers.get(explain.DEBUG_REQUEST_HEADER, "").strip().lower() == "true"
+    return wanted and Scope.ADMIN in principal.scopes
 
 
-def _headers(turn: _Turn, receipt: Receipt | None) -> dict[str, str]:
+def _refuse_held(decision: RouteDecision) -> None:
+    """Raise for a turn that only a smaller model than its floor demands could answer now: it never does."""
+    match decision.hold:
+        case None:
+            return
+        case Hold.REFUSE:
+            raise Forbidden("The routing policy gives this request to a model that is not available here.")
+        case Hold.QUEUE:
+            raise EngineOverloaded("The model that this request needs is not available. Please try again in 30s.", 30)
+
+
+def _headers(turn: Turn, receipt: Receipt | None) -> dict[str, str]:
     decision = turn.decision
     headers = {
         "x-gatehouse-model": decision.model,
         "x-gatehouse-tier": decision.tier.value,
         "x-gatehouse-effort": decision.effort.value,
         "x-gatehouse-route-id": decision.route_id,
-        "x-gatehouse-route-reason": decision.reason,
         "x-gatehouse-revision": decision.revision,
+        **dict(
+            explain.headers(
+                effort=decision.effort,
+                reason=decision.reason,
+                policy_digest=decision.policy_digest,
+                mode=decision.mode,
+                confidence=decision.confidence,
+            )
+        ),
     }
+    if decision.detail is not None:
+        headers |= dict(explain.debug_headers(decision.detail))
+    headers |= turn.course.headers
     if receipt is not None:
         headers["x-gatehouse-audit-index"] = str(receipt.index)
         headers["x-gatehouse-receipt"] = receipt.leaf_hash.hex()
@@ -636,7 +564,7 @@ def _headers(turn: _Turn, receipt: Receipt | None) -> dict[str, str]:
     return headers
 
 
-def _context(turn: _Turn, calls: Sequence[ToolCall] = ()) -> GateContext:
+def _context(turn: Turn, calls: Sequence[ToolCall] = ()) -> GateContext:
     """What the gate is told of a turn; of all schemas those of the tools that `calls` are of."""
     return GateContext(
         request_id=turn.ask.request_id,
@@ -651,7 +579,7 @@ def _context(turn: _Turn, calls: Sequence[ToolCall] = ()) -> GateContext:
     )
 
 
-def _worth_another_attempt(turn: _Turn, step: Judge) -> bool:
+def _worth_another_attempt(turn: Turn, step: Judge) -> bool:
     """A repaired call may be a wrong guess: once, before any byte has left, ask the model again instead.
 
     At temperature 0 it would say the same. What is repaired again goes to the gate, which trusts it with nothing.
@@ -662,46 +590,6 @@ def _worth_another_attempt(turn: _Turn, step: Judge) -> bool:
         and turn.first_byte_s is None
         and turn.asked.body.get("temperature") != 0
     )
-
-
-def _word(finish: str) -> str:
-    """A finish reason for the log, which takes no text of any length from an engine."""
-    return finish if finish in _WORDS else "other"
-
-
-def _sum(one: Usage, other: Usage) -> Usage:
-    return Usage(
-        input_tokens=one.input_tokens + other.input_tokens,
-        cached_tokens=one.cached_tokens + other.cached_tokens,
-        output_tokens=one.output_tokens + other.output_tokens,
-        reasoning_tokens=one.reasoning_tokens + other.reasoning_tokens,
-        estimated=one.estimated or other.estimated,
-    )
-
-
-def _charge(turn: _Turn) -> Usage:
-    """What to charge when the engine never said what it used.
-
-    Nothing, when it was not reached or refused the request; else what was reserved, marked as an estimate.
-    """
-    refused = turn.first_byte_s is None and isinstance(turn.error, InvalidRequest | EngineOverloaded)
-    if refused or not turn.engine_reached:
-        return Usage()
-    return Usage(output_tokens=turn.grant.reserved_tokens, estimated=True)
-
-
-def _outcome(turn: _Turn) -> AttemptOutcome | None:
-    """What the session memory learns; None when the attempt says nothing about the model.
-
-    A hang-up, a refused request or an overloaded engine is no failure of the model.
-    """
-    if not turn.completed:
-        return AttemptOutcome.FAILED if isinstance(turn.error, EngineFailed) else None
-    if "length" in turn.reply.finish_reasons:
-        return AttemptOutcome.TRUNCATED
-    if not turn.reply.saw_text and turn.tool_calls == 0:
-        return AttemptOutcome.EMPTY
-    return AttemptOutcome.OK
 
 
 async def _drop(task: asyncio.Task[Any]) -> None:

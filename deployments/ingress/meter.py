@@ -34,3 +34,7 @@ class Meter(Protocol):
     ) -> None:
         """A generation ended: `completed`, `failed` or `aborted`."""
         ...
+
+    def abandoned(self, model: ModelId, usage: Usage) -> None:
+        """An attempt of a cascade was not sent; its tokens were used all the same."""
+        ...

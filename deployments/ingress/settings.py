@@ -25,6 +25,25 @@ class AdviceSettings(BaseModel):
     at_once: int = Field(default=2, ge=1, le=64, description="Reviews that run at one time, in each replica.")
 
 
+class CascadeSettings(BaseModel):
+    """Answers of the smaller tier that are checked before they leave, and asked for again from the larger one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allowed: bool = Field(
+        default=True, description="Let a request ask for a verified cascade (`route.cascade`). Off: it gets its answer "
+        "as without one, and the headers say so.",
+    )  # fmt: skip
+    verify_all: bool = Field(
+        default=False, description="Check the answers of all requests that are routed by size, so that a failed check "
+        "counts in the session's memory; costs about a millisecond of CPU for each.",
+    )  # fmt: skip
+    max_answer_bytes: int = Field(
+        default=2 * 2**20, ge=4096, le=64 * 2**20, description="Longest reply of an engine that is held back or kept "
+        "for its checks; a longer one goes out unverified.",
+    )  # fmt: skip
+
+
 class IngressSettings(BaseModel):
     """Limits and deadlines of a request."""
 
@@ -58,6 +77,7 @@ class IngressSettings(BaseModel):
     canary_s: float = Field(
         default=30.0, ge=5, le=3600, description="How often each replica sends a synthetic R2 call through the gate."
     )
+    cascade: CascadeSettings = Field(default=CascadeSettings(), description="The verified cascade.")
     advice: AdviceSettings = Field(default=AdviceSettings(), description="Risk reviews of calls that wait.")
     call_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of a call to ledger, router or gate.")
     audit_timeout_s: float = Field(default=2.0, gt=0, description="Deadline of an audit acknowledgement.")

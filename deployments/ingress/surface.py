@@ -8,10 +8,11 @@ from deployments.clock import Clock
 from deployments.ingress.advice import Advisor
 from deployments.ingress.dialects.values import Codec
 from deployments.ingress.inquiry import Inquiries
-from deployments.ingress.journey import GENERATING, Journey, Reader
+from deployments.ingress.journey import Journey, Reader
 from deployments.ingress.meter import Meter
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.trail import Recorder
+from deployments.ingress.turn import GENERATING
 from deployments.ports import (
     Approvals,
     Audit,

@@ -1,5 +1,7 @@
 """How large and how risky is the change under review: a parser for unified diffs, and what it adds up to."""
 
+import bisect
+import itertools
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,9 +10,13 @@ from typing import Final
 from router.lexicon import word_set
 
 MAX_DIFF_CHARS: Final = 200_000  # beyond, the diff counts as truncated, hence as large
+_CODE_LINES: Final = 20  # fewer lines need no test of their own
+_REMOVED_LINES: Final = 50
 
 _HUNK: Final = re.compile(r"@@ -\d{1,9}(?:,(\d{1,9}))? \+\d{1,9}(?:,(\d{1,9}))? @@")
 _BEGINS_DIFF: Final = re.compile(r"^(?:@@@? -\d|diff --(?:git|cc|combined) )", re.MULTILINE)
+_DIFF_MARKS: Final = ("@@ -", "@@@ -", "diff --git ", "diff --cc ", "diff --combined ")
+_NOT_OF_HUNK: Final = re.compile(r"[^-+ \\]")
 _GIT_HEADER: Final = re.compile(r'diff --git (?:"?a/(.*?)"?) (?:"?b/(.*?)"?)$')
 _STAT: Final = re.compile(
     r"(\d[\d,]{0,8}) files? changed(?:, (\d[\d,]{0,8}) insertions?\(\+\))?(?:, (\d[\d,]{0,8}) deletions?\(-\))?"
@@ -99,7 +105,10 @@ class Diff:
 class Review:
     """What a review is about.
 
-    Generated files count neither as files nor as lines; tests and documents are not risky.
+    Generated files count neither as files nor as lines; tests and documents are not risky. `directories` and
+    `languages` (by file name ending) count what the change is spread over, `test_share` in [0, 1] is the share of the
+    changed lines that are tests, `untested`: code changes by more than a few lines and no test does.
+    `mostly_removed`: at least twice as many lines go as come, and not a few.
     """
 
     scope: ReviewScope
@@ -113,6 +122,11 @@ class Review:
     risky_paths: int = 0
     risky_lines: int = 0
     broken: bool = False
+    directories: int = 0
+    languages: int = 0
+    generated_files: int = 0
+    untested: bool = False
+    mostly_removed: bool = False
 
 
 NO_REVIEW: Final = Review(scope=ReviewScope.NONE, high_risk=False)
@@ -120,7 +134,14 @@ NO_REVIEW: Final = Review(scope=ReviewScope.NONE, high_risk=False)
 
 def has_diff(text: str) -> bool:
     """True when some line of `text` begins a unified diff; a `---` alone is a rule in prose, not a diff."""
-    return ("@@ -" in text or "diff --" in text) and _BEGINS_DIFF.search(text) is not None
+    # The plain searches decide nearly always, and cost a tenth of the pattern; a single sign is found fastest.
+    marked = (
+        text.startswith(_DIFF_MARKS)
+        or ("@" in text and ("\n@@ -" in text or "\n@@@ -" in text))
+        or "\ndiff --git " in text
+        or "\ndiff --c" in text
+    )
+    return marked and _BEGINS_DIFF.search(text) is not None
 
 
 def prose(lowered: str) -> str:
@@ -135,10 +156,59 @@ def parse_diff(text: str) -> Diff:
     header. A hunk that ends early, or goes on for longer than it said, makes the diff `broken`, as do combined diffs.
     """
     state = _Parser()
-    for line in text[:MAX_DIFF_CHARS].split("\n"):
-        state.feed(line)
+    lines = text[:MAX_DIFF_CHARS].split("\n")
+    marks = _Marks("".join([line[:1] or " " for line in lines]))
+    position = 0
+    while position < len(lines):
+        state.feed(lines[position])
+        position += 1
+        position += state.take_hunk(marks, position)
     state.end_file()
     return Diff(files=tuple(state.files), broken=state.broken or len(text) > MAX_DIFF_CHARS)
+
+
+class _Marks:
+    """The first sign of every line of a text, to find the end of a hunk without reading its lines one by one.
+
+    An empty line counts as one of context: editors strip its blank.
+    """
+
+    _OLD: Final = bytes(sign in b"- " for sign in range(256))
+    _NEW: Final = bytes(sign in b"+ " for sign in range(256))
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._sums: tuple[list[int], list[int]] | None = None
+
+    def end_of_hunk_lines(self, start: int, old_left: int, new_left: int) -> int:
+        """Where a hunk that begins at `start` and promises so many lines ends, or the first line that is none of it."""
+        other = _NOT_OF_HUNK.search(self.text, start)
+        end = len(self.text) if other is None else other.start()
+        old, new = self.old_lines(start, end), self.new_lines(start, end)
+        if old < old_left or new < new_left or (old == old_left and new == new_left):
+            return end  # cut off, or exactly what was promised
+        before_old, before_new = self._up_to()
+        old_end = bisect.bisect_left(before_old, before_old[start] + old_left, lo=start)
+        new_end = bisect.bisect_left(before_new, before_new[start] + new_left, lo=start)
+        return max(old_end, new_end)
+
+    def old_lines(self, start: int, end: int) -> int:
+        """Lines of the old file from `start` to before `end`."""
+        return self.text.count("-", start, end) + self.text.count(" ", start, end)
+
+    def new_lines(self, start: int, end: int) -> int:
+        """Lines of the new file from `start` to before `end`."""
+        return self.text.count("+", start, end) + self.text.count(" ", start, end)
+
+    def _up_to(self) -> tuple[list[int], list[int]]:
+        """How many lines of the old and of the new file there are before each line; reckoned once, if at all."""
+        if self._sums is None:
+            signs = self.text.encode("latin-1", "replace")
+            self._sums = (
+                [0, *itertools.accumulate(signs.translate(self._OLD))],
+                [0, *itertools.accumulate(signs.translate(self._NEW))],
+            )
+        return self._sums
 
 
 class _Parser:
@@ -153,6 +223,27 @@ class _Parser:
         self._deleted = self._binary = False
         self._old_left = self._new_left = 0
         self._just_ended = False
+        self._hunk_begins = False
+
+    def take_hunk(self, marks: "_Marks", start: int) -> int:
+        """Take the lines of a hunk at once, if one has just begun; how many there were.
+
+        Takes what the header promised, or, where the diff is cut off, what there is. What does not add up is left to be
+        read line by line.
+        """
+        if not self._hunk_begins:
+            return 0
+        self._hunk_begins = False
+        end = marks.end_of_hunk_lines(start, self._old_left, self._new_left)
+        old, new = marks.old_lines(start, end), marks.new_lines(start, end)
+        if old > self._old_left or new > self._new_left:
+            return 0
+        self._added += marks.text.count("+", start, end)
+        self._removed += marks.text.count("-", start, end)
+        self._old_left -= old
+        self._new_left -= new
+        self._just_ended = self._old_left == 0 and self._new_left == 0
+        return end - start
 
     def feed(self, line: str) -> None:
         """Take one line without its line feed."""
@@ -228,6 +319,7 @@ class _Parser:
         if self._path is None:
             self._path = self._old_path or "unknown"
         self._hunks += 1
+        self._hunk_begins = True
         self._old_left = 1 if header[1] is None else int(header[1])
         self._new_left = 1 if header[2] is None else int(header[2])
 
@@ -267,7 +359,7 @@ def is_test(path: str) -> bool:
 def is_risky(path: str) -> bool:
     """True where a small mistake is expensive: auth, crypto, payment, migration, IaC, CI, SQL, permissions."""
     lowered = path.lower()
-    if is_test(path) or is_generated(path) or lowered.endswith(_DOCUMENT_SUFFIXES):
+    if is_test(path) or is_generated(path) or _is_document(path):
         return False
     name = lowered.rsplit("/", 1)[-1]
     return (
@@ -276,6 +368,15 @@ def is_risky(path: str) -> bool:
         or name.startswith("dockerfile")
         or not _RISKY_PARTS.isdisjoint(_parts(path))
     )
+
+
+def _is_document(path: str) -> bool:
+    return path.lower().endswith(_DOCUMENT_SUFFIXES)
+
+
+def _ending(path: str) -> str:
+    name = path.rpartition("/")[2]
+    return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 def _parts(path: str) -> frozenset[str]:
@@ -287,6 +388,8 @@ def measure(diff: Diff, limits: ReviewLimits) -> Review:
     files = [file for file in diff.files if not is_generated(file.path)]
     changed = sum(file.changed for file in files)
     tests = sum(file.changed for file in files if is_test(file.path))
+    code = sum(file.changed for file in files if not is_test(file.path) and not _is_document(file.path))
+    added, removed = sum(file.added for file in files), sum(file.removed for file in files)
     risky = [file for file in files if is_risky(file.path)]
     risky_lines = sum(file.changed for file in risky)
     large = (
@@ -302,11 +405,16 @@ def measure(diff: Diff, limits: ReviewLimits) -> Review:
         changed_lines=changed,
         hunks=diff.hunks,
         deleted_files=sum(file.deleted for file in files),
-        removed_lines=sum(file.removed for file in files),
+        removed_lines=removed,
         test_share=tests / changed if changed else 0.0,
         risky_paths=len(risky),
         risky_lines=risky_lines,
         broken=diff.broken,
+        directories=len({file.path.rpartition("/")[0] for file in files}),
+        languages=len({_ending(file.path) for file in files} - {""}),
+        generated_files=len(diff.files) - len(files),
+        untested=code >= _CODE_LINES and tests == 0,
+        mostly_removed=removed >= _REMOVED_LINES and removed >= 2 * added,
     )
 
 

@@ -5,7 +5,7 @@ command lines only: a request in another language is covered by the trusted clas
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -74,6 +74,22 @@ _CHANGE_WORDS: Final = word_set(
     "restart reboot redeploy deploy roll rollback fail failover drain cordon scale migrate patch upgrade rotate "
     "disable stop shut apply evict promote"
 )
+_NAME_PART: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+_NAME_CHARS: Final = 64
+_TOOL_DESTROYS: Final = word_set(
+    "delete drop destroy wipe purge terminate truncate decommission erase revoke uninstall"
+)
+_TOOL_CHANGES: Final = word_set(
+    "restart reboot redeploy deploy rollback failover drain cordon scale migrate patch upgrade rotate disable stop "
+    "apply evict promote update create set put exec"
+)
+_TOOL_PAYS: Final = word_set("refund payout transfer pay purchase wire")
+# In the singular: a final "s" is taken off the parts of a name, so "dn" is DNS, "kubernete" Kubernetes and "aw" AWS.
+_TOOL_TARGETS: Final = word_set(
+    "namespace database db table cluster node pod deployment bucket volume pvc disk server host instance vm stack "
+    "environment secret credential key role permission firewall dn certificate topic queue replica service backup "
+    "snapshot production prod user account kubectl k8 kubernete terraform helm aw gcloud azure cloud release"
+)
 _LABEL: Final = re.compile(r"\brisk(?:[ _-]?(?:class|level))?[\"']?\s{0,2}[:=]?\s{0,2}[\"']?r([123])\b")
 
 
@@ -128,6 +144,25 @@ def _call_risk(arguments: str) -> Risk:
     if _DESTROY_CALL.search(arguments):
         return Risk.R3
     return Risk.R2 if _CHANGE_CALL.search(arguments) else Risk.R0
+
+
+def offered_risk(names: Iterable[str], vocabulary: AbstractSet[str], untrusted_content: bool) -> Risk:
+    """The class that the tools on offer amount to by their names.
+
+    A tool that changes what runs, or moves money, makes the turn R1 by being there. Where the user's words speak of
+    changing something, or third-party text could talk the model into it, one that destroys makes it R2. A general shell
+    is neither: it says nothing of what the turn is about, and the gate judges each of its calls.
+    """
+    changes = destroys = False
+    for name in names:
+        parts = {part.lower().removesuffix("s") for part in _NAME_PART.findall(name[:_NAME_CHARS])}
+        on_target = not _TOOL_TARGETS.isdisjoint(parts)
+        destroys = destroys or (on_target and not _TOOL_DESTROYS.isdisjoint(parts)) or not _TOOL_PAYS.isdisjoint(parts)
+        changes = changes or (on_target and not _TOOL_CHANGES.isdisjoint(parts))
+    if not destroys:
+        return Risk.R1 if changes else Risk.R0
+    speaks_of_it = not _DESTROY_WORDS.isdisjoint(vocabulary) or not _CHANGE_WORDS.isdisjoint(vocabulary)
+    return Risk.R2 if speaks_of_it or untrusted_content else Risk.R1
 
 
 def needs_reasoning(passage: Passage, task: TaskType, risk: Risk) -> bool:

@@ -19,6 +19,7 @@ from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import Intake
 from serve_app.api.catalogue import create_catalogue_router
 from serve_app.api.errors import caller_of, error_response, no_such_url, wrong_method
+from serve_app.api.feedback import create_feedback_router
 from serve_app.api.gate_health import create_gate_health_router
 from serve_app.api.generate import Generation, create_generate_router
 from serve_app.api.keys import create_keys_router
@@ -79,6 +80,7 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_audit_router(authorize, surface.audit))
     app.include_router(create_operations_router(authorize, surface.audit, surface.clock, surface.keeps_bodies))
     app.include_router(create_route_router(authorize, surface.difficulty, surface.readers[Dialect.CHAT], intake))
+    app.include_router(create_feedback_router(authorize, surface.difficulty))
     app.include_router(create_reviews_router(authorize, surface.approvals, surface.advisor))
     app.include_router(create_approvals_router(authorize, surface.approvals, cast(Classifier, surface.classifier)))
     app.include_router(create_permits_router(authorize, surface, cast(Classifier, surface.classifier)))

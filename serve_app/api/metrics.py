@@ -77,6 +77,10 @@ class Counters:
             "gatehouse_stream_end", "How generations ended.", ["dialect", "outcome"], registry=registry
         )
         self._tokens = Counter("gen_ai_client_token_usage", "Tokens by kind.", ["model", "kind"], registry=registry)
+        self._abandoned = Counter(
+            "gatehouse_cascade_abandoned", "Attempts of a verified cascade that were not sent.", ["model"],
+            registry=registry,
+        )  # fmt: skip
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds", "Whole generations.", ["model"], buckets=_SECONDS,
             registry=registry,
@@ -146,6 +150,14 @@ class Counters:
         self._duration.labels(model).observe(duration_s)
         if ttft_s is not None:
             self._ttft.labels(model).observe(ttft_s)
+        self._used(model, usage)
+
+    def abandoned(self, model: ModelId, usage: Usage) -> None:
+        """An attempt of a cascade was not sent; its tokens were used all the same."""
+        self._abandoned.labels(model).inc()
+        self._used(model, usage)
+
+    def _used(self, model: ModelId, usage: Usage) -> None:
         for kind, tokens in (
             ("input", usage.input_tokens),
             ("cached", usage.cached_tokens),

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Response
 
 from deployments.ingress.session import SESSION_HEADERS
 from deployments.ports import ApprovalState, Dialect
+from router.explain import DEBUG_HEADERS, DEBUG_REQUEST_HEADER
 from serve_app.api.schemas import Schema, ref, schemas
 
 PATH: Final = "/openapi.json"
@@ -131,8 +132,11 @@ _ASKING: Final = (
 _DECISION: Final = ("model", "tier", "effort", "route-id", "route-reason", "revision")
 _LATER: Final = ".later"
 _NOT_YET: Final = (*(f"x-gatehouse-{name}" for name in _DECISION), "openai-processing-ms")
+_ROUTED: Final = tuple(f"x-gatehouse-route-{name}" for name in ("schema", "effort", "policy", "confidence", "mode"))
 _ANSWER: Final = (
     *(f"x-gatehouse-{name}" for name in (*_DECISION, "audit-index", "receipt", "dropped-tools", "held")),
+    *(f"x-gatehouse-{name}" for name in ("cascade", "cascade-reason", "cascade-usage", "verdict")),
+    *_ROUTED,
     "openai-processing-ms",
 )
 _LIMITS: Final = tuple(
@@ -220,12 +224,17 @@ def _listing() -> Iterator[_Operation]:
         "get", "/v1/codex/models.json", "models", "The same as Codex's model catalogue.", "CodexModels", errors=_KEYED
     )
     yield _Operation(
-        "post", "/v1/route", "route", "Decide as for a chat request, and change nothing.", "RouteDecision",
-        body="RouteQuestion", errors=_KEYED | _BODY | {404}, parameters=("header-x-request-id", *_SESSION),
+        "post", "/v1/route", "route", "Decide as for a chat request, and change nothing.", "RouteAnswer",
+        body="RouteQuestion", errors=_KEYED | _BODY | {404}, headers=DEBUG_HEADERS,
+        parameters=("header-x-request-id", f"header-{DEBUG_REQUEST_HEADER}", *_SESSION),
     )  # fmt: skip
     yield _Operation(
         "get", "/v1/route/{route_id}", "route", "Why a recent turn was routed as it was.", "RouteExplanation",
         errors=_KEYED | {404},
+    )  # fmt: skip
+    yield _Operation(
+        "post", "/v1/feedback", "route", "Say what became of an earlier answer.", "VerdictTaken", body="Verdict",
+        errors=_KEYED | _BODY | {404, 429},
     )  # fmt: skip
 
 
@@ -495,6 +504,7 @@ def _parameters() -> dict[str, Schema]:
     texts = {
         "x-request-id": "Taken over when it looks like an id, so that both sides' logs meet.",
         "x-gatehouse-risk": "Raises the risk that the router assumes; never lowers it.",
+        DEBUG_REQUEST_HEADER: "`true`, with the scope admin: the decision's signals and rules come in headers, too.",
         "x-gatehouse-change-id": "The change that the caller says it works under; recorded, and believed by nobody.",
         "x-gatehouse-untrusted": "`true`: text from outside is in the conversation; can raise the class of calls.",
         "idempotency-key": "A repetition under the same key is recorded once and answered with the first receipt.",
@@ -537,7 +547,20 @@ def _headers() -> dict[str, Schema]:
         "x-gatehouse-audit-index": ("Where the decision is in the audit log.", number),
         "x-gatehouse-receipt": ("The hash of that record's leaf.", {"pattern": "^[0-9a-f]{64}$"}),
         "x-gatehouse-dropped-tools": ("Types of the tools that were left out, because nothing here can run them.", {}),
+        "x-gatehouse-route-schema": ("Version of these headers.", number),
+        "x-gatehouse-route-effort": ("The effort that was decided.", {}),
+        "x-gatehouse-route-policy": ("SHA-256 of the policy that decided.", {"pattern": "^[0-9a-f]{64}$"}),
+        "x-gatehouse-route-confidence": ("How far the decision is from another one, 0.5 to 1.", {}),
+        "x-gatehouse-route-mode": ("Whether the learned proposal acts.", {"enum": ["apply", "shadow", "bypass"]}),
+        "x-gatehouse-cascade": (
+            "What became of a verified cascade.",
+            {"enum": ["kept", "escalated", "unverified", "refused"]},
+        ),
+        "x-gatehouse-cascade-reason": ("Why it was not verified, or not asked for again.", {}),
+        "x-gatehouse-cascade-usage": ("Model and tokens of the attempt that was not sent.", {}),
+        "x-gatehouse-verdict": ("What the checks of the answer say.", {"enum": ["pass", "fail", "unknown"]}),
         "x-gatehouse-held": ("How many calls of a whole reply were not released.", number),
+        **{name: ("Why the turn was routed so; names and numbers.", {}) for name in DEBUG_HEADERS},
         **{name: ("A limit of the key.", {}) for name in (*_LIMITS, *_ANTHROPIC_LIMITS)},
     }
     certain = {"x-request-id", "www-authenticate", "openai-processing-ms", "request-id"} | {

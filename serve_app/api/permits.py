@@ -73,10 +73,14 @@ class ClaimBody(_Body):
 
 
 class RedeemBody(_Body):
-    """What is about to be executed: the digest of its binding, and by whom."""
+    """What is about to be executed: the digest of its binding, and by whom.
+
+    `nonce` is random and made for this execution alone: under the same nonce the same answer is given again.
+    """
 
     action_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     audience: _Audience
+    nonce: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{22,128}$")
 
 
 class RunReportBody(_Body):
@@ -242,9 +246,9 @@ def create_permits_router(authorizer: Authorizer, surface: Surface, classifier: 
 
     @router.post("/permits/{permit_id}/redeem")
     async def redeem(permit_id: str, request: Request, principal: Annotated[Principal, Depends(runner)]) -> PermitReply:
-        """Take the one execution; on record when this answers."""
+        """Take the one execution; on record when this answers. Safe to ask again under the same nonce."""
         body = parse_model(RedeemBody, await read_object(request, _MAX_BODY_BYTES))
-        return _reply(await permits.redeem(principal, permit_id, body.action_digest, body.audience))
+        return _reply(await permits.redeem(principal, permit_id, body.action_digest, body.audience, body.nonce))
 
     @router.post("/permits/{permit_id}/report")
     async def report(permit_id: str, request: Request, principal: Annotated[Principal, Depends(runner)]) -> PermitReply:

@@ -13,7 +13,7 @@ from deployments.ingress.dialects.embeddings import EmbeddingRequest
 from deployments.ingress.dialects.messages_requests import MessagesRequest
 from deployments.ingress.dialects.requests import ChatRequest, CompletionRequest
 from deployments.ingress.dialects.responses_requests import ResponsesRequest
-from deployments.ports import ResponseStatus, Risk
+from deployments.ports import Effort, Hold, Mode, ResponseStatus, Risk, Tier
 from serve_app.api.approvals import (
     ApprovalListReply,
     ApprovalReply,
@@ -41,6 +41,7 @@ from serve_app.api.audit import (
     ShredBody,
 )
 from serve_app.api.errors import TABLE
+from serve_app.api.feedback import FeedbackBody, FeedbackReply
 from serve_app.api.gate_health import GateHealthReply
 from serve_app.api.keys import KeyListReply, KeyReply, NewKeyBody, NewKeyReply
 from serve_app.api.operations import (
@@ -62,6 +63,7 @@ from serve_app.api.permits import (
     StepBody,
 )
 from serve_app.api.reviews import ReviewReply
+from serve_app.api.route import MOST_QUESTIONS
 from serve_app.api.tokens import DetokenizeRequest, TokenizeRequest
 
 Schema: TypeAlias = dict[str, Any]
@@ -76,6 +78,7 @@ _REQUESTS: Final[Mapping[str, type[BaseModel]]] = {
     "TokenizeRequest": TokenizeRequest,
     "DetokenizeRequest": DetokenizeRequest,
     "NewKey": NewKeyBody,
+    "Verdict": FeedbackBody,
     "Plan": PlanBody,
     "Vote": VoteBody,
     "Reason": ReasonBody,
@@ -91,6 +94,7 @@ _REQUESTS: Final[Mapping[str, type[BaseModel]]] = {
 }
 _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "Key": KeyReply,
+    "VerdictTaken": FeedbackReply,
     "CreatedKey": NewKeyReply,
     "KeyList": KeyListReply,
     "AuditHead": HeadReply,
@@ -122,6 +126,19 @@ _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
 }
 # What a count of tokens has no use for: it may be there, and is not looked at.
 _NOT_COUNTED: Final = ("max_tokens", "stream", "stop_sequences", "temperature", "top_p", "top_k")
+_CASCADING: Final = ("ChatRequest", "CompletionRequest", "ResponsesRequest", "MessagesRequest")
+_ROUTE: Final[Schema] = {
+    "description": "A verified cascade: a failed answer is asked for again from the larger model, a stream only if it "
+    "may be held back (`buffer`).",
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {"cascade": {"type": "boolean"}, "buffer": {"type": "boolean"}},
+            "additionalProperties": False,
+        },
+        {"type": "null"},
+    ],
+}
 # Words about the code, and what JSON Schema does not need to know.
 _LEFT_OUT: Final = frozenset({"title", "description", "discriminator", "uniqueItems"})
 
@@ -146,6 +163,8 @@ def schemas() -> dict[str, Schema]:
         "required": ["messages"],
         "properties": {**counted, **{name: {} for name in _NOT_COUNTED}},
     }
+    for name in _CASCADING:
+        found[name]["properties"]["route"] = _ROUTE  # read before the dialect reads the rest
     for name in ("conversation", "prompt"):
         found["ResponsesRequest"]["properties"][name] = {"type": "null", "description": "Not supported."}
     return found | _written()
@@ -390,6 +409,101 @@ def _messages() -> dict[str, Schema]:
     }
 
 
+def _routes() -> dict[str, Schema]:
+    number: Schema = {"type": "number"}
+    share: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+    terms = _list(_object("name value", name=_TEXT, value=number))
+    arm = _among([f"{tier.value}/{effort.value}" for tier in Tier for effort in Effort])
+    detail = _object(
+        "task risk signals contributions proposal shadow alternatives counterfactual rules overlay stages evidence "
+        "failures propensities state",
+        task=_TEXT,
+        risk=_TEXT,
+        signals=_list(_TEXT),
+        contributions=terms,
+        proposal=_object(
+            "kind value logit threshold demanded hit taken abstained",
+            kind=_among(["gain", "difficulty"]),
+            value=number,
+            logit=number,
+            threshold=_maybe(number),
+            demanded=_maybe(number),
+            hit=_FLAG,
+            taken=_FLAG,
+            abstained=_maybe(_TEXT),
+        ),
+        shadow=_object("arm reason", arm=arm, reason=_TEXT),
+        alternatives=_list(
+            _object(
+                "arm p_ok relative_cost cost_is allowed",
+                arm=arm,
+                p_ok=_maybe(share),
+                relative_cost=number,
+                cost_is=_one("configured"),
+                allowed=_FLAG,
+            )
+        ),
+        counterfactual=_list(_TEXT),
+        rules=_list(
+            _object(
+                "id fired effect safety source signals",
+                id=_TEXT,
+                fired=_FLAG,
+                effect=_TEXT,
+                safety=_FLAG,
+                source=_among(["policy", "tenant"]),
+                signals={"type": "object", "additionalProperties": _FLAG},
+            )
+        ),
+        overlay=_list(_TEXT),
+        stages=_list(_object("stage arm reason", stage=_TEXT, arm=arm, reason=_TEXT)),
+        evidence=_list(_object("kind weight", kind=_TEXT, weight=number)),
+        failures={"type": "object", "additionalProperties": number},
+        propensities={"type": "object", "additionalProperties": share},
+        state={"type": "object", "additionalProperties": _TEXT},
+    ) | {"description": "Names and numbers that explain the decision; no word of the prompt."}
+    named = (
+        "id model tier effort revision reason reasons difficulty policy snapshot mode confidence propensity explored "
+        "eligible hand_over hold detail"
+    )
+    decided: dict[str, Schema] = {
+        "id": _TEXT, "model": _TEXT, "tier": _TEXT, "effort": _TEXT, "revision": _TEXT, "reason": _TEXT,
+        "reasons": _list(_TEXT), "difficulty": share, "policy": _TEXT, "snapshot": _maybe(_TEXT), "dry_run": _FLAG,
+        "mode": _among([mode.value for mode in Mode]), "confidence": share, "propensity": share, "explored": _FLAG,
+        "eligible": _FLAG, "hand_over": _FLAG, "hold": _maybe(_among([hold.value for hold in Hold])),
+        "detail": _maybe(ref("RouteDetail")),
+    }  # fmt: skip
+    question = _object("messages", messages=_list({}), model=_maybe(_TEXT), risk=_maybe(_RISK))
+    batch = _object("requests", requests=_list(question) | {"minItems": 1, "maxItems": MOST_QUESTIONS})
+    return {
+        "RouteQuestion": {
+            "anyOf": [question | {"not": {"required": ["requests"]}}, batch],
+            "description": "A chat request, or a list of them; nothing of it is generated. `risk` raises what the "
+            "router would assume.",
+        },
+        "RouteDetail": detail,
+        "RouteDecision": _object(f"object dry_run {named}", object=_one("route.decision"), **decided),
+        "RouteAnswer": {
+            "anyOf": [
+                ref("RouteDecision"),
+                _object("object data", object=_one("list"), data=_list(ref("RouteDecision"))),
+            ]
+        },
+        "RouteExplanation": _object(
+            f"object dry_run request_id created_ms task risk signals rules contributions {named}",
+            object=_one("route.explanation"),
+            request_id=_TEXT,
+            created_ms=_COUNT,
+            task=_TEXT,
+            risk=_TEXT,
+            signals=_list(_TEXT),
+            rules=_list(_object("id fired", id=_TEXT, fired=_FLAG)),
+            contributions=terms,
+            **decided,
+        ),
+    }
+
+
 def _others() -> dict[str, Schema]:
     model = _object(
         "id object created owned_by context_window max_model_len max_output_tokens tier dialects kind revision",
@@ -406,32 +520,13 @@ def _others() -> dict[str, Schema]:
         revision=_TEXT,
         demonstration=_FLAG,
     )
-    named = "id model tier effort revision reason reasons difficulty policy"
-    decided: dict[str, Schema] = {
-        "id": _TEXT, "model": _TEXT, "tier": _TEXT, "effort": _TEXT, "revision": _TEXT, "reason": _TEXT,
-        "reasons": _list(_TEXT), "difficulty": {"type": "number"}, "policy": _TEXT, "dry_run": _FLAG,
-    }  # fmt: skip
     return {
+        **_routes(),
         "Model": model,
         "ModelList": _object("object data", object=_one("list"), data=_list(ref("Model"))),
         "CodexModels": _object("models", models=_list(_object("slug context_window", slug=_TEXT))),
         "Tokens": _object("count tokens", count=_COUNT, tokens=_list({"type": "integer"})),
         "Text": _object("prompt", prompt=_TEXT),
-        "RouteQuestion": _object("messages", messages=_list({}), model=_maybe(_TEXT), risk=_maybe(_RISK))
-        | {"description": "A chat request; nothing of it is generated. `risk` raises what the router would assume."},
-        "RouteDecision": _object(f"object dry_run {named}", object=_one("route.decision"), **decided),
-        "RouteExplanation": _object(
-            f"object dry_run request_id created_ms task risk signals rules contributions {named}",
-            object=_one("route.explanation"),
-            request_id=_TEXT,
-            created_ms=_COUNT,
-            task=_TEXT,
-            risk=_TEXT,
-            signals=_list(_TEXT),
-            rules=_list(_object("id fired", id=_TEXT, fired=_FLAG)),
-            contributions=_list(_object("name value", name=_TEXT, value={"type": "number"})),
-            **decided,
-        ),
         "Health": _object("status", status=_TEXT),
         "AuditStatus": _object(
             "object size epoch origin queued_events unsealed checkpoint_size disk_free_bytes witness_stale failure",

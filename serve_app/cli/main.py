@@ -23,6 +23,7 @@ from serve_app.cli import (
     permits,
     policy,
     route,
+    router,
     schema,
     up,
 )
@@ -46,6 +47,7 @@ app.add_typer(gate.app, name="gate")
 app.add_typer(permits.app, name="permits")
 app.add_typer(policy.app, name="policy")
 app.add_typer(route.app, name="route")
+app.add_typer(router.app, name="router")
 app.add_typer(audit.app, name="audit")
 app.add_typer(change.app, name="change")
 app.add_typer(incident.app, name="incident")

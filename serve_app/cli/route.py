@@ -13,7 +13,9 @@ from deployments.difficulty.reading import read_chat, read_completion
 from deployments.ports import JsonValue, Risk, RouteRequest, Tier
 from router.policy import Policy, default_policy
 from router.route import fallback, route
+from router.snapshot import Snapshot, SnapshotError
 from router.types import StateView
+from serve_app.routing.coldstart import cold_start, read_snapshot
 
 app = typer.Typer(no_args_is_help=True, help="Ask the difficulty router.")
 
@@ -31,6 +33,9 @@ def score(
     jsonl: Annotated[bool, typer.Option("--jsonl", help="JSON lines in, JSON lines out (the only format).")] = True,
     base_model: Annotated[str, typer.Option(help="Name to print for the base tier.")] = "gpt-oss-20b",
     strong_model: Annotated[str, typer.Option(help="Name to print for the strong tier.")] = "gpt-oss-120b",
+    snapshot: Annotated[
+        Path | None, typer.Option(help="Trained snapshot that gives the difficulty; the committed one when absent.")
+    ] = None,
 ) -> None:
     """Difficulty, model and effort for each line, in order; one row out per row in.
 
@@ -39,8 +44,19 @@ def score(
     """
     models = {Tier.BASE: base_model, Tier.STRONG: strong_model}
     policy = default_policy()
+    learned = cold_start() if snapshot is None else _snapshot(snapshot)
     for row in _rows(file):
-        typer.echo(json.dumps(_scored(row, policy, models)))
+        typer.echo(json.dumps(_scored(row, policy, models, learned)))
+
+
+def _snapshot(file: Path) -> Snapshot:
+    try:
+        return read_snapshot(file)
+    except OSError as error:
+        typer.echo(f"gatehouse: cannot read {file}: {error.strerror}.", err=True)
+    except SnapshotError as error:
+        typer.echo(f"gatehouse: {file} cannot be used: {error}.", err=True)
+    raise typer.Exit(1)
 
 
 def _rows(file: Path | None) -> Iterator[bytes]:
@@ -59,7 +75,7 @@ def _lines(source: BinaryIO) -> Iterator[bytes]:
     return (line for line in source if line.strip())
 
 
-def _scored(line: bytes, policy: Policy, models: Mapping[Tier, str]) -> dict[str, JsonValue]:
+def _scored(line: bytes, policy: Policy, models: Mapping[Tier, str], learned: Snapshot) -> dict[str, JsonValue]:
     try:
         row: object = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -72,7 +88,7 @@ def _scored(line: bytes, policy: Policy, models: Mapping[Tier, str]) -> dict[str
     if isinstance(request, str):
         return {"id": row_id, "error": request}
     try:
-        decision = route(request, StateView(), policy)
+        decision = route(request, StateView(), policy, learned)
     except Exception:  # what the server does too: the traffic goes on, and the reason says what happened
         decision = fallback(request, None, policy.digest)
     return {

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from deployments.difficulty.reading import read_chat, read_completion
+from deployments.errors import NotFound
 from deployments.gate.bundle import bundle_path
 from deployments.gate.classify import Classifier
 from deployments.gate.policy import read_policy
@@ -20,6 +21,7 @@ from deployments.ports import (
     Dialect,
     EngineCall,
     EngineItem,
+    Feedback,
     ModelId,
     RouteExplanation,
     RouteId,
@@ -138,6 +140,10 @@ class Explaining(ChoosingDifficulty):
         known = FixedDifficulty(owner=tenant)
         known.decision = replace(known.decision, route_id=KNOWN_ROUTE)
         return await known.explain(tenant, route_id)
+
+    async def feedback(self, said: Feedback) -> None:
+        if said.route_id != KNOWN_ROUTE:
+            raise NotFound("There is no such route decision.")
 
 
 def hold_dangerous(call: ToolCall) -> Verdict:

@@ -201,6 +201,8 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
         await ask("get", "/v1/models")
         await ask("get", "/v1/models/{model}", model="demo-20b")
         await ask("get", "/v1/route/{route_id}", route_id=KNOWN_ROUTE)
+        verdict = {"route_id": KNOWN_ROUTE, "verdict": "ok", "source": "user", "event_id": "e1"}
+        await ask("post", "/v1/feedback", verdict)
         key = await ask("post", "/v1/admin/keys", {"tenant": "acme", "name": "new"})
         await ask("get", "/v1/admin/keys")
         await ask("delete", "/v1/admin/keys/{key_id}", key_id=key["id"])

@@ -9,9 +9,10 @@ from deployments.difficulty.reading import read_chat
 from deployments.errors import GatehouseError, Unauthenticated
 from deployments.ingress.session import session_of
 from deployments.ports import KeyId, ModelId, Principal, Risk, Role, Scope, TenantId, Turn
+from router.explain import DEBUG_HEADERS
 from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import Intake
-from serve_app.api.route import create_route_router
+from serve_app.api.route import MOST_QUESTIONS, create_route_router
 from tests.fakes_difficulty import DECISION, FixedDifficulty
 
 KEYS = {
@@ -20,6 +21,7 @@ KEYS = {
         TenantId("acme"), KeyId("k2"), None, frozenset({Scope.INFERENCE}), frozenset({ModelId("demo-120b")})
     ),
     "gh-other": Principal(TenantId("other"), KeyId("k3"), None, frozenset({Scope.INFERENCE})),
+    "gh-admin": Principal(TenantId("acme"), KeyId("k5"), None, frozenset({Scope.INFERENCE, Scope.ADMIN})),
     "gh-audit": Principal(TenantId("acme"), KeyId("k4"), None, frozenset({Scope.AUDIT_READ})),
 }
 BODY = {"model": "auto", "messages": [{"role": "user", "content": "Hello!"}]}
@@ -58,7 +60,9 @@ def key(presented: str) -> dict[str, str]:
 async def test_a_dry_run_answers_with_the_decision(client: httpx.AsyncClient, difficulty: FixedDifficulty):
     reply = await client.post("/v1/route", json={**BODY, "risk": "R2"}, headers={"x-session-id": "s1"})
     assert reply.status_code == 200
-    assert reply.json() == {
+    answer = reply.json()
+    detail = answer.pop("detail")
+    assert answer == {
         "object": "route.decision",
         "dry_run": True,
         "id": "route_fixed",
@@ -70,7 +74,20 @@ async def test_a_dry_run_answers_with_the_decision(client: httpx.AsyncClient, di
         "reasons": ["default"],
         "difficulty": 0.25,
         "policy": DECISION.policy_digest,
+        "snapshot": None,
+        "mode": "shadow",
+        "confidence": 0.5,
+        "propensity": 1.0,
+        "explored": False,
+        "eligible": False,
+        "hand_over": False,
+        "hold": None,
     }
+    assert detail["shadow"] == {"arm": "20b/medium", "reason": "default"}
+    assert {each["cost_is"] for each in detail["alternatives"]} == {"configured"}
+    assert detail["rules"][0]["signals"] == {"risk_r2_or_more": False, "needs_reasoning": True}
+    assert detail["counterfactual"]
+    assert "index" not in reply.text  # a word of the question that the detail was made from
     (asked,) = difficulty.asks
     assert asked.dry_run
     # the same id as the journey gives the conversation: a dry run sees what the session has latched
@@ -140,3 +157,50 @@ async def test_an_explanation_is_for_its_tenant_only(client: httpx.AsyncClient, 
     assert found["contributions"] == [{"name": "bias", "value": -1.0}]
     assert (await client.get("/v1/route/route_fixed", headers=key("gh-other"))).json()["code"] == "not_found"
     assert (await client.get("/v1/route/route_unknown")).json()["code"] == "not_found"
+
+
+async def test_a_batch_is_answered_in_order(client: httpx.AsyncClient, difficulty: FixedDifficulty):
+    questions = [{**BODY, "risk": risk} for risk in ("R0", "R3", "R1")]
+    reply = await client.post("/v1/route", json={"requests": questions})
+    assert (reply.json()["object"], len(reply.json()["data"])) == ("list", 3)
+    assert {each["dry_run"] for each in reply.json()["data"]} == {True}
+    assert [asked.request.trusted_risk for asked in difficulty.asks] == [Risk.R0, Risk.R3, Risk.R1]
+    assert all(asked.dry_run for asked in difficulty.asks)
+
+
+@pytest.mark.parametrize(
+    ("questions", "param"),
+    [
+        ([], "requests"),
+        ([BODY] * (MOST_QUESTIONS + 1), "requests"),
+        ("all", "requests"),
+        ([BODY, 7], "requests[1]"),
+        ([BODY, {"messages": 1}], "requests[1].messages"),
+        ([{**BODY, "risk": "R7"}], "requests[0].risk"),
+        ([{**BODY, "model": []}], "requests[0].model"),
+        ([{"requests": [BODY]}], "requests[0].messages"),
+    ],
+)
+async def test_bad_batches(client: httpx.AsyncClient, questions: object, param: str):
+    reply = await client.post("/v1/route", json={"requests": questions})
+    assert reply.json() == {"code": "invalid_value", "param": param}
+
+
+DEBUG = {"x-gatehouse-route-debug": "true"}
+
+
+async def test_debug_headers_are_for_administrators_who_ask(client: httpx.AsyncClient):
+    shown = await client.post("/v1/route", json=BODY, headers={**key("gh-admin"), **DEBUG})
+    assert [name for name in shown.headers if name.startswith("x-gatehouse-route-")] == list(DEBUG_HEADERS)
+    assert "review_large=false" in shown.headers["x-gatehouse-route-rules"]
+    for headers in (DEBUG, key("gh-admin"), {**key("gh-admin"), "x-gatehouse-route-debug": "yes"}):
+        hidden = await client.post("/v1/route", json=BODY, headers=headers)
+        assert hidden.status_code == 200
+        assert not [name for name in hidden.headers if name.startswith("x-gatehouse-route-")]
+
+
+async def test_an_explanation_has_its_detail(client: httpx.AsyncClient, difficulty: FixedDifficulty):
+    difficulty.owner = TenantId("acme")
+    found = (await client.get("/v1/route/route_fixed")).json()
+    assert (found["dry_run"], found["detail"]["task"]) == (False, "general")
+    assert sum(term["value"] for term in found["detail"]["contributions"]) < 0

@@ -1,7 +1,12 @@
+import asyncio
 import logging
 import pickle
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from pathlib import Path
+from typing import Protocol
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 import deployments.difficulty.deployment as deployment_module
@@ -13,6 +18,7 @@ from deployments.ports import (
     Attempt,
     AttemptOutcome,
     Effort,
+    Hold,
     ModelId,
     RequestId,
     Risk,
@@ -28,11 +34,35 @@ from tests.unit.router.asks import INCIDENT, ask, assistant, tool
 
 TIERS = {Tier.BASE: ("demo-20b", "r1"), Tier.STRONG: ("demo-120b", "r7")}
 BASE_ONLY = {Tier.BASE: ("demo-20b", "r1")}
-SETTINGS = DifficultySettings()
+DELETE = "Delete the production database"
+WITHOUT_120B = {**ROUTING_V1, "without_strong": {"unserved": {"safety": "base", "rules": "base"}}}
+SETTINGS = DifficultySettings(read_timeout_s=5, reload_s=0.01)
 
 
-def a_router(tiers=TIERS, clock: FixedClock | None = None) -> DifficultyRouter:
-    return DifficultyRouter(SETTINGS, ROUTING_V1, tiers, clock or FixedClock())
+class Make(Protocol):
+    def __call__(
+        self, tiers: Mapping[Tier, tuple[str, str]] = TIERS, clock: FixedClock | None = None, **options: object
+    ) -> Awaitable[DifficultyRouter]: ...
+
+
+@pytest.fixture
+async def a_router(store_url: str) -> AsyncIterator[Make]:
+    made: list[DifficultyRouter] = []
+
+    async def make(
+        tiers: Mapping[Tier, tuple[str, str]] = TIERS,
+        clock: FixedClock | None = None,
+        policy: Mapping[str, object] = ROUTING_V1,
+        **options: object,
+    ) -> DifficultyRouter:
+        router = DifficultyRouter(SETTINGS, policy, tiers, store_url, clock=clock or FixedClock(), **options)
+        await router.check_health()
+        made.append(router)
+        return router
+
+    yield make
+    for router in made:
+        await router.close()
 
 
 def routed(request: RouteRequest, model: str | None = None, **fields: object) -> RouteAsk:
@@ -45,32 +75,32 @@ def failed(event: str = "e1") -> Attempt:
 
 
 @pytest.mark.parametrize("model", [None, "auto"])
-async def test_the_choice_is_ours(model: str | None):
-    decision = await a_router().route(routed(ask("Hello!"), model))
+async def test_the_choice_is_ours(a_router: Make, model: str | None):
+    decision = await (await a_router()).route(routed(ask("Hello!"), model))
     assert (decision.model, decision.revision, decision.reason) == ("demo-20b", "r1", "default")
     assert decision.policy_digest == default_policy().digest
 
 
-async def test_an_explicit_model_is_honoured():
-    decision = await a_router().route(routed(ask("Hello!"), "demo-120b"))
+async def test_an_explicit_model_is_honoured(a_router: Make):
+    decision = await (await a_router()).route(routed(ask("Hello!"), "demo-120b"))
     assert (decision.model, decision.tier, decision.revision) == ("demo-120b", Tier.STRONG, "r7")
     assert decision.reason == "explicit_model"
 
 
-async def test_an_explicit_model_does_not_get_below_a_floor():
-    decision = await a_router().route(routed(ask("Delete the production database"), "demo-20b"))
+async def test_an_explicit_model_does_not_get_below_a_floor(a_router: Make):
+    decision = await (await a_router()).route(routed(ask("Delete the production database"), "demo-20b"))
     assert (decision.model, decision.effort) == ("demo-120b", Effort.HIGH)
     assert decision.reasons == ("risk_needs_reasoning", "explicit_model_overridden")
 
 
-async def test_an_unknown_model_is_refused():
+async def test_an_unknown_model_is_refused(a_router: Make):
     with pytest.raises(UnknownModel):
-        await a_router().route(routed(ask("Hello!"), "gpt-4"))
+        await (await a_router()).route(routed(ask("Hello!"), "gpt-4"))
 
 
-async def test_a_diagnosis_that_failed_once_escalates_and_the_session_stays_there():
+async def test_a_diagnosis_that_failed_once_escalates_and_the_session_stays_there(a_router: Make):
     clock = FixedClock()
-    router = a_router(clock=clock)
+    router = await a_router(clock=clock)
     assert (await router.route(routed(ask(INCIDENT)))).tier is Tier.BASE
     await router.observe(failed())
     await router.observe(failed())
@@ -80,29 +110,38 @@ async def test_a_diagnosis_that_failed_once_escalates_and_the_session_stays_ther
     assert (await router.route(routed(ask("What is the capital of Peru?")))).reason == "default"
 
 
-async def test_good_ends_matter_only_to_a_session_with_failures():
-    router = a_router()
+async def test_a_hedged_answer_alone_is_no_failure_and_every_other_bad_end_is_one(a_router: Make):
+    router = await a_router()
+    for number, outcome in enumerate(each for each in AttemptOutcome if each is not AttemptOutcome.OK):
+        session = SessionId(f"s{number}")
+        await router.observe(Attempt("e1", TenantId("acme"), session, Tier.BASE, outcome))
+        tier = (await router.route(routed(ask(INCIDENT), session=session))).tier
+        assert tier is (Tier.BASE if outcome is AttemptOutcome.HEDGED else Tier.STRONG), outcome
+
+
+async def test_good_ends_matter_only_to_a_session_with_failures(a_router: Make):
+    router = await a_router()
     assert not (await router.route(routed(ask(INCIDENT)))).watched
     await router.observe(failed())
     assert (await router.route(routed(ask(INCIDENT)))).watched
     assert not (await router.route(routed(ask(INCIDENT), session=SessionId("s2")))).watched
 
 
-async def test_a_wish_for_the_strong_tier_does_not_latch():
-    router = a_router()
+async def test_a_wish_for_the_strong_tier_does_not_latch(a_router: Make):
+    router = await a_router()
     await router.route(routed(ask("Hello!"), "demo-120b"))
     assert (await router.route(routed(ask("What is the capital of Peru?")))).tier is Tier.BASE
 
 
-async def test_a_tool_loop_keeps_its_arm():
-    router = a_router()
+async def test_a_tool_loop_keeps_its_arm(a_router: Make):
+    router = await a_router()
     await router.route(routed(RouteRequest(ask("Explain").turns, requested_effort=Effort.HIGH), "demo-120b"))
     kept = await router.route(routed(ask("Explain", assistant("", ("shell", "ls")), tool("a"))))
     assert (kept.tier, kept.effort, kept.reason) == (Tier.STRONG, Effort.HIGH, "tool_loop")
 
 
-async def test_a_dry_run_changes_nothing():
-    router = a_router()
+async def test_a_dry_run_changes_nothing(a_router: Make):
+    router = await a_router()
     dry = await router.route(routed(ask("Delete the production database"), dry_run=True))
     assert dry.tier is Tier.STRONG
     assert (await router.route(routed(ask("What is the capital of Peru?")))).reason == "default"
@@ -110,33 +149,39 @@ async def test_a_dry_run_changes_nothing():
         await router.explain(TenantId("acme"), dry.route_id)
 
 
-async def test_where_the_strong_tier_is_missing_the_reason_says_so():
-    decision = await a_router(BASE_ONLY).route(routed(ask("Delete the production database")))
+async def test_where_the_strong_tier_is_missing_the_reason_says_so(a_router: Make):
+    decision = await (await a_router(BASE_ONLY, policy=WITHOUT_120B)).route(routed(ask(DELETE)))
     assert (decision.model, decision.tier, decision.effort) == ("demo-20b", Tier.BASE, Effort.HIGH)
     assert decision.reasons == ("strong_tier_missing", "risk_needs_reasoning")
+    assert decision.hold is None
+
+
+async def test_where_a_safety_floor_cannot_be_met_the_turn_is_refused(a_router: Make):
+    decision = await (await a_router(BASE_ONLY)).route(routed(ask(DELETE)))
+    assert (decision.hold, decision.tier, decision.model) == (Hold.REFUSE, Tier.STRONG, "")
     assert decision.reason == "strong_tier_missing"
 
 
-async def test_a_missing_strong_tier_does_not_latch_and_is_no_model_to_wish_for():
-    router = a_router(BASE_ONLY)
+async def test_a_missing_strong_tier_does_not_latch_and_is_no_model_to_wish_for(a_router: Make):
+    router = await a_router(BASE_ONLY)
     await router.route(routed(ask("Delete the production database")))
     assert (await router.route(routed(ask("What is the capital of Peru?")))).reasons == ("default",)
     with pytest.raises(UnknownModel):
         await router.route(routed(ask("Hello!"), "demo-120b"))
 
 
-async def test_where_the_base_tier_is_missing_the_strong_one_answers():
-    decision = await a_router({Tier.STRONG: ("demo-120b", "r7")}).route(routed(ask("Hello!")))
+async def test_where_the_base_tier_is_missing_the_strong_one_answers(a_router: Make):
+    decision = await (await a_router({Tier.STRONG: ("demo-120b", "r7")})).route(routed(ask("Hello!")))
     assert decision.model == "demo-120b"
     assert decision.reasons[-1] == "base_tier_missing"
 
 
-async def test_a_broken_router_falls_back_and_logs_no_prompt(monkeypatch, caplog):
+async def test_a_broken_router_falls_back_and_logs_no_prompt(a_router: Make, monkeypatch, caplog):
     def breaks(*_: object) -> None:
         raise KeyError("my secret prompt")
 
     monkeypatch.setattr(deployment_module, "trace", breaks)
-    router = a_router()
+    router = await a_router()
     with caplog.at_level(logging.DEBUG):
         plain = await router.route(routed(ask("my secret prompt")))
         risky = await router.route(routed(ask("my secret prompt", trusted_risk=Risk.R2)))
@@ -147,8 +192,24 @@ async def test_a_broken_router_falls_back_and_logs_no_prompt(monkeypatch, caplog
     assert (await router.explain(TenantId("acme"), plain.route_id)).task == "unknown"
 
 
-async def test_a_route_is_explained_to_its_tenant_only():
-    router = a_router(clock=FixedClock(42))
+async def test_a_broken_router_without_120b_holds_what_is_risky_unless_the_policy_says_otherwise(
+    a_router: Make, monkeypatch: pytest.MonkeyPatch
+):
+    def breaks(*_: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(deployment_module, "trace", breaks)
+    strict = await a_router(BASE_ONLY)
+    assert (await strict.route(routed(ask("go", trusted_risk=Risk.R2)))).hold is Hold.REFUSE
+    assert (await strict.route(routed(ask("go")))).hold is None
+    lenient = await a_router(BASE_ONLY, policy=WITHOUT_120B)
+    risky = await lenient.route(routed(ask("go", trusted_risk=Risk.R2)))
+    assert (risky.hold, risky.model) == (None, "demo-20b")
+    assert "strong_tier_missing" in risky.reasons
+
+
+async def test_a_route_is_explained_to_its_tenant_only(a_router: Make):
+    router = await a_router(clock=FixedClock(42))
     decision = await router.route(routed(ask("Delete the production database")))
     found = await router.explain(TenantId("acme"), decision.route_id)
     assert found.decision == decision
@@ -162,16 +223,16 @@ async def test_a_route_is_explained_to_its_tenant_only():
             await router.explain(tenant, route_id)
 
 
-async def test_a_replica_with_a_policy_is_ready():
-    assert await a_router().ready()
+async def test_a_replica_with_a_policy_is_ready(a_router: Make):
+    assert await (await a_router()).ready()
 
 
-def test_a_bad_policy_or_ambiguous_tiers_do_not_start():
+def test_a_bad_policy_or_ambiguous_tiers_do_not_start(store_url: str):
     with pytest.raises(PolicyError):
-        DifficultyRouter(SETTINGS, {"version": 1}, TIERS)
+        DifficultyRouter(SETTINGS, {"version": 1}, TIERS, store_url)
     for tiers in ({}, {Tier.BASE: ("m", "1"), Tier.STRONG: ("m", "2")}, {Tier.BASE: ("auto", "1")}):
         with pytest.raises(ValueError, match="tier|model"):
-            DifficultyRouter(SETTINGS, ROUTING_V1, tiers)
+            DifficultyRouter(SETTINGS, ROUTING_V1, tiers, store_url)
 
 
 def test_settings_are_strict():
@@ -182,3 +243,37 @@ def test_settings_are_strict():
     for bad in ({"sessions": "9"}, {"sessions": 0}, {"auto_models": []}, {"unknown": 1}):
         with pytest.raises(ValidationError):
             DifficultySettings.model_validate(bad)
+
+
+async def test_what_was_decided_outlives_the_replica(a_router: Make):
+    first = await a_router()
+    clock = FixedClock()
+    risky = await first.route(routed(ask("Delete the production database")))
+    await first.observe(failed())
+    await first.close()
+    second = await a_router(clock=clock)
+    assert (await second.route(routed(ask("What is the capital of Peru?")))).reason == "session_latched"
+    assert (await second.explain(TenantId("acme"), risky.route_id)).decision == risky
+    with pytest.raises(NotFound):
+        await second.explain(TenantId("other"), risky.route_id)
+
+
+async def test_a_new_policy_takes_over_while_the_router_runs(a_router: Make, tmp_path: Path):
+    path = tmp_path / "policy.yaml"
+    path.write_text(yaml.safe_dump(ROUTING_V1))
+    router = await a_router(policy_path=str(path))
+    fresh = tmp_path / "new.yaml"
+    fresh.write_text(yaml.safe_dump({**ROUTING_V1, "default": {"tier": "120b", "effort": "high"}}))
+    fresh.replace(path)
+    async with asyncio.timeout(60):
+        while (await router.route(routed(ask("Hello!"), session=SessionId("")))).tier is Tier.BASE:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_store_that_is_gone_stops_no_turn(a_router: Make, tmp_path: Path):
+    router = await a_router()
+    await router.close()
+    (tmp_path / "router.db").unlink()
+    (tmp_path / "router.db").mkdir()
+    assert (await router.route(routed(ask("Hello!"), session=SessionId("s9")))).reason == "default"
+    assert not await router.ready()

@@ -7,18 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.policy import (
-    RESERVED_REASONS,
-    ROUTING_V1,
-    AllOf,
-    AnyOf,
-    Is,
-    Not,
-    PolicyError,
-    default_policy,
-    holds,
-    parse_policy,
-)
+from router.conditions import AllOf, AnyOf, Is, Not, holds
+from router.policy import RESERVED_REASONS, ROUTING_V1, PolicyError, default_policy, parse_policy
 
 FILE = Path(__file__).parents[3] / "configs" / "policies" / "routing-v1.yaml"
 

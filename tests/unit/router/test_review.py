@@ -169,3 +169,53 @@ def test_the_parser_reads_anything(text: str):
     parsed = parse_diff(f"@@ -1 +1 @@\n{text}")
     assert parsed.added >= 0
     assert parsed.hunks >= 1
+
+
+def test_what_a_change_is_spread_over():
+    text = diff("src/a.py", 30, 0) + diff("src/b.ts", 1, 0) + diff("web/c.py", 1, 0) + diff("go.sum", 900, 0)
+    review = measure(parse_diff(text), LIMITS)
+    assert (review.files, review.generated_files, review.directories, review.languages) == (3, 1, 2, 2)
+    assert (review.changed_lines, review.untested) == (32, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "untested", "mostly_removed"),
+    [
+        (diff("src/a.py", 19, 0), False, False),
+        (diff("src/a.py", 20, 0), True, False),
+        (diff("docs/a.md", 90, 0), False, False),
+        (diff("src/a.py", 30, 0) + diff("tests/test_a.py", 1, 0), False, False),
+        (diff("src/a.py", 25, 50), True, True),
+        (diff("src/a.py", 26, 50), True, False),
+        (diff("src/a.py", 0, 49), True, False),
+    ],
+)
+def test_tests_and_removals(text: str, untested: bool, mostly_removed: bool):
+    review = measure(parse_diff(text), LIMITS)
+    assert (review.untested, review.mostly_removed) == (untested, mostly_removed)
+
+
+def line_by_line(text: str):
+    """The same parser without taking whole hunks at once."""
+    from router.signals.review import Diff, _Parser
+
+    state = _Parser()
+    for line in text.split("\n"):
+        state.feed(line)
+    state.end_file()
+    return Diff(files=tuple(state.files), broken=state.broken)
+
+
+PIECES = [
+    "-a", "+b", " c", "", "\\ No newline", "@@ -1,2 +1,3 @@", "@@ -1 +1 @@", "@@ -3,0 +4,2 @@", "--- a/x", "+++ b/y",
+    "diff --git a/x b/y", "```", "prose", "-- ", "\r", "é",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30))
+def test_hunks_taken_at_once_are_those_read_line_by_line(lines: list[str]):
+    text = "\n".join(lines)
+    fast, slow = parse_diff(text), line_by_line(text)
+    assert fast.broken == slow.broken
+    if not slow.broken:
+        assert fast == slow

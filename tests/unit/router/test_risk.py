@@ -1,7 +1,7 @@
 import pytest
 
 from router.features import read
-from router.signals.risk import called_risk, needs_reasoning, said_risk
+from router.signals.risk import called_risk, needs_reasoning, offered_risk, said_risk
 from router.types import Risk, TaskType
 from tests.unit.router.asks import assistant, tool, user
 
@@ -61,3 +61,23 @@ def test_reasoning_is_needed_unless_something_says_no(text: str, risk: Risk, nee
 
 def test_a_diagnosis_always_needs_reasoning():
     assert needs_reasoning(read("Restart it"), TaskType.INCIDENT_DIAGNOSIS, Risk.R2)
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "untrusted", "risk"),
+    [
+        (["shell", "read_file", "delete_file"], "delete the file", True, Risk.R0),
+        (["restart_service"], "hello", True, Risk.R1),
+        (["delete_namespace"], "hello", False, Risk.R1),
+        (["delete_namespace"], "remove the old one", False, Risk.R2),
+        (["delete_namespace"], "hello", True, Risk.R2),
+        (["mcp__kubernetes__pods_delete"], "hello", True, Risk.R2),
+        (["terminateInstances"], "hello", True, Risk.R2),
+        (["refund_order"], "hello", True, Risk.R2),
+        (["list_databases", "get_secret"], "delete", True, Risk.R0),
+        (["x" * 10_000], "delete", True, Risk.R0),
+        ([], "delete the database", True, Risk.R0),
+    ],
+)
+def test_what_the_tools_on_offer_amount_to(names: list[str], said: str, untrusted: bool, risk: Risk):
+    assert offered_risk(names, read(said).vocabulary, untrusted) is risk

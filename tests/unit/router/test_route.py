@@ -3,6 +3,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,18 @@ from router.score import score
 from router.signals.agent import AgentState
 from router.signals.collect import Signals
 from router.signals.review import Review, ReviewScope
-from router.types import Effort, Risk, RouteRequest, StateView, TaskType, Tier
+from router.types import (
+    BudgetView,
+    Effort,
+    Load,
+    Mode,
+    Risk,
+    RouteRequest,
+    StateView,
+    Surroundings,
+    TaskType,
+    Tier,
+)
 from tests.unit.router.asks import INCIDENT, ask, assistant, diff, tool, user
 from tests.unit.router.test_policy import document, rule
 
@@ -55,6 +67,20 @@ def expected_reasons(signals: Signals) -> list[str]:
     return fired
 
 
+EFFORT_FIRST = {TaskType.MATHEMATICS, TaskType.CODE_GENERATION, TaskType.CODE_REVIEW}
+
+
+def expected_step(signals: Signals) -> str | None:
+    """The ladder as prose: what failures alone ask for, where no rule of the policy fired."""
+    if signals.failures_on_base < 1 or signals.task is TaskType.INCIDENT_DIAGNOSIS:
+        return None
+    if signals.task not in EFFORT_FIRST:
+        return "escalated_size"
+    # Mathematics begins at high effort, so its first failure is one at high effort.
+    again = signals.failures_on_base >= 2 or signals.task is TaskType.MATHEMATICS
+    return "escalated_size" if again else "effort_after_failure"
+
+
 WORLDS = list(
     itertools.product(
         TaskType, (False, True), (0, 1, 2), ReviewScope, (False, True), Risk, (False, True), (False, True)
@@ -67,25 +93,27 @@ def test_the_truth_table_of_policy_v1():
     for world in WORLDS:
         signals = signals_of(*world)
         decision = judged(signals)
-        fired = expected_reasons(signals)
-        assert decision.reason == (fired[0] if fired else "default"), world
-        assert [reason for reason in decision.reasons if not reason.startswith("effort_")] == (fired or ["default"])
-        assert decision.tier is (Tier.STRONG if fired else Tier.BASE), world
-        if "risk_needs_reasoning" in fired:
+        fired, step = expected_reasons(signals), expected_step(signals)
+        stepped = step == "escalated_size"
+        assert decision.reason == (fired[0] if fired else "escalated_size" if stepped else "default"), world
+        codes = [reason for reason in decision.reasons if not reason.startswith("effort_")]
+        assert codes == (fired or ["escalated_size" if stepped else "default"])
+        assert decision.tier is (Tier.STRONG if fired or stepped else Tier.BASE), world
+        assert (decision.mode is Mode.BYPASS) is ("risk_needs_reasoning" in fired)
+        if "risk_needs_reasoning" in fired or step == "effort_after_failure":
             assert decision.effort is Effort.HIGH, world
-        elif fired:
+        elif fired or stepped:
             assert decision.effort.rank >= Effort.MEDIUM.rank, world
 
 
 def test_no_wish_and_no_state_gets_below_a_floor():
     wishes = [Wish(tier, effort) for tier in (None, Tier.BASE) for effort in (None, Effort.LOW)]
     states = [NOTHING, StateView(latched_tier=Tier.BASE, last_tier=Tier.BASE, last_effort=Effort.LOW)]
+    tried = itertools.cycle(itertools.product(wishes, states))  # three of eight for each world, others for the next
     for world in WORLDS:
         signals = signals_of(*world)
         fired = expected_reasons(signals)
-        if not fired:
-            continue
-        for wish, state in itertools.product(wishes, states):
+        for wish, state in itertools.islice(tried, 3) if fired else ():
             decision = judged(signals, wish, state)
             assert decision.tier is Tier.STRONG
             assert decision.effort is Effort.HIGH or "risk_needs_reasoning" not in fired
@@ -120,44 +148,116 @@ def random_request(rng: random.Random) -> RouteRequest:
 
 def random_state(rng: random.Random) -> StateView:
     return StateView(
-        failures_on_base=rng.randrange(3),
+        failures_on_base=rng.choice([0.0, 0.3, 0.8, 1.0, 2.3]),
+        failures_on_strong=rng.choice([0.0, 0.0, 0.4, 1.0]),
         latched_tier=rng.choice([None, *Tier]),
         last_tier=rng.choice([None, *Tier]),
         last_effort=rng.choice([None, *Effort]),
+        size_steps=rng.randrange(2),
+        effort_steps=rng.randrange(2),
+        known=rng.random() < 0.9,
     )
+
+
+def random_around(rng: random.Random) -> Surroundings:
+    """With faults: tiers that are down or missing, crowded queues, small windows, a drained budget."""
+    budget = BudgetView(0.2, rng.uniform(-3, 3), drained=rng.random() < 0.3)
+    return Surroundings(
+        mode=rng.choice([*Mode]),
+        budget=rng.choice([None, budget]),
+        load=Load(
+            base_up=rng.random() < 0.8,
+            strong_up=rng.random() < 0.6,
+            strong_served=rng.random() < 0.8,
+            strong_pressure=rng.choice([0.0, 1.0, 3.0]),
+            base_window=rng.choice([None, 100, 100_000]),
+            strong_window=rng.choice([None, 50, 100_000]),
+        ),
+        exploration=rng.choice([0.0, 0.1]),
+        draw=rng.random(),
+    )
+
+
+OVERLAYS: dict[str, dict[str, object]] = {
+    "pinned": {"pin": {"tier": "20b"}},
+    "thrifty": {"pin": {"effort": "low"}},
+    "denied": {"deny": [{"tier": "120b"}]},
+    "no_high": {"deny": [{"effort": "high"}]},
+    "capped": {
+        "rules": {
+            "cheap": {"priority": 999, "when": "tools_offered", "effect": "ceiling", "arm": {"effort": "low"}},
+            "small": {"priority": 998, "when": "always", "effect": "force", "arm": {"tier": "20b"}},
+            "review_large": {"enabled": False},
+        }
+    },
+}
 
 
 def test_no_downgrade_of_r2_and_above_in_ten_thousand_random_states():
     rng = random.Random(7)
-    risky = 0
-    for _ in range(10_000):
-        request, state = random_request(rng), random_state(rng)
-        found = trace(request, state, POLICY)
-        assert request.trusted_risk is None or found.signals.risk.rank >= request.trusted_risk.rank
-        if found.signals.risk.rank >= Risk.R2.rank:
-            risky += 1
-            if found.signals.needs_reasoning or found.signals.risk.rank >= Risk.R3.rank:
-                assert (found.decision.tier, found.decision.effort) == (Tier.STRONG, Effort.HIGH)
-            if found.signals.untrusted_content:
-                assert found.decision.tier is Tier.STRONG
+    tenants = parse_policy(document(tenants=OVERLAYS))
+    risky = held = 0
+    request, wish = ask(""), Wish()
+    seen = trace(request, NOTHING, POLICY)
+    for turn in range(10_000):
+        state, around = random_state(rng), random_around(rng)
+        policy = tenants.for_tenant(rng.choice(["", *OVERLAYS]))
+        if turn % 5 == 0:
+            request = random_request(rng)
+            found = trace(request, state, policy, None, around)
+            seen, wish = found, Wish(request.requested_tier, request.requested_effort)
+            assert request.trusted_risk is None or seen.signals.risk.rank >= request.trusted_risk.rank
+        else:  # the same turn in another state: reading it again would find the same
+            signals = replace(
+                seen.signals,
+                failures_on_base=state.failures_on_base,
+                failures_on_strong=state.failures_on_strong,
+                memory_known=state.known,
+            )
+            found = decide(signals, PLAIN.features, seen.score, wish, state, policy, around)
+        decision, signals = found.decision, found.signals
+        assert 0.0 <= decision.difficulty <= 1.0
+        assert 0.0 < decision.propensity <= 1.0
+        if signals.risk.rank < Risk.R2.rank:
+            continue
+        risky += 1
+        held += decision.hold is not None
+        # Answered or held: the arm is never below what the safety rules ask for.
+        if signals.needs_reasoning or signals.risk.rank >= Risk.R3.rank:
+            assert (decision.tier, decision.effort) == (Tier.STRONG, Effort.HIGH)
+            assert decision.mode is Mode.BYPASS
+        if signals.untrusted_content:
+            assert decision.tier is Tier.STRONG
+        assert not decision.explored
+        if decision.tier is Tier.STRONG and not (around.load.strong_up and around.load.strong_served):
+            assert decision.hold is not None
+        if policy.pin_tier is None and not policy.deny:
+            still = Surroundings(around.mode, around.budget)
+            calm = decide(signals, PLAIN.features, found.score, wish, state, policy, still).decision
+            if calm.tier is Tier.STRONG and not calm.reason.startswith("learned"):
+                assert decision.tier is Tier.STRONG  # no fault takes a risky turn down
+        if turn % 5 == 0:
             assert fallback(request, state).tier is Tier.STRONG  # the router may break: still never down
-        assert 0.0 <= found.decision.difficulty <= 1.0
     assert risky > 3_000
+    assert held > 500
 
 
 def test_same_input_same_bytes_in_another_process():
     code = (
-        "from router.route import route; from router.policy import default_policy; from router.types import *\n"
-        f"r = RouteRequest(turns=(Turn(Role.USER, {INCIDENT!r}),))\n"
-        "print(route(r, StateView(), default_policy()))"
+        "from router.explain import explain; from router.route import trace; from router.policy import default_policy\n"
+        "from router.types import *\n"
+        f"r = RouteRequest(turns=(Turn(Role.USER, {INCIDENT!r}), Turn(Role.ASSISTANT, 'x'), "
+        "Turn(Role.USER, 'still failing')), offered_tools=('delete_pod', 'shell'))\n"
+        "t = trace(r, StateView(), default_policy(), None, Surroundings(Mode.APPLY, BudgetView(0.2, 0.0)))\n"
+        "print(t, explain(t, default_policy(), StateView()))"
     )
     seen = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
         ).stdout
-        for seed in ("1", "2")
+        for seed in ("1", "2", "3")
     }
-    assert seen == {f"{route(ask(INCIDENT), NOTHING, POLICY)}\n"}
+    assert len(seen) == 1
 
 
 def test_small_talk_goes_to_the_base_tier_at_low_effort():

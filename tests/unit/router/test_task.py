@@ -1,6 +1,7 @@
 import pytest
 
 from router.features import read
+from router.signals.language import language_of
 from router.signals.review import has_diff
 from router.signals.task import classify
 from router.types import TaskType
@@ -36,3 +37,27 @@ LOGS = "\n".join(f"2024-05-01 12:00:{n:02d} ERROR upstream timeout to postgres" 
 )
 def test_tasks(text: str, task: TaskType):
     assert classify(read(text), has_diff(text)) is task
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("How does a load balancer work?", "en"),
+        ("Wie funktioniert ein Lastverteiler und was ist das?", "de"),
+        ("Comment est-ce que le serveur marche dans ce cas ?", "fr"),
+        ("¿Por qué no funciona el servidor en la nube?", "es"),
+        ("Por que o servidor não está funcionando em produção?", "pt"),
+        ("Почему сервер не работает?", "ru"),
+        ("为什么服务器不工作", "zh"),
+        ("なぜサーバーが動かないのですか", "ja"),
+        ("서버가 왜 작동하지 않나요", "ko"),
+        ("सर्वर काम क्यों नहीं कर रहा है", "hi"),
+        ("xyzzy", "other"),
+        ("", "other"),
+        ("Why does naïve Bayes work? — “Because” of it", "en"),
+        ("Fix 'é' in the name: café is not the same as cafe", "en"),
+    ],
+)
+def test_languages(text: str, language: str):
+    passage = read(text)
+    assert language_of(passage.lowered, passage.words) == language

@@ -1,0 +1,1 @@
+"""Offline side of the difficulty router: label sets, training, evaluation. Nothing here is imported when serving."""
