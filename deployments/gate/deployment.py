@@ -94,7 +94,9 @@ class PolicyGate:
             approvers=policy.approvers,
         )
         self._notifier = Notifier(self._desk.outbox, settings.notices, clock) if settings.notices.receivers else None
-        self._office = PermitOffice(self._desk, self._store.engine, sink, clock, settings, Path(keys_dir))
+        self._office = PermitOffice(
+            self._desk, self._store.engine, sink, clock, settings, Path(keys_dir), keeps_arguments
+        )
         self._opening: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._notifying: asyncio.Task[None] | None = None
@@ -163,10 +165,12 @@ class PolicyGate:
         await self._opened()
         return await to_its_end(self._office.claim(principal, tool, arguments, audience))
 
-    async def redeem(self, principal: Principal, permit_id: str, action_digest: str, audience: str) -> IssuedPermit:
+    async def redeem(
+        self, principal: Principal, permit_id: str, action_digest: str, audience: str, nonce: str | None = None
+    ) -> IssuedPermit:
         """Take the one execution."""
         await self._opened()
-        return await to_its_end(self._office.redeem(principal, permit_id, action_digest, audience))
+        return await to_its_end(self._office.redeem(principal, permit_id, action_digest, audience, nonce))
 
     async def report_run(self, principal: Principal, permit_id: str, report: RunReport) -> IssuedPermit:
         """Say how the execution ended."""

@@ -1,11 +1,12 @@
 """What a pipe feeds to `xargs`: the listing command as it is read, and the paths below which it names files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from deployments.gate import globs
 from deployments.gate.shell.atoms import Atom, Word
-from deployments.gate.specs import Node
+from deployments.gate.specs import Flag, Node
 
 Programs: TypeAlias = Mapping[str, Node]
 FIND_SIGNS = frozenset({"(", ")", "!", ",", ";", "+", "{}"})
@@ -21,11 +22,16 @@ def listed(programs: Programs, feed: Atom | None) -> tuple[str, ...]:
     for _ in range(8):
         if feed is None or not feed.argv or any(item.target.text != "/dev/null" for item in feed.redirects):
             return ()
-        node, given, operands, values = read_flags(programs, feed.argv)
-        if node is None:
+        read = read_flags(programs, feed.argv)
+        if read is None:
             return ()
+        node, given, operands, values = read.node, read.given, read.operands, read.values
         if "*" in node.lists or node.lists & given:
-            return () if node.lists_not & given else (*below(node, operands, values), *sought)
+            if node.lists_not & given:
+                return ()
+            covering = below(node, operands, values)
+            # Names without their directory are read where they are used.
+            return (*covering, *sought, *(["."] if node.bare_names and covering else []))
         fixed = node.args.count("text") - bool(node.drops_first & given)
         if (node.repeats and node.args[-1] == "text") or node.passes is None:
             return ()
@@ -38,52 +44,78 @@ def listed(programs: Programs, feed: Atom | None) -> tuple[str, ...]:
     return ()
 
 
-def read_flags(programs: Programs, argv: Sequence[Word]) -> tuple[Node | None, set[str], list[Word], list[str]]:
-    """A command as `_command` reads it, without judging: its node, flags, operands and the values of flags."""
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A command as the judge reads it: its node, its flags and their values, its operands.
+
+    `values` has every value, in a form that may name files; `valued` the last value of each flag, as it is written, and
+    of `-5` under the name `-#`.
+    """
+
+    node: Node
+    given: set[str] = field(default_factory=set[str])
+    operands: list[Word] = field(default_factory=list[Word])
+    values: list[str] = field(default_factory=list[str])
+    valued: dict[str, str] = field(default_factory=dict[str, str])
+
+    def take(self, flag: Flag, value: str) -> None:
+        """Note the value of a flag."""
+        self.given.add(flag.name)
+        self.valued[flag.name] = value
+        self.values.append(f"*.{value.lstrip('.')}" if flag.role == "name-extension" else value)
+
+
+def read_flags(programs: Programs, argv: Sequence[Word]) -> Read | None:
+    """A command as `_command` reads it, without judging; None where a word is not known, or not listed."""
     node = programs.get(argv[0].text or "")
-    given: set[str] = set()
-    operands: list[Word] = []
-    values: list[str] = []
+    if node is None:
+        return None
+    read = Read(node)
     words = list(argv[1:])
-    while node is not None and words:
-        text = words.pop(0)
-        if text.text is None:
-            return None, given, operands, values
-        if not operands and text.text in node.sub:
-            node = node.sub[text.text]
+    while words:
+        word = words.pop(0)
+        text = word.text
+        if text is None:
+            # A word that is surely an operand, whatever it is.
+            if not word.dashless or word.loose or read.node.sub:
+                return None
+            read.operands.append(word)
             continue
-        name, equals, attached = text.text.partition("=")
-        flag = node.flags.get(text.text) or node.flags.get(name)
-        if flag is None and text.text.startswith("-") and not node.single and not text.text.startswith("--"):
-            letters = [node.flags.get(f"-{letter}") for letter in text.text[1:]]
-            if text.text[1:].isdigit() and "-#" in node.flags:
+        if not read.operands and text in read.node.sub:
+            read = Read(read.node.sub[text], read.given, read.operands, read.values, read.valued)
+            continue
+        flags = read.node.flags
+        name, equals, attached = text.partition("=")
+        flag = flags.get(text) or flags.get(name)
+        if flag is None and text.startswith("-") and not read.node.single and not text.startswith("--"):
+            letters = [flags.get(f"-{letter}") for letter in text[1:]]
+            if text[1:].isdigit() and "-#" in flags:
+                read.valued["-#"] = text[1:]
                 continue
             if None in letters or any(letter and letter.value != "none" for letter in letters[:-1]):
                 short = letters[0]
                 if short is None or short.value == "none":
-                    return None, given, operands, values
-                given.add(short.name)
-                value = text.text[2:].removeprefix("=")
-                values.append(f"*.{value.lstrip('.')}" if short.role == "name-extension" else value)
+                    return None
+                read.take(short, text[2:].removeprefix("="))
                 continue
-            given |= {letter.name for letter in letters if letter is not None}
+            read.given.update(letter.name for letter in letters if letter is not None)
             flag = letters[-1]
             equals = ""
         if flag is None:
-            if text.text.startswith("-"):
-                return None, given, operands, values
-            operands.append(text)
+            if text.startswith("-"):
+                return None
+            read.operands.append(word)
             continue
-        given.add(flag.name)
+        read.given.add(flag.name)
         if flag.value == "none" or (flag.value == "optional" and not equals):
             continue
         value = attached if equals else (words.pop(0).text if words else None)
         if value is None:
-            return None, given, operands, values
+            return None
         if flag.second is not None and words:
             words.pop(0)
-        values.append(f"*.{value.lstrip('.')}" if flag.role == "name-extension" else value)
-    return node, given, operands, values
+        read.take(flag, value)
+    return read
 
 
 def below(node: Node, operands: Sequence[Word], values: Sequence[str]) -> tuple[str, ...]:

@@ -67,6 +67,11 @@ def aims_at(glob: str, pattern: str) -> bool:
     evidence, foreign = _overlap(_tokens(glob), _tokens(pattern))
     if evidence < 0:
         return False
+    # What `*.json` shares with `*key.json` is a suffix that says nothing; what it shares with `*.pem` says all.
+    suffix = re.search(r"\.[A-Za-z0-9]+$", glob)
+    last = pattern.rpartition("/")[2].lstrip("*")
+    if suffix is not None and pattern.endswith(suffix[0]) and not last.startswith("."):
+        evidence -= len(suffix[0])
     return evidence >= EVIDENCE or (pattern.startswith(("/", "~")) and foreign == 0)
 
 

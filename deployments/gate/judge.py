@@ -9,13 +9,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from deployments.gate import feeds, guess
+from deployments.gate import feeds, guess, outputs
 from deployments.gate.findings import NOTHING, Facts, Finding, settle
 from deployments.gate.grammar import ClassOf
 from deployments.gate.paths import HOME, normal_path
 from deployments.gate.policy import Bundle
 from deployments.gate.roles import judge_implied, judge_objects, judge_path, judge_word
-from deployments.gate.shell.atoms import MAX_DEPTH, MAX_RUNS, Atom, Redirect, Unprovable, Word
+from deployments.gate.shell.atoms import (
+    MAX_DEPTH,
+    MAX_RUNS,
+    PIPED,
+    Atom,
+    Cut,
+    Redirect,
+    Source,
+    Unprovable,
+    Word,
+    source_of,
+)
 from deployments.gate.shell.reader import ShellReader
 from deployments.gate.specs import Flag, Node, Rule, StandingPlan
 from deployments.gate.tables import Base
@@ -32,6 +43,7 @@ _NUMBER_AND_FLAGS = re.compile(r"-[0-9]+(?P<letters>[A-Za-z]*)")
 _DESCRIPTOR = re.compile(r"[0-9]+|-")
 # Letters that the names of a program's own dashed words are made of: a glob with another one matches none of them.
 _WORDLIKE = re.compile(r"[a-z*?\[\]!^-]*")
+_SUFFIXED = re.compile(r".*\.[A-Za-z0-9]+", re.S)
 # Roles of words that run something: their positions are found, not judged.
 _RUNNING = frozenset({"command", "script", "assignment"})
 # Roles of words of any form, as long as they are one word.
@@ -43,7 +55,10 @@ MAX_GUESSES = 24
 
 @dataclass(slots=True)
 class Judge:
-    """Judges the commands of one call; remembers where `cd` may have led. Not reused between calls."""
+    """Judges the commands of one call; remembers where `cd` may have led. Not reused between calls.
+
+    `arguments` are the words that a script is given (`sh -c TEXT NAME WORD ...`), its name first.
+    """
 
     bundle: Bundle
     reader: ShellReader
@@ -51,6 +66,7 @@ class Judge:
     directories: list[str | None] = field(default_factory=lambda: ["."])
     count: int = 0
     guessing: bool = False
+    arguments: tuple[Word, ...] = ()
 
     def script(self, text: str, depth: int = 0) -> list[Finding]:
         """Every command that `text` would run as bash."""
@@ -115,15 +131,24 @@ class Judge:
         self.count += 1
         if self.count > MAX_RUNS:
             return [self.opaque("", f"more than {MAX_RUNS} commands")]
+        programs = self.bundle.parts.programs
+        argv = tuple(outputs.resolved(programs, word, self.arguments) for word in atom.argv)
         found = [self._redirect(redirect) for redirect in atom.redirects]
         found += [self._assignment(name, value) for name, value in atom.assignments]
+        found += [self._calculated(outputs.resolved(programs, word, self.arguments)) for word in atom.numbers]
         if not atom.argv:
             return [finding for finding in found if finding is not None]
         # What is redirected into a command takes the place of the pipe.
         fed = not any(redirect.operator.startswith("<") for redirect in atom.redirects)
-        found += self._command(atom.argv, depth, atom.feed if fed else None)
-        self._follow(atom.argv)
+        found += self._command(argv, depth, atom.feed if fed else None)
+        self._follow(argv)
         return [finding for finding in found if finding is not None]
+
+    def _calculated(self, word: Word) -> Finding | None:
+        """A word that the shell calculates with: bash evaluates its text, so anything but a number may be code."""
+        if word.kind in {"number", "integer"} or (word.text is not None and word.text.isdecimal()):
+            return None
+        return self.opaque("", "arithmetic with a value that is not known to be a number")
 
     def fields(self, values: Sequence[tuple[str, Word]], class_of: ClassOf, reason: str, standing: bool) -> Finding:
         """A tool call whose arguments are plain fields: `values` are `(role, word)`."""
@@ -156,22 +181,24 @@ class Judge:
                 positionals += [word, *words]
                 break
             if text is None:
-                if not _fits_anywhere(node, word):
+                # No standing plan covers a word that nobody knows: it may name hooks, or pipelines.
+                facts.wide = facts.wide or not outputs.samples(word)
+                if not _fits_anywhere(node, word, bool(positionals)):
                     facts.unknown("a word that is only known when it runs")
                 positionals.append(word)
                 continue
-            if word.glob and not node.any_names and (text[0] in "*?[-" or word.loose):
+            if word.glob and not _harmless_names(node, word) and (text[0] in "*?[-" or word.loose):
                 facts.unknown(f"file names in place of '{text}' may be read as flags")
             if word.loose and not word.glob and not node.any_words:
                 facts.unknown("the name of the working directory may be several words, and flags among them")
             if self._takes_command(node, positionals, text):
-                nested += self._nested(node, [word, *words], depth, feed, facts.placeholder)
+                nested += self._nested(node, [word, *words], depth, feed, facts)
                 runs = True
                 break
             if text == "--" and "--" not in node.flags:
                 runs = bool(words) and not {"command", "script"}.isdisjoint(node.args)
                 if runs:
-                    nested += self._nested(node, words, depth, feed, facts.placeholder)
+                    nested += self._nested(node, words, depth, feed, facts)
                 else:
                     self._rest(facts, node, positionals, words)
                 break
@@ -235,11 +262,10 @@ class Judge:
         """The words after `--`: positional, whatever they look like."""
         if any(word.text is None for word in words) and not node.any_words:
             facts.unknown("a word that is only known when it runs")
+        facts.wide = facts.wide or any(word.text is None and not outputs.samples(word) for word in words)
         positionals += words
 
-    def _nested(
-        self, node: Node, words: list[Word], depth: int, feed: Atom | None, placeholder: str | None
-    ) -> list[Finding]:
+    def _nested(self, node: Node, words: list[Word], depth: int, feed: Atom | None, facts: Facts) -> list[Finding]:
         """The command that a wrapper runs. `xargs` adds words of its input, or puts them in a placeholder's place."""
         if depth >= MAX_DEPTH:
             return [self.opaque(_shown(words), f"commands nested deeper than {MAX_DEPTH}")]
@@ -248,11 +274,13 @@ class Judge:
                 return [self.opaque(_shown(words), "runs words that are only known when it runs")]
             return self.script(" ".join(word.text or "" for word in words), depth + 1)
         if node.appends:
-            below = feeds.listed(self.bundle.parts.programs, feed)
+            placeholder = facts.placeholder
+            alone = _one_at_a_time(facts.argv)
+            cut = Cut.FIELD if alone else Cut.WHOLE
             if placeholder is None:
-                words = [*words, Word(None, loose=True, below=below)]
+                words = [*words, Word(None, loose=True, several=not alone, pieces=(source_of(feed, cut),))]
             else:
-                words = [_filled(word, placeholder, below) for word in words]
+                words = [_placed(word, placeholder, source_of(feed, Cut.LINE)) for word in words]
             feed = None
         return self.atom(Atom(tuple(words), feed=feed), depth + 1)
 
@@ -350,9 +378,12 @@ class Judge:
             if attached.text is None or attached.glob or attached.symbolic:
                 facts.opaque("runs a command that is only known when it runs")
             else:
+                outer, self.arguments = self.arguments, tuple(words)
                 nested += self.script(attached.text, depth + 1)
+                self.arguments = outer
             return words
-        if attached.text is None:
+        facts.wide = facts.wide or (attached.text is None and not outputs.samples(attached))
+        if attached.text is None and not _fits_value(flag, attached, last=not words):
             facts.unknown("a word that is only known when it runs")
         judge_word(self.bundle, facts, flag.role, attached, self.directories)
         return words if flag.second is None else self._second(facts, flag.second, words)
@@ -389,8 +420,8 @@ class Judge:
             return []
         # `find` names what it found by its starting points, so no name is a flag, and all lie below them.
         before = facts.argv[: len(facts.argv) - len(words) - 1]
-        node, _, operands, values = feeds.read_flags(self.bundle.parts.programs, before)
-        below = feeds.below(node, operands, values) if node is not None else ()
+        read = feeds.read_flags(self.bundle.parts.programs, before)
+        below = feeds.below(read.node, read.operands, read.values) if read is not None else ()
         command = [_filled(word, "{}", below, "./" if below else "") for word in words[: ends[0]]]
         nested += self.atom(Atom(tuple(command)), depth + 1)
         return words[ends[0] + 1 :]
@@ -419,12 +450,18 @@ class Judge:
         if len(words) > len(roles) and not node.repeats:
             facts.unknown(f"'{' '.join(node.path)}' has a word too many")
         for place, word in enumerate(words):
-            if word.text is None and not node.any_words and not self._open(node, roles, place):
+            if (
+                word.text is None
+                and not node.any_words
+                and not self._open(node, roles, place)
+                and not _typed(node, word)
+            ):
                 facts.unknown("a word that is only known when it runs")
             elif word.several and not node.repeats and not node.any_words:
                 facts.unknown(f"'{word.text or '?'}' may stand for more words than '{' '.join(node.path)}' takes")
             # A word that the shell may replace by several stands in every place from its own on.
-            last = place if word.text is not None and not word.glob else len(roles) - 1
+            one = word.text is not None or (node.any_words and not word.loose and not word.several)
+            last = place if one and not word.glob else len(roles) - 1
             for role in dict.fromkeys(roles[min(place, len(roles) - 1) : last + 1] or roles[-1:]):
                 judge_word(self.bundle, facts, role, word, self.directories)
 
@@ -458,7 +495,8 @@ class Judge:
     # --- surroundings ------------------------------------------------------------------------------------------------
 
     def _redirect(self, redirect: Redirect) -> Finding | None:
-        operator, word = redirect.operator, redirect.target
+        operator = redirect.operator
+        word = outputs.resolved(self.bundle.parts.programs, redirect.target, self.arguments)
         if operator in {"<<", "<<-", "<<<"}:
             return None
         if operator in {">&", "<&"} and word.text is not None and _DESCRIPTOR.fullmatch(word.text):
@@ -468,7 +506,18 @@ class Judge:
         name = "<" if operator in {"<", "<&"} else ">"
         node = self.bundle.parts.programs.get(name)
         facts = Facts()
-        if node is None or word.text is None or word.glob or "/dev/tcp" in word.text or "/dev/udp" in word.text:
+        if name == "<" and word.below == PIPED:
+            return None  # what is read is printed by a command that is judged
+        if node is not None and word.text is None and word.kind == "path" and name == "<" and not word.several:
+            judge_path(self.bundle, facts, "file", word, self.directories)
+            return self._settled(facts, self._rule(facts, node, bare=False), f"{operator} ?")
+        if (
+            node is None
+            or word.text is None
+            or (word.glob and name == ">")
+            or "/dev/tcp" in word.text
+            or "/dev/udp" in word.text
+        ):
             facts.opaque("a redirect to a place that is not known")
             return self._settled(facts, None, f"{operator} {word.text or '?'}")
         judge_path(self.bundle, facts, "written" if name == ">" else "file", word, self.directories)
@@ -500,26 +549,92 @@ class Judge:
             found: list[str | None] = [HOME] if not words and argv[0].text == "cd" else []
             for word in words:
                 literal = word.text is not None and word.text != "-" and not word.glob
-                found.append(normal_path(known, word.text or "") if literal else None)
+                found.append(normal_path(known, word.text or "") if literal else self._root(word))
+                found += [HOME] if word.loose else []
             self.directories += [place for place in found if place not in self.directories]
         if len(self.directories) > MAX_DIRECTORIES:
             self.directories = [None]
 
+    def _root(self, word: Word) -> str | None:
+        """`cd "$(git rev-parse --show-toplevel)"`: up to the root of the work, while all places are inside it."""
+        inside = all(place is not None and not place.startswith(("/", "~", "..")) for place in self.directories)
+        return "." if word.of == ("top",) and inside else None
 
-def _fits_anywhere(node: Node, word: Word) -> bool:
-    """True when a word of unknown value is surely one operand, or when no word is dangerous to the program."""
-    if node.sub or "command" in node.args:
+
+def _fits_anywhere(node: Node, word: Word, later: bool) -> bool:
+    """True when a word of unknown value is surely an operand, or when no word is dangerous to the program.
+
+    `later`: an operand came before it, so that it is no subcommand.
+    """
+    if not _RUNNING.isdisjoint(node.args):
+        return False
+    if word.dashless and not _may_be_listed(node, word, later):
+        return True
+    if node.sub and not later:
         return False
     if node.any_words or (node.any_names and word.below):
         return True
     return not word.loose and bool(word.starts) and not word.starts.startswith("-")
 
 
+def _may_be_listed(node: Node, word: Word, later: bool) -> bool:
+    """True when a typed word may be a subcommand, or one of the flags that have no dash."""
+    listed = [*(() if later else node.sub), *(name for name in node.flags if not name.startswith("-"))]
+    kind = outputs.KINDS.get(word.kind)
+    if kind is None:
+        return any(name.startswith(word.starts) for name in listed)
+    # No word at all makes the next one the first.
+    if word.loose and node.sub and not later:
+        return True
+    return any(kind.fullmatch(name) for name in listed)
+
+
+def _typed(node: Node, word: Word) -> bool:
+    """True for a word whose kind is known, so that its role says whether it may stand there."""
+    return bool(word.kind) and (word.kind != "path" or word.dashless or node.any_names)
+
+
+def _fits_value(flag: Flag, word: Word, last: bool) -> bool:
+    """True when the value of a flag need not be known: it is typed, or nothing that it may be is read in any way.
+
+    Where it may be missing it must be the `last` word, or the flag would take the next one.
+    """
+    if (word.loose and not (last and word.dashless)) or word.several or flag.effects:
+        return False
+    return bool(word.kind) or (flag.role == "text" and word.starts[:1].isalnum())
+
+
+def _harmless_names(node: Node, word: Word) -> bool:
+    """True when file names in place of a glob are harmless to the program, even one that begins with a dash."""
+    return node.any_names or (node.dotted_names and not word.loose and _SUFFIXED.fullmatch(word.text or "") is not None)
+
+
+def _one_at_a_time(argv: Sequence[Word]) -> bool:
+    """True for an `xargs` that gives each command one word of its input."""
+    texts = [word.text for word in argv]
+    pairs = zip(texts, texts[1:], strict=False)
+    return "-n1" in texts or "-L1" in texts or ("-n", "1") in pairs or "--max-args=1" in texts
+
+
+def _placed(word: Word, placeholder: str, source: Source) -> Word:
+    """A word of a command with a line of an input in the placeholder's place."""
+    if word.text is None or placeholder not in word.text:
+        return word
+    pieces: list[str | Source] = []
+    for place, text in enumerate(word.text.split(placeholder)):
+        pieces += [source] if place else []
+        pieces += [text] if text else []
+    starts = pieces[0] if isinstance(pieces[0], str) else ""
+    return Word(None, pieces=tuple(pieces), starts=starts)
+
+
 def _filled(word: Word, placeholder: str, below: tuple[str, ...], starts: str = "") -> Word:
     """A word of a command with the name of a file in the placeholder's place: not known, but perhaps where it lies."""
     if word.text is None or placeholder not in word.text:
         return word
-    return Word(None, below=below, starts=starts) if word.text == placeholder else Word(None)
+    if word.text != placeholder:
+        return Word(None)
+    return Word(None, below=below, starts=starts, kind="path" if below else "", dashless=bool(starts))
 
 
 def _harmless_test(argv: Sequence[Word]) -> bool:
@@ -530,7 +645,7 @@ def _harmless_test(argv: Sequence[Word]) -> bool:
     words = list(argv[1:])
     if argv[0].text == "[" and (not words or words.pop().text != "]"):
         return False
-    if any(word.loose or word.glob for word in words):
+    if any((word.loose and word.kind in {"", "path"}) or word.glob for word in words):
         return False
     if words and words[0].text == "!" and len(words) > 1:
         words = words[1:]

@@ -5,8 +5,8 @@ one kind only; `examples` needs the classifier and takes as long as loading does
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from deployments.gate.classify import Classifier
@@ -15,13 +15,15 @@ from deployments.gate.explain import explain
 from deployments.gate.grammar import ClassOf
 from deployments.gate.policy import BUILT_IN_CLASSES, DEFAULT_TARGET, Bundle
 from deployments.gate.shell.reader import ShellReader
-from deployments.gate.specs import Node, Target
+from deployments.gate.specs import Flag, Node, NodeSpec, Target, compile_flag
 from deployments.gate.tables import SHIPPED_A, SHIPPED_B, Base, Egress, Env, Sensitivity
 from deployments.ports import GateProfile
 
 _R0 = ClassOf(Base.R0, Base.R0)
 TIMEOUT_S = 10.0
 MIN_DOTS = 1
+# Asked for one of these a program does nothing else, whatever stands before it.
+_SAYS_AND_ENDS = frozenset({"--version", "-version", "-V", "-v", "-vV", "version", "--help", "-help", "-h", "help"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,16 @@ def _below(node: Node) -> Iterator[Node]:
 def _lax_parents(bundle: Bundle) -> Iterator[Suspicion]:
     """Flags of a command that changes something, accepted without an effect before one below it that only reads.
 
-    `tool --write list`: the parent's rule speaks for its flags, and the child's rule does not know of them.
+    `tool --write list`: the parent's rule speaks for its flags, and the child's rule does not know of them. A child
+    that only says its version or usage is none to worry about.
     """
     for node in _nodes(bundle):
         classes = _classes(bundle, node)
         if not classes or classes == {_R0}:
             continue
         neutral = [name for name, flag in node.flags.items() if not flag.effects and name not in node.inherited]
-        readers = sorted({" ".join(child.path) for child in node.sub.values() if _classes(bundle, child) == {_R0}})
+        children = [child for child in node.sub.values() if child.path[-1] not in _SAYS_AND_ENDS]
+        readers = sorted({" ".join(child.path) for child in children if _classes(bundle, child) == {_R0}})
         if neutral and readers:
             what = f"'{readers[0]}' reads, and takes {', '.join(sorted(neutral)[:5])} of '{' '.join(node.path)}'"
             yield Suspicion("parent-flags", " ".join(node.path), what)
@@ -247,7 +251,7 @@ def _unregistered_kinds(bundle: Bundle) -> Iterator[Suspicion]:
 
 
 def _examples(bundle: Bundle) -> Iterator[Suspicion]:
-    """What examples do not reach: effects of flags that write or execute, and rules by one line only."""
+    """Effects of flags that no example shows; one of a rule speaks for all names of a flag, wherever it has it."""
     used: set[str] = set()
     reader = ShellReader(TIMEOUT_S)
     for rule in bundle.own_rules:
@@ -255,16 +259,64 @@ def _examples(bundle: Bundle) -> Iterator[Suspicion]:
             steps = explain(bundle, "shell", {"command": line}, reader=reader).steps
             used |= {reason for step in steps for reason in step.reasons}
     notes = "\n".join(used)
+    together = _said_together(bundle)
+    shown: dict[tuple[str, tuple[str, ...]], bool] = {}
+    first: dict[tuple[str, tuple[str, ...]], tuple[str, str]] = {}
     for node in sorted(_nodes(bundle), key=lambda each: each.path):
-        if not any(rule.class_of == _R0 for rule in bundle.parts.rules.get(node.path, ())):
+        rules = bundle.parts.rules.get(node.path, ())
+        rule = next((rule for rule in rules if rule.class_of == _R0 and not rule.with_), None)
+        if rule is None:
             continue
         own = {name: flag for name, flag in node.flags.items() if flag.effects and name not in node.inherited}
         for name, flag in sorted(own.items()):
-            if not any(f": {name} ({effect})" in notes for effect in flag.effects):
-                where = f"{' '.join(node.path)} {name}"
-                yield Suspicion("untested", where, f"@{', @'.join(flag.effects)}: no example shows that it is held")
+            if not any(_raises(bundle, effect) for effect in flag.effects):
+                continue
+            seen = any(f": {name} ({effect})" in notes for effect in flag.effects)
+            same = (rule.id, (*_synonyms(own, flag, together), *flag.effects))
+            shown[same] = shown.get(same, False) or seen
+            first.setdefault(same, (f"{' '.join(node.path)} {name}", f"@{', @'.join(flag.effects)}"))
+    for same, (where, effects) in first.items():
+        if not shown[same]:
+            yield Suspicion("untested", where, f"{effects}: no example shows that it is held")
     if bundle.base is not None:
         yield from _base_examples(bundle, bundle.base, reader)
+
+
+def _raises(bundle: Bundle, name: str) -> bool:
+    """False for an effect that no class of a command that reads depends on: `widen` only names the environment."""
+    effect = bundle.parts.effects[name]
+    return (
+        effect.class_of is not None or effect.sensitivity is Sensitivity.SENSITIVE or effect.egress is not Egress.NONE
+    )
+
+
+def _lines(specs: Iterable[NodeSpec]) -> Iterator[str]:
+    """Every line of flags that programs and their subcommands are specified with."""
+    waiting = list(specs)
+    while waiting:
+        spec = waiting.pop()
+        yield from spec.flags
+        yield from spec.inherited
+        waiting += spec.sub.values()
+
+
+def _said_together(bundle: Bundle) -> dict[str, set[tuple[str, ...]]]:
+    """By the name of a flag with an effect: the names that a line gives it, such as `-d, --delete`."""
+    sets = (line for lines in bundle.spec.flag_sets.values() for line in lines)
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for line in {*sets, *_lines(bundle.spec.programs.values())}:
+        if " @" in line:
+            names = tuple(flag.name for flag in compile_flag(line))
+            for name in names:
+                found.setdefault(name, set()).add(names)
+    return found
+
+
+def _synonyms(flags: Mapping[str, Flag], flag: Flag, together: Mapping[str, set[tuple[str, ...]]]) -> tuple[str, ...]:
+    """The names under which a command has the same flag. One example is enough for all of them."""
+    same = [names for names in together.get(flag.name, ())
+            if all(name in flags and replace(flags[name], name=flag.name) == flag for name in names)]  # fmt: skip
+    return max(same, key=lambda names: (len(names), names), default=(flag.name,))
 
 
 def _base_examples(bundle: Bundle, base: Bundle, reader: ShellReader) -> Iterator[Suspicion]:

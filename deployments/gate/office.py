@@ -6,10 +6,12 @@ attempt was is told to the desk, which freezes whoever made it if the policy say
 """
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,11 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deployments.clock import Clock
 from deployments.errors import (
     ApprovalConflict,
-    AuditInDoubt,
-    AuditUnavailable,
+    AuditRefused,
     Forbidden,
     GatehouseError,
-    GateUnavailable,
     InvalidRequest,
     NotFound,
 )
@@ -32,11 +32,13 @@ from deployments.gate.bodies import body_of
 from deployments.gate.canonical import Rejected, canonicalise
 from deployments.gate.commands import claim_key, run_of
 from deployments.gate.display import escaped
+from deployments.gate.freezer import FROZEN
 from deployments.gate.permit_keys import PermitKeys
 from deployments.gate.permit_reports import PermitReports, Teller
 from deployments.gate.permit_rows import PermitRow, new_permit_id
 from deployments.gate.permit_store import PermitStore
 from deployments.gate.permits import ISSUER, Claims, binding_of, lifetime_ms, profile_of, sign
+from deployments.gate.recorder import Recorder
 from deployments.gate.settings import GateSettings
 from deployments.ports import (
     ActionOutcome,
@@ -45,6 +47,7 @@ from deployments.ports import (
     BodyField,
     IssuedPermit,
     JsonValue,
+    Keeps,
     PermitAsk,
     PermitState,
     Principal,
@@ -55,6 +58,8 @@ from deployments.ports import (
 
 MAX_AUDIENCE = 128
 _HOUR_MS = 3_600_000
+_LOOKS = 3
+"""At a permit that is being redeemed: as it is, as whoever was faster has left it, and as the log says it is."""
 
 
 class Desk(Teller, Protocol):
@@ -66,21 +71,31 @@ class Desk(Teller, Protocol):
 
 
 class PermitOffice:
-    """Implements `ports.Permits` over the approvals' database. `keys_dir` holds the keys that sign."""
+    """Implements `ports.Permits` over the approvals' database. `keys_dir` holds the keys that sign.
+
+    `keeps_arguments` says whose words are kept beside the log, as it does for the desk; of others it gets digests.
+    """
 
     def __init__(
-        self, desk: Desk, engine: AsyncEngine, audit: Audit, clock: Clock, settings: GateSettings, keys_dir: Path
+        self,
+        desk: Desk,
+        engine: AsyncEngine,
+        audit: Audit,
+        clock: Clock,
+        settings: GateSettings,
+        keys_dir: Path,
+        keeps_arguments: Keeps = keeps_nothing,
     ) -> None:
         self._desk = desk
         self._store = PermitStore(engine)
-        self._audit = audit
+        self._recorder = Recorder(audit, settings.audit_timeout_s)
         self._clock = clock
-        self._settings = settings
+        self._keeps = keeps_arguments
         self._keys = PermitKeys(keys_dir)
         # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
         self._turn = asyncio.Lock()
         reading = AftermathStore(engine, _no_notices)
-        self._reports = PermitReports(desk, self._store, reading, clock, settings, self._turn)
+        self._reports = PermitReports(desk, self._store, reading, clock, settings, self._turn, keeps_arguments)
 
     async def open(self) -> None:
         """See to it that there is a key to sign with. The tables are the desk's to make."""
@@ -125,9 +140,9 @@ class PermitOffice:
             outcome=None,
         )
         token = self._sign(row)
-        async with self._turn, self._store.adding(row) as added:
-            if added:
-                await self._record([self._event(principal, "permit.issued", row)])
+        event = self._event(principal, "permit.issued", row, now_ms)
+        async with self._turn:
+            added = await self._recorder.made(self._store.adding(row), [event], final=False)
         if not added:
             raise ApprovalConflict("There is a permit for this already.")
         return _shown(row, token)
@@ -150,24 +165,35 @@ class PermitOffice:
                 continue
         raise NotFound("No approved call waits to be executed like this.")
 
-    async def redeem(self, principal: Principal, permit_id: str, action_digest: str, audience: str) -> IssuedPermit:
-        """Take the one execution. Exactly one caller ever succeeds.
+    async def redeem(
+        self, principal: Principal, permit_id: str, action_digest: str, audience: str, nonce: str | None = None
+    ) -> IssuedPermit:
+        """Take the one execution: exactly one caller ever succeeds, and under its nonce gets the same answer again.
 
-        Whatever else is asked for a permit is an attempt to get around it, and recorded as one before it is refused.
+        The nonce tells a runner that has lost its answer from somebody who uses the permit a second time. It is good
+        until the report, for the same call and runner, as long as the permit is. Whatever else is asked for a permit is
+        an attempt to get around it, and recorded as one before it is refused.
         """
         row = await self._store.get(permit_id)
         if row is None or row.tenant != principal.tenant:
             await self._bypass(principal, "permit_unknown", {"permit_id": escaped(permit_id)[:MAX_TEXT]})
             raise _not_found()
-        now_ms = self._clock.now_ms()
-        refused = await self._why_not(principal, row, action_digest, audience, now_ms)
-        if refused is None:
-            after = replace(row, state=PermitState.REDEEMED, redeemed_ms=now_ms)
-            if await self._move(row, after, now_ms, self._event(principal, "permit.redeemed", after)):
+        redeemer = None if nonce is None else hashlib.sha256(nonce.encode()).hexdigest()
+        refused: tuple[str, GatehouseError] | None = None
+        for _ in range(_LOOKS):
+            now_ms = self._clock.now_ms()
+            refused = await self._why_not(principal, row, action_digest, audience, redeemer, now_ms)
+            if refused is not None:
+                break
+            if row.state is PermitState.REDEEMED:
+                # The answer was lost. It is given again only once its record is certain, which it was not if the log
+                # was in doubt: the same event, word for word, is recorded at most once.
+                await self._recorder.record([self._redemption(principal, row)])
+                return _shown(row)
+            after = replace(row, state=PermitState.REDEEMED, redeemed_ms=now_ms, redeemer=redeemer)
+            if await self._take(principal, row, after, now_ms):
                 return _shown(after)
             row = await self._store.get(permit_id) or row
-            # Only a crash between the look and the move leaves nothing to name: it is refused all the same.
-            refused = await self._why_not(principal, row, action_digest, audience, self._clock.now_ms())
         kind, error = refused or ("permit_invalid", ApprovalConflict("The permit has just changed."))
         await self._bypass(principal, kind, _fields(row))
         raise error
@@ -195,16 +221,23 @@ class PermitOffice:
     # --- what is refused ---------------------------------------------------------------------------------------------
 
     async def _why_not(
-        self, principal: Principal, row: PermitRow, action_digest: str, audience: str, now_ms: int
+        self,
+        principal: Principal,
+        row: PermitRow,
+        action_digest: str,
+        audience: str,
+        redeemer: str | None,
+        now_ms: int,
     ) -> tuple[str, GatehouseError] | None:
-        """The kind of bypass that an execution would be, with its error; None when it may begin."""
+        """The kind of bypass that an execution would be, with its error; None when it may begin or `redeemer`'s has."""
         if row.key_id != principal.key_id or row.state is PermitState.REVOKED:
             return "permit_invalid", ApprovalConflict("The permit was not issued to this key, or taken back.")
         if await self._store.frozen(principal.key_id):
-            return "frozen_principal", _frozen()
+            return "frozen_principal", Forbidden(FROZEN)
         if not row.ask.audience or row.ask.audience != audience or row.ask.action_digest != action_digest:
             return "permit_mismatch", ApprovalConflict("The permit is for another call or another runner.")
-        if row.state in (PermitState.REDEEMED, PermitState.REPORTED):
+        same = row.state is PermitState.REDEEMED and redeemer is not None and row.redeemer == redeemer
+        if row.state in (PermitState.REDEEMED, PermitState.REPORTED) and not same:
             return "permit_replayed", ApprovalConflict("The permit was used already.")
         if row.state is PermitState.EXPIRED or row.expires_ms <= now_ms:
             return "permit_expired", ApprovalConflict("The permit has expired.")
@@ -213,7 +246,7 @@ class PermitOffice:
     async def _check_thawed(self, principal: Principal, fields: Mapping[str, JsonValue]) -> None:
         if await self._store.frozen(principal.key_id):
             await self._bypass(principal, "frozen_principal", fields)
-            raise _frozen()
+            raise Forbidden(FROZEN)
 
     async def _bypass(self, principal: Principal, kind: str, fields: Mapping[str, JsonValue]) -> None:
         """Have an attempt recorded, once an hour for each key and permit; it is refused either way."""
@@ -273,28 +306,45 @@ class PermitOffice:
         if row.ask.audience or row.state is not PermitState.ISSUED:
             raise ApprovalConflict("There is a permit for this call already.")
         token = self._sign(after)
-        if not await self._move(row, after, now_ms, self._event(principal, "permit.issued", after)):
+        if not await self._move(row, after, now_ms, self._event(principal, "permit.issued", after, now_ms)):
             raise ApprovalConflict("There is a permit for this call already, or its time is over.")
         return _shown(after, token)
 
-    async def _move(self, before: PermitRow, after: PermitRow, now_ms: int, event: AuditEvent) -> bool:
-        """Make a move whose record is durable first; False when somebody was faster.
+    async def _take(self, principal: Principal, row: PermitRow, after: PermitRow, now_ms: int) -> bool:
+        """Redeem a permit; False when it has to be looked at again.
 
-        Without an acknowledgement nothing changes, with one exception: when the log may hold that the permit was
-        redeemed, it stays redeemed. The caller gets the error, so nothing is executed.
+        What the log has is final. A crash after the record and before the commit left a permit that nobody was told is
+        theirs: it becomes whose the record says, and whoever that is may ask again.
         """
-        doubt: AuditInDoubt | None = None
-        async with self._turn, self._store.moving(before, after, now_ms) as moved:
-            if moved:
-                try:
-                    await self._record([event])
-                except AuditInDoubt as error:
-                    if after.state is PermitState.ISSUED:
-                        raise
-                    doubt = error
-        if doubt is not None:
-            raise doubt
-        return moved
+        event = self._redemption(principal, after)
+        try:
+            return await self._move(row, after, now_ms, event)
+        except AuditRefused:
+            found = await self._recorder.find(event.event_id)
+            if found is None:
+                raise
+        record = cast("Mapping[str, JsonValue]", json.loads(found.entry))
+        at_ms, data = record["at_ms"], record["data"]
+        redeemer = data.get("redeemer") if isinstance(data, dict) else None
+        told = replace(
+            after,
+            redeemed_ms=at_ms if isinstance(at_ms, int) else now_ms,
+            redeemer=redeemer if isinstance(redeemer, str) else None,
+        )
+        async with self._turn:
+            await self._recorder.made(self._store.moving(row, told, now_ms), [], final=True)
+        return False
+
+    async def _move(self, before: PermitRow, after: PermitRow, now_ms: int, event: AuditEvent) -> bool:
+        """Make a move whose record is durable first; False when somebody was faster."""
+        async with self._turn:
+            final = after.state is not PermitState.ISSUED
+            return await self._recorder.made(self._store.moving(before, after, now_ms), [event], final=final)
+
+    def _redemption(self, principal: Principal, row: PermitRow) -> AuditEvent:
+        """The one record of a redemption: of the row alone, so that it is the same whenever it is made."""
+        at_ms = row.issued_ms if row.redeemed_ms is None else row.redeemed_ms
+        return self._event(principal, "permit.redeemed", row, at_ms, {"redeemer": row.redeemer})
 
     def _sign(self, row: PermitRow) -> str:
         ask = row.ask
@@ -324,23 +374,16 @@ class PermitOffice:
             raise _not_found()
         return row
 
-    async def _record(self, events: Sequence[AuditEvent]) -> None:
-        try:
-            async with asyncio.timeout(self._settings.audit_timeout_s):
-                await self._audit.append(events)
-        except TimeoutError:
-            raise AuditInDoubt("The audit log did not acknowledge in time; nothing may be executed.") from None
-        except AuditUnavailable:
-            raise
-        except GatehouseError as error:
-            raise GateUnavailable("The audit log failed; nothing may be executed.") from error
-
-    def _event(self, principal: Principal, name: str, row: PermitRow) -> AuditEvent:
+    def _event(
+        self, principal: Principal, name: str, row: PermitRow, at_ms: int, more: Mapping[str, JsonValue] | None = None
+    ) -> AuditEvent:
         ask = row.ask
+        # The log has the arguments of any other call already, with its proposal; those of a step with its permit.
+        own = ask.rollback_of is not None and name == "permit.issued"
         return AuditEvent(
             event_id=f"{row.permit_id}.{name}",
             name=name,
-            at_ms=self._clock.now_ms(),
+            at_ms=at_ms,
             tenant=row.tenant,
             principal=principal.key_id,
             session=ask.session,
@@ -354,9 +397,9 @@ class PermitOffice:
                 "rollback_digest": ask.rollback_digest,
                 "rollback_of": ask.rollback_of,
                 "step": ask.step,
+                **(more or {}),
             },
-            # Of any other call the log has them already, with its proposal.
-            bodies={BodyField.ARGUMENTS: body_of(ask.arguments, row.tenant, keeps_nothing)} if ask.rollback_of else {},
+            bodies={BodyField.ARGUMENTS: body_of(ask.arguments, row.tenant, self._keeps)} if own else {},
         )
 
 
@@ -402,10 +445,6 @@ def _succeeded(steps: Sequence[PermitRow]) -> tuple[int, ...]:
 def _check_audience(audience: str) -> None:
     if not 0 < len(audience) <= MAX_AUDIENCE or escaped(audience) != audience or "\n" in audience:
         raise InvalidRequest("The audience is the name of one runner: 1 to 128 plain characters.", "audience")
-
-
-def _frozen() -> Forbidden:
-    return Forbidden("This key is frozen: none of its calls may be executed. An administrator can release it.")
 
 
 def _not_found() -> NotFound:

@@ -66,7 +66,7 @@ def outline(name: str | None) -> str | None:
 
 def doubtful(name: str) -> str | None:
     """Why a name may not stand for a person who decides, or None: it must be readable for what it is."""
-    if folded(name) is None or outline(name) is None:
+    if outline(name) is None:
         return "a person's name needs letters"
     if any(unicodedata.category(char) in {"Cc", "Cf", "Cn", "Co", "Cs"} for char in name):
         return "a person's name may hold no invisible characters"

@@ -28,12 +28,12 @@ from deployments.ports import (
     Body,
     BodyField,
     JsonValue,
+    Keeps,
     PermitState,
     Principal,
     Risk,
     RollbackOutcome,
     RunReport,
-    keeps_nothing,
 )
 
 
@@ -50,7 +50,10 @@ class Teller(Protocol):
 
 
 class PermitReports:
-    """Half of the permit office. `turn` is the office's: one writer at a time in this process."""
+    """Half of the permit office. `turn` is the office's: one writer at a time in this process.
+
+    `keeps` says whose notes are kept beside the log; of others it gets digests.
+    """
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class PermitReports:
         clock: Clock,
         settings: GateSettings,
         turn: asyncio.Lock,
+        keeps: Keeps,
     ) -> None:
         self._teller = teller
         self._permits = permits
@@ -67,6 +71,7 @@ class PermitReports:
         self._clock = clock
         self._settings = settings
         self._turn = turn
+        self._keeps = keeps
 
     async def report(self, principal: Principal, row: PermitRow, report: RunReport) -> PermitRow:
         """Record how an execution ended, and how the way back did where the report says so.
@@ -202,7 +207,7 @@ class PermitReports:
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _words(self, row: PermitRow, note: str) -> dict[BodyField, Body]:
-        return {BodyField.REASON: body_of(note, row.tenant, keeps_nothing)} if note else {}
+        return {BodyField.REASON: body_of(note, row.tenant, self._keeps)} if note else {}
 
     def _event(
         self,

@@ -32,7 +32,8 @@ from deployments.ports import (
 class PermitRow:
     """A permit as stored. `ask.audience` is empty while nobody has claimed it; times are milliseconds.
 
-    `outcome` is what its runner reported, in the words of `ActionOutcome`.
+    `outcome` is what its runner reported, in the words of `ActionOutcome`. `redeemer` is the SHA-256 (hex) of the nonce
+    under which the execution was taken, None where its runner named none.
     """
 
     permit_id: str
@@ -46,6 +47,7 @@ class PermitRow:
     exec_profile: str
     plan: RollbackPlan | None
     outcome: str | None
+    redeemer: str | None = None
 
 
 def new_permit_id() -> str:
@@ -116,6 +118,7 @@ def changing(row: PermitRow) -> dict[str, object]:
         "exec_profile": row.exec_profile,
         "plan": None if row.plan is None else {"steps": list(row.plan.steps), "verify": row.plan.verify},
         "outcome": row.outcome,
+        "redeemer": row.redeemer,
     }
     return {
         "state": row.state.value,
@@ -162,6 +165,7 @@ def read(row: "Row[tuple[object, ...]]") -> PermitRow:
             exec_profile=str(body["exec_profile"]),
             plan=None if plan is None else RollbackPlan(tuple(cast("list[str]", plan["steps"])), str(plan["verify"])),
             outcome=_optional(body["outcome"]),
+            redeemer=_optional(body.get("redeemer")),  # a row of an older version has none
         )
     except (KeyError, ValueError, TypeError) as error:
         raise GateUnavailable("The approval store holds a permit that cannot be read.") from error

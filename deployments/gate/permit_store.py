@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import ColumnElement, Select, Update, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deployments.gate import permit_rows
 from deployments.gate.database import fetch, writing
@@ -78,8 +78,8 @@ class PermitStore:
         return bool(await fetch(self._engine, query))
 
     @asynccontextmanager
-    async def adding(self, row: PermitRow) -> AsyncGenerator[bool, None]:
-        """Insert, and commit when the block ends without an error; False when the call has a permit already."""
+    async def adding(self, row: PermitRow) -> AsyncGenerator[AsyncConnection | None, None]:
+        """Insert, and commit when the block ends without an error; None when the call has a permit already."""
         ask = row.ask
         async with writing(self._engine) as connection:
             try:
@@ -97,15 +97,17 @@ class PermitStore:
                 await connection.execute(insert(permits).values(**permit_rows.columns(row)))
             except IntegrityError:
                 await connection.rollback()
-                yield False
+                yield None
                 return
-            yield True
+            yield connection
 
     @asynccontextmanager
-    async def moving(self, before: PermitRow, after: PermitRow, now_ms: int) -> AsyncGenerator[bool, None]:
+    async def moving(
+        self, before: PermitRow, after: PermitRow, now_ms: int
+    ) -> AsyncGenerator[AsyncConnection | None, None]:
         """Change a permit that is `ISSUED`, and commit when the block ends without an error.
 
-        False when somebody was faster, its time is over, or its key was frozen meanwhile.
+        None when somebody was faster, its time is over, or its key was frozen meanwhile.
         """
         audience = permits.c.audience
         claimed: ColumnElement[bool] = audience == before.ask.audience if before.ask.audience else audience.is_(None)
@@ -126,9 +128,9 @@ class PermitStore:
                 moved = await connection.execute(move)
             except IntegrityError:  # the step that it would be is being executed
                 await connection.rollback()
-                yield False
+                yield None
                 return
-            yield moved.rowcount == 1
+            yield connection if moved.rowcount == 1 else None
 
     async def finish(self, change: Update) -> bool:
         """Make a change that nobody outside sees; False when somebody was faster."""

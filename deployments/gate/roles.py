@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from deployments.gate import addresses, globs, paths, scripts, sql
+from deployments.gate import addresses, globs, outputs, paths, scripts, sql
 from deployments.gate.findings import Facts
 from deployments.gate.grammar import ClassOf
 from deployments.gate.paths import normal_path
@@ -21,6 +21,13 @@ _ADDRESS = re.compile(
 _ARGUMENT_FILE = re.compile(r"@(?:/|~/|\.)")
 # Any word may stand in such a place, as far as the command itself goes.
 _FREE = frozenset({"text", "name-regex", "name-extension"})
+# No letters but those of printing, deleting, counting and ending: whatever the numbers are, or if they are missing, sed
+# does no more than that, or refuses the script.
+_LINE_NUMBERS = re.compile(r"[0-9\n,+~$;!{} pdq=-]*")
+# Roles of targets of which a word of such a kind may name any.
+_NAMING = {"namespace": ("kube-name",), "container": ("name", "hash"), "release": ("name",)}
+# As a glob it could only become the addresses `1` and `:`, which lead nowhere.
+_LOOPBACK = re.compile(r"https?://\[::1\](?::[0-9]{1,5})?(?:/[A-Za-z0-9._/-]*)?")
 # With one of these flags curl takes brackets and braces as they are.
 _NO_GLOBBING = frozenset({"-g", "--globoff"})
 
@@ -32,6 +39,9 @@ def judge_word(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
         # Many programs read their arguments, or a value, from `@FILE`.
         facts.targets += paths.sensitive_targets(bundle, Word(word.text[1:]), directories)
     if role in _FREE:
+        return
+    if word.text is None and word.kind and word.kind != "path":
+        _judge_typed(bundle, facts, role, word, directories)
         return
     if role == "operand":
         _operand(facts, word)
@@ -62,6 +72,31 @@ def judge_word(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
     judge_target(bundle, facts, role, None if word.glob else word.text)
 
 
+def _judge_typed(bundle: Bundle, facts: Facts, role: str, word: Word, directories: Directories) -> None:
+    """A word of which only the kind is known: for some kinds a few texts stand for all, others fit by their roles."""
+    texts = () if role.endswith("host") else outputs.samples(word)
+    if role == "sed-script" and texts and all(_LINE_NUMBERS.fullmatch(text) for text in texts):
+        return
+    for text in texts:
+        judge_word(bundle, facts, role, Word(text), directories)
+    if texts:
+        return
+    if word.kind in {"name", "kube-name"} and role == "name":
+        return
+    if word.kind in _NAMING.get(role, ()):
+        facts.kinds.add(role)
+        facts.targets += _any(bundle, role)
+        return
+    facts.unknown("a word that is only known when it runs")
+
+
+def _any(bundle: Bundle, kind: str) -> list[Target]:
+    """Every target of a kind that a name may be."""
+    registered = [*bundle.targets.get(kind, ()), *(bundle.base.targets.get(kind, ()) if bundle.base else ())]
+    rest = [] if any("*" in patterns for patterns, _ in registered) else [paths.UNREGISTERED]
+    return [*(target for _, target in registered), *rest]
+
+
 def judge_path(bundle: Bundle, facts: Facts, role: str, word: Word, directories: Directories) -> None:
     """A path that is read, changed (`written`), or gone to (`directory`: later paths begin there)."""
     bases = directories if facts.bases is None else facts.bases
@@ -71,6 +106,8 @@ def judge_path(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
         text = None if word.glob else word.text
         facts.bases = [None if text is None else normal_path(base, text) for base in bases]
         return
+    if role == "written" and word.text is None:
+        word = Word(None)  # what is listed below a place may be any file there, hooks and settings among them
     facts.targets += paths.targets(bundle, word, bases)
     if role == "written":
         held = paths.targets(bundle, word, bases, "written")
@@ -125,9 +162,10 @@ def judge_implied(bundle: Bundle, facts: Facts, node: Node) -> None:
 
 def judge_objects(bundle: Bundle, facts: Facts, words: Sequence[Word]) -> None:
     """`TYPE[,TYPE] [NAME ...]` and `TYPE/NAME`, also mixed: kinds are targets, as are the names of some kinds."""
+    typed = [word for word in words if word.kind == "kube-object"]
     slashed = [word for word in words if word.text is not None and "/" in word.text]
-    plain = [word for word in words if word not in slashed]
-    pairs: list[tuple[str | None, list[str | None]]] = []
+    plain = [word for word in words if word not in slashed and word not in typed]
+    pairs: list[tuple[str | None, list[str | None]]] = [(kind, [None]) for word in typed for kind in word.of or (None,)]
     for word in slashed:
         kind, _, name = (word.text or "").partition("/")
         pairs.append((None, [None]) if word.glob else (kind, [name]))
@@ -143,6 +181,9 @@ def judge_objects(bundle: Bundle, facts: Facts, words: Sequence[Word]) -> None:
             continue
         if not names:
             facts.targets.append(Target(env=Env.PROD))
+        if any(word.kind in {"kube-object", "kube-name"} for word in words):
+            facts.targets += _any(bundle, target.names)
+            names = [name for name in names if name is not None]
         for name in names:
             judge_target(bundle, facts, target.names, name)
 
@@ -161,7 +202,11 @@ def _url(bundle: Bundle, facts: Facts, word: Word) -> None:
         facts.unknown("an address that may stand for many")
         return
     # What the shell puts in place of `http://host/a?b=c` begins with all that stands before the wildcard.
-    if word.glob and (not path.startswith("/") or globs.is_glob(word.text[: address.start("path")])):
+    if (
+        word.glob
+        and not _LOOPBACK.fullmatch(word.text)
+        and (not path.startswith("/") or globs.is_glob(word.text[: address.start("path")]))
+    ):
         facts.unknown("an address that is only known when it runs")
         return
     host = address["host"].lower().strip("[]").removesuffix(".")

@@ -250,7 +250,7 @@ _JQ_NAMES = frozenset(
         "localtime gmtime mktime strftime strptime dateadd datesub date fromdateiso8601 todateiso8601 "
         "dateiso8601 tostream fromstream truncate_stream walk input inputs debug arrays objects iterables "
         "booleans numbers normals finites strings nulls scalars not pick have_literal_numbers getpath ltrimstr "
-        "toarray isvalid splits halt if then elif else end as def reduce foreach try catch label break and or "
+        "toarray isvalid splits halt if then elif else end as def reduce foreach ireduce try catch label break and or "
         "null true false"
     )
 )

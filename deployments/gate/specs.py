@@ -22,6 +22,8 @@ from deployments.gate.tool_specs import ToolSpec
 from deployments.ports import GateProfile, Risk
 
 _FLAG_NAME = re.compile(r"--?[A-Za-z0-9][A-Za-z0-9_.-]*|-#|-|[!(),]|-[?@]")
+# The kinds of what a command may be said to print; `outputs.KINDS` says what they are.
+PRINTED = frozenset({"number", "hash", "name", "kube-name", "kube-object", "numbered", "stamp", "ref", "top"})
 _ROLE = r"[a-z][a-z0-9-]*"
 _FLAG_VALUE = re.compile(rf"(?P<name>[^=\[]+?)(?:(?P<open>\[)?=(?P<role>{_ROLE})(?:\+(?P<second>{_ROLE}))?\]?)?")
 
@@ -46,6 +48,26 @@ class EffectSpec(Strict):
     env: Literal["nonprod", "prod"] | None = None
     sensitivity: Literal["normal", "sensitive"] = "normal"
     egress: Literal["none", "listed", "other"] = "none"
+
+
+class PrintSpec(Strict):
+    """What every line that a command prints is, for certain calls of it: `kind`, one of `outputs.KINDS`.
+
+    The call must give one of the flags `with`, if there are any, and those of `values` with a value that fits the
+    pattern there; besides these only flags of `only`, and no more operands than `most`, each of which fits `operand`.
+    With one of the flags `single` (`*`: always) it prints one line at most. `words`: it is so of the words of a line,
+    of which there may be several. `from`: that is so if what it reads from a pipe is of this kind.
+    """
+
+    kind: str
+    with_: tuple[str, ...] = Field(default=(), alias="with")
+    values: dict[str, str] = Field(default_factory=dict[str, str])
+    only: tuple[str, ...] = ()
+    most: int | None = None
+    operand: str = r"[^\n]*"
+    single: tuple[str, ...] = ()
+    words: bool = False
+    from_: str | None = Field(default=None, alias="from")
 
 
 class NodeSpec(Strict):
@@ -75,7 +97,10 @@ class NodeSpec(Strict):
 
     For pipes into `xargs`: with one of the flags `lists` (`*`: always) and none of `lists_not` the program prints names
     of files below its operands, or below `.`; with no other flags than `passes`, and nothing but its text operands, it
-    prints some of the lines it reads.
+    prints some of the lines it reads. `bare_names`: names without the directory that they are in. `prints` says what
+    its lines are; the first entry that fits a call decides.
+
+    `dotted_names`: a name of a file with a suffix (`*.json`) is harmless to the program even if it begins with a dash.
     """
 
     flags: tuple[str, ...] = ()
@@ -95,6 +120,9 @@ class NodeSpec(Strict):
     lists: tuple[str, ...] = ()
     lists_not: tuple[str, ...] = ()
     passes: tuple[str, ...] | None = None
+    bare_names: bool = False
+    prints: tuple[PrintSpec, ...] = ()
+    dotted_names: bool = False
     operands_end_flags: bool = False
     rule: str | None = None
 
@@ -191,6 +219,21 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
+class Prints:
+    """A compiled `PrintSpec`."""
+
+    kind: str
+    with_: frozenset[str]
+    values: Mapping[str, re.Pattern[str]]
+    only: frozenset[str]
+    most: int | None
+    operand: re.Pattern[str]
+    single: frozenset[str]
+    words: bool
+    from_: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A compiled `NodeSpec`: flags by name, those of its ancestors included."""
 
@@ -214,6 +257,9 @@ class Node:
     lists: frozenset[str]
     lists_not: frozenset[str]
     passes: frozenset[str] | None
+    bare_names: bool
+    prints: "tuple[Prints, ...]"
+    dotted_names: bool
     operands_end_flags: bool
     rule: str | None
 
@@ -309,6 +355,20 @@ def _flags(lines: Iterable[str], sets: Mapping[str, tuple[str, ...]]) -> dict[st
     return found
 
 
+def compile_prints(path: tuple[str, ...], spec: PrintSpec) -> Prints:
+    """What a command prints, with its patterns compiled."""
+    for kind in [spec.kind, *([spec.from_] if spec.from_ else [])]:
+        if kind not in PRINTED:
+            raise BundleError(f"'{' '.join(path)}' prints '{kind}', which is no kind of output")
+    try:
+        values = {name: re.compile(pattern) for name, pattern in spec.values.items()}
+        operand = re.compile(spec.operand)
+    except re.error as error:
+        raise BundleError(f"'{' '.join(path)}' has a pattern that is not readable: {error}") from error
+    return Prints(spec.kind, frozenset(spec.with_), values, frozenset(spec.only), spec.most, operand,
+                  frozenset(spec.single), spec.words, spec.from_)  # fmt: skip
+
+
 def compile_node(
     path: tuple[str, ...], spec: NodeSpec, above: Node | None = None, sets: Mapping[str, tuple[str, ...]] = {}
 ) -> Node:
@@ -337,6 +397,9 @@ def compile_node(
         lists=frozenset(spec.lists),
         lists_not=frozenset(spec.lists_not),
         passes=None if spec.passes is None else frozenset(spec.passes),
+        bare_names=spec.bare_names,
+        prints=tuple(compile_prints(path, prints) for prints in spec.prints),
+        dotted_names=spec.dotted_names,
         operands_end_flags=spec.operands_end_flags,
         rule=spec.rule,
     )

@@ -83,6 +83,9 @@ _NAMED = _set(
     "pg_blocking_pids pg_backend_pid pg_encoding_to_char pg_column_size obj_description col_description format_type",
     "has_table_privilege to_regclass quote_ident date_part to_char to_timestamp jsonb_array_elements jsonb_object_keys",
     "jsonb_array_length jsonb_typeof json_array_length row_to_json to_json to_jsonb",
+    "jsonb_path_query jsonb_path_query_array jsonb_path_query_first jsonb_path_exists jsonb_each jsonb_each_text",
+    "jsonb_array_elements_text jsonb_extract_path jsonb_extract_path_text jsonb_strip_nulls json_array_elements",
+    "json_array_elements_text json_each_text json_object_keys json_typeof json_extract_path_text",
     "array_length unnest generate_series",
     "cardinality jsonb_pretty jsonb_build_object json_build_object regexp_matches left right",
     "lpad rpad btrim ltrim rtrim inet_server_addr inet_client_addr",
@@ -105,7 +108,11 @@ _SENSITIVE = re.compile(
 _SETTING = re.compile(r"conninfo", re.I)  # a setting that holds a password, asked for by its name
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$ -]{0,127}")
 _PROJECT = re.compile(r"[A-Za-z_][A-Za-z0-9_$ .*:-]{0,255}")
+# A path of JSON in double quotes, which is text to SQLite as long as no column has that name.
+_SQLITE = re.compile(rf"{_IDENTIFIER.pattern}|\$[A-Za-z0-9_.\[\]]*")
 _COMMENTS = re.compile(r"/\*[!+M]|--(?=\S)|\$[A-Za-z0-9_]*\$")
+_QUOTES = re.compile(r"['\"`\\#]|--|/\*|\[|\$[A-Za-z0-9_]+\$")
+_DOLLARS = re.compile(r"(?<![A-Za-z0-9_$])\$\$([^$]*)\$\$(?![A-Za-z0-9_$])")
 _MYSQL_COMMANDS = re.compile(
     r"(?im)^\s*(source|system|tee|notee|pager|nopager|edit|connect|delimiter|use|print|prompt|rehash|charset|clear|exit|quit"
     r"|resetconnection|ssl_session_data_print|query_attributes)\b"
@@ -136,7 +143,8 @@ _LINES = {
         rf"|privileges|collation|character\s+set|(master|slave|replica|binary\s+log)\s+status|(binary|master)\s+logs|replicas"
         rf"|slave\s+hosts|engine\s+innodb\s+status|(procedure|function)\s+status)((\s+(from|in)\s+{_NAME})*){_LIKE}"
         rf"|show\s+create\s+(table|database|view|procedure|function|trigger|event)\s+{_NAME}|show\s+grants"
-        rf"|show\s+(global\s+|session\s+)?(status|variables)\s+where\s+variable_name\s*(=|like)\s*'[A-Za-z0-9_%]*'"
+        rf"|show\s+(global\s+|session\s+)?(status|variables)\s+where\s+variable_name\s*((=|like)\s*'[A-Za-z0-9_%]*'"
+        r"|in\s*\(\s*'[A-Za-z0-9_]*'(\s*,\s*'[A-Za-z0-9_]*')*\s*\))"
         rf"|(desc|describe|explain)\s+{_NAME}|status"
     ),
     "sql-sqlite": re.compile(
@@ -163,7 +171,7 @@ _LINES = {
 # `\d...` only describes. No backquote, colon or backslash may follow: psql substitutes commands and variables there.
 _PSQL = re.compile(
     r"\\((?!deu[A-Za-z]*\+)d[A-Za-z]*[S+x]*|l[+x]*|list\+?|z|conninfo|sf\+?|sv\+?|encoding|timing|copyright|h)"
-    r"( [A-Za-z0-9_.*\"?]+)*"
+    r"( [A-Za-z0-9_.*\"?]+)*|\\x( (on|off|auto))?|\\pset pager off"
 )
 
 _MONGO_VALUE = (
@@ -189,7 +197,7 @@ _MONGO = re.compile(
     r"(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
     rf"|{_MONGO_TARGET}\.adminCommand\(\s*\{{\s*[\"']?(?:ping|listDatabases|serverStatus|replSetGetStatus|buildInfo|hello)"
     r"[\"']?\s*:\s*1\s*\}\s*\)"
-    r"|rs\.(?:status|conf|hello|printReplicationInfo)\(\)(?:\.[A-Za-z_][A-Za-z0-9_]*)*|sh\.status\(\)"
+    r"|rs\.(?:status|conf|hello|printReplicationInfo|printSecondaryReplicationInfo)\(\)(?:\.[A-Za-z_][A-Za-z0-9_]*)*|sh\.status\(\)"
     r"|show (?:dbs|databases|collections|tables|users|roles|profile|logs))"
 )
 _MONGO_WRAPPED = re.compile(r"(?:printjson|print|JSON\.stringify|EJSON\.stringify|tojson)\((?P<inner>.*)\)", re.S)
@@ -225,9 +233,16 @@ def _sql(role: str, text: str) -> tuple[Base, str] | None:
         return None
     if "\\" in text and re.search(r"(?i)\b(e|u&)'", text):
         return None
+    if role == "sql-postgres" and not _QUOTES.search(text):
+        # Nothing else in it is quoted, so each pair of `$$` is a string of its own.
+        text = _DOLLARS.sub(r"'\1'", text)
     if _COMMENTS.search(text) or text.count("/*") > 1:
         return None
     line = text.rstrip("; \n\t")
+    if ";" in line and not _QUOTES.search(line):
+        several = [_sql(role, part.strip()) for part in line.split(";")]
+        found = [one for one in several if one is not None]
+        return None if len(found) < len(several) else max(found, key=lambda pair: pair[0] is not Base.R0)
     if ";" not in line and "--" not in line and "/*" not in line:
         line = " ".join(line.split())
         if _LINES[role].fullmatch(line):
@@ -276,7 +291,7 @@ def _is_known(role: str, node: exp.Expr) -> bool:
     if isinstance(node, exp.Anonymous):
         return isinstance(node.this, str) and node.this.lower() in _NAMED
     if isinstance(node, exp.Identifier):
-        pattern = _PROJECT if role == "sql-bigquery" else _IDENTIFIER
+        pattern = {"sql-bigquery": _PROJECT, "sql-sqlite": _SQLITE}.get(role, _IDENTIFIER)
         return pattern.fullmatch(str(node.this)) is not None
     if isinstance(node, exp.Table) and not isinstance(node.this, exp.Identifier | exp.Anonymous | exp.Func):
         return False

@@ -137,8 +137,8 @@ class ApprovalStore:
     @asynccontextmanager
     async def adding(
         self, approval: Approval, subject: str, also: Sequence[Executable] = ()
-    ) -> AsyncGenerator[bool, None]:
-        """Insert, and commit when the block ends without an error; False when an open one is there already.
+    ) -> AsyncGenerator[AsyncConnection | None, None]:
+        """Insert, and commit when the block ends without an error; None when an open one is there already.
 
         `also` are statements that belong to it.
 
@@ -161,9 +161,9 @@ class ApprovalStore:
                     await connection.execute(statement)
             except IntegrityError:
                 await connection.rollback()
-                yield False
+                yield None
                 return
-            yield True
+            yield connection
 
     @asynccontextmanager
     async def moving(

@@ -8,13 +8,11 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from deployments.gate.display import escaped
 from deployments.ports import ActionOutcome, ApprovalState, RollbackOutcome
 from serve_app.cli.client import ApiClient, fail
+from serve_app.cli.tables import one_line, show_rows
 
 app = typer.Typer(help="See, plan, approve, reject and report on held tool calls; freeze keys.", no_args_is_help=True)
 
@@ -43,20 +41,19 @@ def list_approvals(
     if not found:
         typer.echo("no requests")
         return
-    table = Table("id", "state", "risk", "tool", "votes", "requester", "expires")
-    for approval in found:
-        given = sum(vote["decision"] == "approve" for vote in approval["votes"])
-        cells = (
+    rows = [
+        (
             approval["id"],
             approval["state"],
             approval["risk"],
-            escaped(approval["tool"]),
-            f"{given}/{approval['votes_required']}",
+            approval["tool"],
+            f"{sum(vote['decision'] == 'approve' for vote in approval['votes'])}/{approval['votes_required']}",
             approval["requester_person"] or approval["requester_key"],
             _time(approval["expires_ms"]),
         )
-        table.add_row(*(escape(cell) for cell in cells))
-    Console().print(table)
+        for approval in found
+    ]
+    show_rows(("id", "state", "risk", "tool", "votes", "requester", "expires"), rows)
 
 
 @app.command()
@@ -142,11 +139,8 @@ def frozen(as_json: _Json = False) -> None:
     if not found:
         typer.echo("no frozen keys")
         return
-    table = Table("key", "tenant", "kind", "since", "reason")
-    for each in found:
-        cells = (each["key_id"], each["tenant"], each["kind"], _time(each["since_ms"]), escaped(each["reason"]))
-        table.add_row(*(escape(cell) for cell in cells))
-    Console().print(table)
+    rows = [(each["key_id"], each["tenant"], each["kind"], _time(each["since_ms"]), each["reason"]) for each in found]
+    show_rows(("key", "tenant", "kind", "since", "reason"), rows)
 
 
 @app.command()
@@ -270,18 +264,14 @@ def _show(approval: dict[str, Any]) -> None:
 
 def show_advice(advice: dict[str, Any]) -> None:
     """Every line says what it is: a model must not be able to write a line that looks signed."""
-    typer.echo(f"advice:     of {_one_line(advice['model'])} at effort {advice['effort']}; no part of what is signed")
-    typer.echo(f"advice:     {_one_line(advice['summary'])}")
+    typer.echo(f"advice:     of {one_line(advice['model'])} at effort {advice['effort']}; no part of what is signed")
+    typer.echo(f"advice:     {one_line(advice['summary'])}")
     for concern in advice["concerns"]:
-        typer.echo(f"advice:     concern: {_one_line(concern)}")
+        typer.echo(f"advice:     concern: {one_line(concern)}")
     if advice["plan"]:
         for step in advice["plan"]["steps"]:
-            typer.echo(f"advice:     draft of a rollback step: {_one_line(step)}")
-        typer.echo(f"advice:     draft of the verification: {_one_line(advice['plan']['verify'])}")
-
-
-def _one_line(text: str) -> str:
-    return escaped(text).replace("\n", "\\n")
+            typer.echo(f"advice:     draft of a rollback step: {one_line(step)}")
+        typer.echo(f"advice:     draft of the verification: {one_line(advice['plan']['verify'])}")
 
 
 def _state(approval: dict[str, Any]) -> None:

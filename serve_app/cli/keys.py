@@ -6,11 +6,10 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from deployments.ports import GateProfile, Scope
 from serve_app.cli.client import ApiClient
+from serve_app.cli.tables import show_rows
 
 app = typer.Typer(help="Create, list and revoke virtual keys.", no_args_is_help=True)
 
@@ -70,9 +69,8 @@ def list_keys(
             typer.echo(json.dumps(key))
         return
     columns = ("id", "tenant", "name", "person", "scopes", "roles", "models", "gate", "hold", "budget")
-    table = Table(*columns, "created", "expires", "revoked")
-    for key in keys:
-        table.add_row(
+    rows = [
+        (
             key["id"],
             key["tenant"],
             key["name"],
@@ -85,7 +83,9 @@ def list_keys(
             "-" if key["budget_tokens"] is None else str(key["budget_tokens"]),
             *(_time(key[field]) for field in ("created_ms", "expires_ms", "revoked_ms")),
         )
-    Console().print(table)
+        for key in keys
+    ]
+    show_rows((*columns, "created", "expires", "revoked"), rows)
 
 
 @app.command()

@@ -392,7 +392,9 @@ def _vote(shown: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _redeem(actor: Actor, permit_id: str, digest: str) -> Answer:
-    return actor.ask("POST", f"/v1/permits/{permit_id}/redeem", {"action_digest": digest, "audience": AUDIENCE})
+    # Each with a nonce of its own: a second one under another is a replay, not a runner that asks for a lost answer.
+    body = {"action_digest": digest, "audience": AUDIENCE, "nonce": secrets.token_urlsafe(32)}
+    return actor.ask("POST", f"/v1/permits/{permit_id}/redeem", body)
 
 
 def _named(records: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:

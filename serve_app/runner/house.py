@@ -55,11 +55,10 @@ class House:
         except Unknown:
             return None
 
-    async def redeem(self, permit_id: str, action_digest: str, audience: str) -> Reply:
-        """Take the one execution."""
-        return await self._ask(
-            "POST", f"{_permit(permit_id)}/redeem", {"action_digest": action_digest, "audience": audience}
-        )
+    async def redeem(self, permit_id: str, action_digest: str, audience: str, nonce: str) -> Reply:
+        """Take the one execution; under the same nonce it can be asked for again."""
+        body = {"action_digest": action_digest, "audience": audience, "nonce": nonce}
+        return await self._ask("POST", f"{_permit(permit_id)}/redeem", body)
 
     async def report(self, permit_id: str, report: Mapping[str, JsonValue]) -> Reply:
         """Say how the execution ended."""

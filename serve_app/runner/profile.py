@@ -23,6 +23,7 @@ _QUIET: Mapping[str, str] = {
     "SYSTEMD_PAGER": "",
     "AWS_PAGER": "",
     "LESSSECURE": "1",
+    "PYTHONSAFEPATH": "1",  # `python -m json.tool` must not run a json.py of the working directory
     "TERM": "dumb",
     "EDITOR": "false",
     "VISUAL": "false",

@@ -6,6 +6,7 @@
 """
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,7 +27,11 @@ from serve_app.runner.profile import CannotRun, Prepared, prepare
 from serve_app.runner.settings import RunnerSettings
 
 _POLL_S = 2.0
-_REPORT_TRIES = 4
+_TRIES, _PAUSE_S = 4, 0.25
+"""How often an answer is asked for, and how long after the first time; four times as long after each other."""
+_NONCE_BYTES = 32
+_PASSING = ("gate_unavailable", "witness_stale")
+"""How reasons begin that are gone by themselves."""
 _OVER = frozenset({"REJECTED", "EXPIRED", "CANCELLED", "STALE", "CONSUMED"})
 
 Sink: TypeAlias = Callable[[int, bytes], None]
@@ -105,7 +110,7 @@ class Runner:
         timeout_s = min(wanted.timeout_s or self._settings.timeout_s, self._settings.timeout_s)
         prepared = await without_drivers(prepared, wanted.command)
         # 4
-        await self._house.redeem(claims.jti, claims.act, self._settings.audience)
+        await self._redeem(claims)
         # 5
         try:
             ended = await execute(prepared, self._settings, self._clock, sink, timeout_s, isolation)
@@ -165,15 +170,32 @@ class Runner:
             return None, f"runs with the machine's network: {self._isolation.reason}"
         return self._isolation, None
 
+    async def _redeem(self, claims: Claims) -> None:
+        """Take the one execution, patiently: an answer that was lost is asked for again, under the same nonce.
+
+        The nonce is of this execution and known to nobody else, so that no second execution can come of it. Without an
+        answer nothing is executed, though the permit may be used up.
+        """
+        nonce = secrets.token_urlsafe(_NONCE_BYTES)
+        for number in range(_TRIES):
+            try:
+                await self._house.redeem(claims.jti, claims.act, self._settings.audience, nonce)
+            except Unavailable:
+                if number + 1 == _TRIES or self._clock.now_ms() >= claims.exp * 1000:
+                    raise
+                await asyncio.sleep(_PAUSE_S * 4**number)
+            else:
+                return
+
     async def _report(self, permit_id: str, report: Mapping[str, JsonValue]) -> str | None:
         """Tell Gatehouse, patiently; why it could not be told, or None. The gate alerts on what was never reported."""
         said = ""
-        for number in range(_REPORT_TRIES):
+        for number in range(_TRIES):
             try:
                 await self._house.report(permit_id, report)
             except Unavailable as error:
                 said = str(error)
-                await asyncio.sleep(0.25 * 4**number)
+                await asyncio.sleep(_PAUSE_S * 4**number)
             except Refused as error:
                 return str(error)
             else:
@@ -191,8 +213,10 @@ def answer_of(reply: Reply) -> Reply | NotRun:
             return permit
         case "held" if isinstance(approval_id, str):
             return NotRun(Verdict.HELD, said, approval_id, str(missing or ""))
-        case "withheld":
+        case "withheld" if not said or said[0].startswith(_PASSING):
             raise Unavailable(" ".join(said) or "the gate withholds the call")
+        case "withheld":  # a frozen key, or arguments that nobody can read: trying again is useless
+            raise Refused(" ".join(said))
         case _:
             return NotRun(Verdict.DENIED, said)
 

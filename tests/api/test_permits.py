@@ -34,8 +34,8 @@ async def propose(client: httpx.AsyncClient, arguments: object, **more: object) 
     return reply.json()
 
 
-async def redeem(client: httpx.AsyncClient, permit: dict[str, Any]) -> httpx.Response:
-    body = {"action_digest": permit["action_digest"], "audience": permit["audience"]}
+async def redeem(client: httpx.AsyncClient, permit: dict[str, Any], **more: object) -> httpx.Response:
+    body = {"action_digest": permit["action_digest"], "audience": permit["audience"], **more}
     return await client.post(f"/v1/permits/{permit['id']}/redeem", json=body)
 
 
@@ -183,6 +183,31 @@ async def test_a_replay_is_refused_recorded_and_freezes_the_key(house: House, cl
     house.clock.advance(3_000)  # the gate of a replica learns of it within two seconds
     assert (await propose(client, READ))["status"] == "withheld"
     assert (await report(client, permit)).status_code == 200
+
+
+async def test_a_runner_that_lost_its_answer_gets_it_again_and_another_does_not(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    permit = (await propose(client, READ))["permit"]
+    first, again = [await redeem(client, permit, nonce="n" * 43) for _ in range(2)]
+    assert (first.status_code, again.status_code, again.json()) == (200, 200, first.json())
+    assert (len(house.audit.named("permit.redeemed")), house.audit.named("bypass.attempted")) == (1, [])
+    refused = await redeem(client, permit, nonce="o" * 43)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "approval_conflict")
+    assert [event.data["kind"] for event in house.audit.named("bypass.attempted")] == ["permit_replayed"]
+    assert [event.data["key_id"] for event in house.audit.named("principal.frozen")] == [house.agent.key_id]
+    assert (await report(client, permit)).status_code == 200
+    assert house.judged() == {}
+
+
+@pytest.mark.parametrize("nonce", ["n" * 21, "n" * 129, "n" * 42 + "\n", "n" * 42 + "\u00e9", 7, ""])
+async def test_a_nonce_that_is_none_is_refused_before_anything_happens(
+    house: House, client: httpx.AsyncClient, nonce: object
+) -> None:
+    permit = (await propose(client, READ))["permit"]
+    assert (await redeem(client, permit, nonce=nonce)).status_code == 400
+    assert house.audit.names()[-1] == "permit.issued"
+    assert (await redeem(client, permit)).status_code == 200
 
 
 async def test_a_permit_of_another_tenant_does_not_exist(house: House, client: httpx.AsyncClient) -> None:

@@ -17,13 +17,14 @@ from deployments.clock import FixedClock, SystemClock
 from deployments.gate.permits import BadPermit
 from deployments.ports import GateProfile, Held, JsonValue, Released, RollbackPlan
 from serve_app.runner import house as houses
+from serve_app.runner import work
 from serve_app.runner.house import House as Client
 from serve_app.runner.house import Refused, Unavailable
 from serve_app.runner.main import BAD_PERMIT, BY_HAND, DENIED, HELD, UNAVAILABLE, USAGE
 from serve_app.runner.profile import CannotRun
 from serve_app.runner.settings import RunnerSettings
 from serve_app.runner.takeback import Back, TakeBack
-from serve_app.runner.work import NotRun, Ran, Runner, Verdict
+from serve_app.runner.work import NotRun, Ran, Runner, Verdict, answer_of
 from tests.api.permitting import AGENT, House, served
 
 AUDIENCE = "gatehouse-run@here"
@@ -197,6 +198,24 @@ async def test_without_the_gate_nothing_runs(site: Site, down: str) -> None:
     assert list(site.root.iterdir()) == []
 
 
+async def test_a_frozen_key_is_told_so_whether_or_not_its_replica_knows_it_yet(site: Site) -> None:
+    await site.run("printf one")  # the replica has just asked who is frozen
+    await site.house.desk.freeze(site.house.bob, site.house.agent.key_id, "suspicious")
+    for later_ms, command in ((0, "printf two"), (0, "rm marker"), (3_000, "printf two"), (0, "rm marker")):
+        site.house.clock.advance(later_ms)
+        with pytest.raises(Refused, match="^principal_frozen"):
+            await site.run(command)
+    assert site.printed == b"one"
+
+
+async def test_arguments_that_nobody_can_read_are_no_outage(site: Site) -> None:
+    with pytest.raises(Refused, match="too deep"):
+        answer_of({"status": "withheld", "reasons": ["the nesting is too deep"]})
+    for reason in ("gate_unavailable: the audit log does not answer", "witness_stale: no witness"):
+        with pytest.raises(Unavailable):
+            answer_of({"status": "withheld", "reasons": [reason]})
+
+
 class Tampering(httpx.AsyncBaseTransport):
     """Between the runner and the house: changes what `change` answers for, by path."""
 
@@ -326,6 +345,69 @@ async def test_a_report_that_is_lost_is_tried_again(site: Site) -> None:
 
     done = await site.run("printf one", Losing())
     assert (done.unreported, len(site.house.audit.named("action.reported"))) == (None, 1)
+
+
+class Unanswered(httpx.AsyncHTTPTransport):
+    """Loses answers of the server to `/redeem`, the first `times`; `before` they reach it, or after it has acted."""
+
+    def __init__(self, times: int, *, before: bool = False) -> None:
+        super().__init__()
+        self.left, self.before, self.nonces = times, before, []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/redeem"):
+            return await super().handle_async_request(request)
+        self.nonces.append(json.loads(request.content)["nonce"])
+        lost, self.left = self.left > 0, self.left - 1
+        if lost and self.before:
+            raise httpx.ConnectError("lost")
+        reply = await super().handle_async_request(request)
+        if lost:
+            await reply.aread()
+            await reply.aclose()
+            raise httpx.ReadError("lost")
+        return reply
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["never-sent", "never-answered"])
+async def test_a_redemption_whose_answer_is_lost_is_asked_for_again_and_executes_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    monkeypatch.setattr(work, "_PAUSE_S", 0.001)
+    transport = Unanswered(2, before=before)
+    done = await site.run("printf one", transport)
+    assert (site.printed, done.ended.status, done.unreported) == (b"one", 0, None)
+    assert (len(transport.nonces), len(set(transport.nonces))) == (3, 1)
+    assert site.house.audit.names()[-3:] == ["permit.issued", "permit.redeemed", "action.reported"]
+    again = Unanswered(0)
+    await site.run("printf one", again)
+    assert again.nonces[0] not in transport.nonces
+    assert site.house.audit.named("bypass.attempted") == []
+    assert site.house.judged() == {}
+
+
+async def test_without_any_answer_nothing_is_executed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_PAUSE_S", 0.001)
+    transport = Unanswered(1_000)
+    with pytest.raises(Unavailable):
+        await site.run("printf one", transport)
+    assert (len(transport.nonces), site.printed) == (4, b"")
+    assert site.house.audit.named("action.reported") == []
+
+
+async def test_a_refused_redemption_is_not_asked_for_again(site: Site) -> None:
+    transport = Unanswered(0)
+
+    class Late(Unanswered):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path.endswith("/redeem"):
+                site.house.clock.advance(300_000)
+            return await transport.handle_async_request(request)
+
+    with pytest.raises(Refused, match="expired"):
+        await site.run("printf one", Late(0))
+    assert (len(transport.nonces), site.printed) == (1, b"")
+    await transport.aclose()
 
 
 async def test_an_interrupted_runner_says_so(site: Site) -> None:

@@ -22,6 +22,7 @@ CASES = [
     ("silence", "long silence"),
     ("state", "stored responses: continued, in the background, cancelled, deleted"),
     ("repair", "reads a repository, patches a file, runs its tests"),
+    ("runner", "its only shell is `gatehouse-run --mcp`, as docs/runner.md says"),
     ("engine", "one answer from a real engine"),
 ]
 

@@ -39,7 +39,7 @@ class Task:
         sent = self.sent
         self.row.requests, self.row.statuses = len(sent), [each.status for each in sent]
         self.row.exit_code, self.row.seconds = ran.exit_code, round(ran.seconds, 1)
-        assert self.house.upstream.mistakes == []
+        assert self.house.upstream.mistakes == [], f"{self.house.upstream.mistakes}: {ran.text[-2000:]}"
         assert ran.exit_code is not None, f"still running after {limit_s} s: {ran.text[-2000:]}"
         return ran
 

@@ -111,15 +111,53 @@ class _Reader:
             case "case_statement":
                 self.cases(node)
             case "declaration_command":
-                if node.children[0].type != "export":
-                    raise Unprovable("the second parser meets a declaration")
-                names = tuple(self.assignment(child) for child in node.children[1:])
-                self.found.append((("export",), names, ()))
+                self.declaration(node)
+            case "unset_command":
+                names = sorted({_source(child) for child in node.named_children} - {"-v"})
+                self.found.append((("unset", *names), (), ()))
+            case "compound_statement" if node.children[0].type == "((":
+                inner = [child for child in node.children if child.type not in {"((", "))"}]
+                self.calculation("((", inner)
+            case "c_style_for_statement":
+                body = node.child_by_field_name("body")
+                closed = next(place for place, child in enumerate(node.children) if child.type == "))")
+                head = [child for child in node.children[1:closed] if child.type != "(("]
+                self.calculation("for((", head)
+                if body is None:
+                    raise Unprovable("the second parser meets an unusual loop")
+                self.visit(body)
+            case "function_definition":
+                name, body = node.child_by_field_name("name"), node.child_by_field_name("body")
+                if name is None or body is None or node.child_by_field_name("redirect") is not None:
+                    raise Unprovable("the second parser meets an unusual function")
+                self.found.append((("function", _source(name)), (), ()))
+                self.visit(body)
             case kind if kind in _PASS:
                 for child in node.named_children:
                     self.visit(child)
             case kind:
                 raise Unprovable(f"the second parser meets {kind}")
+
+    def declaration(self, node: Node) -> None:
+        """`export`, `readonly`, `local` of assignments; `local` and `declare` of words."""
+        variant = node.children[0].type
+        plain = all(child.type in {"word", "variable_name"} for child in node.children[1:])
+        if variant in {"declare", "typeset"} and plain:
+            self.found.append(((variant, *(_source(child) for child in node.children[1:])), (), ()))
+            return
+        if variant not in {"export", "readonly", "local"}:
+            raise Unprovable("the second parser meets a declaration")
+        names = tuple(
+            _source(child) if child.type == "variable_name" and variant == "local" else self.assignment(child)
+            for child in node.children[1:]
+        )
+        self.found.append(((variant,), names, ()))
+
+    def calculation(self, opened: str, nodes: Sequence[Node]) -> None:
+        """`((...))`, by its text; commands in it are visited."""
+        for node in nodes:
+            self.check_plain(node)
+        self.found.append(((opened, "".join("".join(map(_source, nodes)).split())), (), ()))
 
     def cases(self, node: Node) -> None:
         """`case`: its word, its patterns as they are written, and the commands of every branch."""
@@ -228,7 +266,12 @@ class _Reader:
             or node.named_child_count > 2
         ):
             raise Unprovable("the second parser meets an unusual assignment")
-        return f"{_source(name)}={self.word(value) if value is not None else ''}"
+        added = "\0+" if any(child.type == "+=" for child in node.children) else ""
+        if value is not None and value.type == "array":
+            shown = "\0(" + " ".join(self.word(child) for child in value.named_children)
+        else:
+            shown = self.word(value) if value is not None else ""
+        return f"{_source(name)}={added}{shown}"
 
     def redirect(self, node: Node) -> list[tuple[str, str]]:
         if node.type == "herestring_redirect":
@@ -279,8 +322,8 @@ class _Reader:
                 check_braces(active("".join(_source(child) for child in node.children if child.type == "word")))
                 return "".join(self.word(child) for child in node.children)
             case "simple_expansion" | "expansion" | "arithmetic_expansion":
-                _check_plain(node)
-                return "\0" + source
+                self.check_plain(node)
+                return "\0" + source.lstrip(" \t\n")
             case "command_substitution":
                 self.visit(node)
                 return "\0$("
@@ -290,6 +333,22 @@ class _Reader:
             case kind:
                 raise Unprovable(f"the second parser meets {kind}")
 
+    def check_plain(self, node: Node) -> None:
+        """No command hides in this expansion, as far as this reader sees; those in a calculation are visited."""
+        for child in node.named_children:
+            if child.is_missing or child.type == "process_substitution":
+                raise Unprovable("the second parser meets an unusual expansion")
+            if child.type == "command_substitution":
+                if node.type in {"expansion", "simple_expansion", "subscript", "string"}:
+                    raise Unprovable("the second parser meets an unusual expansion")
+                self.visit(child)
+                continue
+            if child.type == "subscript":
+                index = child.child_by_field_name("index")
+                if index is None or index.type not in {"word", "number"} or index.named_child_count:
+                    raise Unprovable("the second parser meets an unusual expansion")
+            self.check_plain(child)
+
     def string(self, node: Node) -> str:
         """Text in double quotes. Its literal parts are what lies between the expansions: not all of it has nodes."""
         text, start = node.text or b"", node.start_byte
@@ -298,23 +357,15 @@ class _Reader:
         for child in node.named_children:
             if child.type == "string_content":
                 continue
-            # Blanks before `$(` are put into its node; they are text.
+            # Blanks before an expansion are put into its node; they are text.
             source = child.text or b""
-            blanks = len(source) - len(source.lstrip(b" \t\n")) if child.type == "command_substitution" else 0
+            blanks = len(source) - len(source.lstrip(b" \t\n"))
             end = child.start_byte - start + blanks
             pieces.append(double_quoted(text[place:end].decode("utf-8", "surrogateescape")))
             pieces.append(self.word(child))
             place = child.end_byte - start
         pieces.append(double_quoted(text[place:-1].decode("utf-8", "surrogateescape")))
         return "".join(pieces)
-
-
-def _check_plain(node: Node) -> None:
-    """No command hides in this expansion, as far as this reader sees."""
-    for child in node.named_children:
-        if child.type in {"command_substitution", "process_substitution", "subscript"} or child.is_missing:
-            raise Unprovable("the second parser meets an unusual expansion")
-        _check_plain(child)
 
 
 def _source(node: Node) -> str:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import product
 from typing import TypeAlias
 
@@ -11,6 +12,7 @@ MAX_COMMANDS = 50
 MAX_RUNS = 400  # loops over literal words are unrolled
 MAX_DEPTH = 6
 MAX_BRACES = 64
+PIPED = ("/dev/stdin",)  # where the name of a process substitution leads
 
 _NAMED_ESCAPES = {
     "n": "\n",
@@ -40,6 +42,11 @@ class Word:
     holds one. `starts` is what a word of unknown value surely begins with. `below` are paths (perhaps with globs) when
     the word is known to be the name of an existing file that one of them covers. `symbolic`: `.` in the text stands for
     the working directory, whose own letters are not known: a path, but no code and no name.
+
+    `pieces` are the parts of a word of unknown value, in order: text that is known, and where the rest comes from. What
+    that may be is for those to say who know the programs (`outputs.resolved`): then `kind` names what the whole word is
+    (`outputs.KINDS`), and `of` the things that it names; `dashless` says that it, or any word of it, surely begins with
+    no dash. `items` are the elements of an array.
     """
 
     text: str | None
@@ -50,11 +57,41 @@ class Word:
     below: tuple[str, ...] = ()
     several: bool = False
     symbolic: bool = False
+    pieces: "tuple[str | Source, ...]" = ()
+    kind: str = ""
+    of: tuple[str, ...] = ()
+    dashless: bool = False
+    items: "tuple[Word, ...] | None" = None
 
     @property
     def shape(self) -> str:
         """What the two readers compare."""
         return self.form if self.form is not None else self.text or ""
+
+
+class Cut(StrEnum):
+    """How much of an output a value holds: all, a line, a record (up to NUL), a word, or a field that may be empty."""
+
+    WHOLE = "whole"
+    LINE = "line"
+    RECORD = "record"
+    WORD = "word"
+    FIELD = "field"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a text comes from that is only known when it runs.
+
+    The output of `atom`, the last command of a pipe, as `cut` has it; or, without one, the shell itself: `kind` says
+    what it makes (`number`, `integer`), or which argument of the script it is (`$1`, `$@`). Nothing of all this: it is
+    not known. `weight` counts the commands behind it.
+    """
+
+    atom: "Atom | None" = None
+    cut: Cut = Cut.WHOLE
+    kind: str = ""
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +107,7 @@ class Atom:
     """One simple command: what would be executed, with what set and what redirected.
 
     `scope` names the subshells it runs in, outermost first; `feed` is the command whose output it reads in a pipe.
+    `numbers` are words that the shell calculates with: it evaluates their text, so they must be numbers.
     """
 
     argv: tuple[Word, ...]
@@ -77,6 +115,20 @@ class Atom:
     redirects: tuple[Redirect, ...] = ()
     scope: tuple[int, ...] = ()
     feed: "Atom | None" = None
+    numbers: tuple[Word, ...] = ()
+
+
+MAX_WEIGHT = 32  # commands that have a say in one value
+
+
+def source_of(atom: Atom | None, cut: Cut = Cut.WHOLE) -> Source:
+    """The output of `atom`; not known where so many commands are behind it that to follow them is work without end."""
+    weight, each = 1, atom
+    while each is not None:
+        words = [*each.argv, *(redirect.target for redirect in each.redirects)]
+        weight += 1 + sum(piece.weight for word in words for piece in word.pieces if isinstance(piece, Source))
+        each = each.feed
+    return Source(atom, cut, weight=weight) if weight <= MAX_WEIGHT else Source()
 
 
 Shape: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]
@@ -157,6 +209,7 @@ def _character(code: int) -> str:
 _BRACED = re.compile(r"[A-Za-z0-9_./:=@%+-]*(?:\{[A-Za-z0-9_./:=@%+,-]*\}[A-Za-z0-9_./:=@%+-]*)+")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SEQUENCE = re.compile(r"(-?[0-9]{1,4})\.\.(-?[0-9]{1,4})")
+_LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
 
 
 def check_braces(active_text: str) -> None:
@@ -170,8 +223,8 @@ def check_braces(active_text: str) -> None:
 def braced(raw: str) -> list[str] | None:
     """The words that a plain, flat brace expansion stands for; None when `raw` is anything else.
 
-    Only lists (`{a,b}`) and counts (`{1..9}`, no leading zeros) in words without quotes, globs or expansions: bash
-    makes exactly these words of them, before anything else happens.
+    Only lists (`{a,b}`), counts (`{1..9}`, no leading zeros) and letters of one case (`{a..e}`) in words without
+    quotes, globs or expansions: bash makes exactly these words of them, before anything else happens.
     """
     if not _BRACED.fullmatch(raw):
         return None
@@ -187,6 +240,10 @@ def braced(raw: str) -> list[str] | None:
                 return None
             step = 1 if last >= first else -1
             parts.append([str(number) for number in range(first, last + step, step)])
+        elif (letters := _LETTERS.fullmatch(found[1])) is not None:
+            first, last = ord(letters[1] or letters[3]), ord(letters[2] or letters[4])
+            step = 1 if last >= first else -1
+            parts.append([chr(code) for code in range(first, last + step, step)])
         elif "," in found[1] and ".." not in found[1]:
             parts.append(found[1].split(","))
         else:

@@ -76,7 +76,7 @@ class ShellReader:
     def _understood(self, key: bytes, tree: Node, text: str, whole: str) -> tuple[Atom, ...]:
         """What `tree` runs, if both parsers agree on it; its positions are those in `whole`, which holds `text`."""
         reading = reduce(tree, whole)
-        if not reading.shapes:
+        if not reading.shapes and not _only_comments(text):
             raise Unprovable("there is no command in it")
         check_agreement(text, reading.shapes)
         with self._lock:
@@ -84,6 +84,12 @@ class ShellReader:
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
         return reading.atoms
+
+
+def _only_comments(text: str) -> bool:
+    """True for a text of comments, and at least one of them: it runs nothing."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    return bool(lines) and all(line.startswith("#") for line in lines)
 
 
 def _key(text: str) -> bytes:

@@ -94,6 +94,8 @@ def _names_patch(text: str) -> bool:
 
 def _patched(judge: Judge, text: str, patch: PatchTool | None) -> Reading | None:
     """A script in which some commands apply a patch that stands in it. None: it is not plainly that."""
+    if "(" in text.split(BEGIN, 1)[0]:
+        return None  # perhaps a function, which may be called in another place, or more than once
     try:
         atoms = judge.reader.read(text)
     except Unprovable:

@@ -16,6 +16,7 @@ from deployments.ports import (
     Approval,
     Digests,
     IssuedPermit,
+    Keeps,
     KeyId,
     ModelId,
     Permit,
@@ -30,9 +31,10 @@ from deployments.ports import (
     Scope,
     SessionId,
     TenantId,
+    keeps_nothing,
 )
 from deployments.store import open_store, sqlite_url
-from tests.fakes_audit import InMemoryAudit
+from tests.unit.gate.desks import BreakableAudit
 
 POLICY = "a" * 64
 RUNNER = "gatehouse-run@here"
@@ -116,17 +118,18 @@ class Office:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.clock = FixedClock()
-        self.audit = InMemoryAudit()
+        self.audit = BreakableAudit()
         self.settings = GateSettings(report_timeout_s=900)
+        self.keeps: Keeps = keeps_nothing
         self.stores: list[ApprovalStore] = []
         self.desk, self.office = self.other()
 
     def other(self, url: str | None = None) -> tuple[ApprovalDesk, PermitOffice]:
         store = ApprovalStore(open_store(url or sqlite_url(self.directory / "gate.db")))
         self.stores.append(store)
-        desk = ApprovalDesk(store, self.audit, self.clock, self.settings, POLICY, holders=holders)
+        desk = ApprovalDesk(store, self.audit, self.clock, self.settings, POLICY, self.keeps, holders=holders)
         keys = self.directory / "keys"
-        return desk, PermitOffice(desk, store.engine, self.audit, self.clock, self.settings, keys)
+        return desk, PermitOffice(desk, store.engine, self.audit, self.clock, self.settings, keys, self.keeps)
 
     async def open(self) -> None:
         await self.stores[0].open()

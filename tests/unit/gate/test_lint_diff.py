@@ -89,6 +89,25 @@ def test_an_effect_that_no_example_shows_is_found(tmp_path: Path) -> None:
     assert ("untested", "ls -w") not in found
 
 
+def test_one_example_speaks_for_all_names_of_a_flag_and_none_is_asked_for_what_raises_nothing(tmp_path: Path) -> None:
+    said = tiny()
+    said["effects"] |= {"widen": {"env": "prod"}}
+    said["programs"]["ls"]["flags"] += ["-o, --output=file @write", "-x, --all @widen", "-y, --yes @write"]
+    said["rules"][0]["not_match"] += ["ls --output x"]
+    found = checks(read_policy(write(tmp_path, said)), examples=True)
+    assert {where for check, where in found if check == "untested"} == {"ls --yes"}
+
+
+@pytest.mark.parametrize(("child", "suspicious"), [("list", True), ("--version", False), ("help", False)])
+def test_flags_before_what_only_says_its_version_are_no_finding(tmp_path: Path, child: str, suspicious: bool) -> None:
+    tool = {"flags": ["--write"], "args": ["name"], "sub": {child: {}}}
+    say = f"tool {child}"
+    rules = [{"id": "tool.say", "commands": [say], "class": "R0", "reason": "why", "match": [say]},
+             {"id": "tool.go", "commands": ["tool"], "class": "R2", "reason": "why", "match": ["tool x"]}]  # fmt: skip
+    found = checks(changed(tmp_path, programs={"tool": tool}, rules=rules))
+    assert (("parent-flags", "tool") in found) is suspicious
+
+
 def test_what_an_extending_bundle_lowers_or_cannot_lower_is_found(tmp_path: Path, base: Bundle) -> None:
     targets = {"place": [{"match": ["sea", "vault"], "env": "nonprod"}]}
     own = read_policy(write(tmp_path, {"version": 1, "name": "mine", "extends": "tiny", "targets": targets}))

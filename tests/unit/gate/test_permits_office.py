@@ -1,8 +1,9 @@
 """The permit office: issue, claim, redeem and report, each once, each on record first."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,14 @@ from deployments.errors import (
 from deployments.gate.permits import OFFLINE, ONLINE, binding_of, verify
 from deployments.ports import (
     ActionOutcome,
-    AuditEvent,
+    BodyField,
     PermitAsk,
     PermitState,
     Principal,
-    Receipt,
     Risk,
     RollbackOutcome,
     SessionId,
 )
-from tests.fakes_audit import InMemoryAudit
 from tests.unit.gate.permit_office import (
     AGENT,
     BOB,
@@ -238,11 +237,11 @@ async def test_a_frozen_key_gets_redeems_and_claims_nothing(at: Office) -> None:
     permit = await at.office.issue(AGENT, ask_for())
     await at.left()
     await at.desk.freeze(BOB, AGENT.key_id, "suspicious")
-    with pytest.raises(Forbidden):
+    with pytest.raises(Forbidden, match="^principal_frozen"):
         await at.office.redeem(AGENT, permit.permit_id, permit.ask.action_digest, RUNNER)
-    with pytest.raises(Forbidden):
+    with pytest.raises(Forbidden, match="^principal_frozen"):
         await at.office.claim(AGENT, "run", arguments_of(COMMAND), RUNNER)
-    with pytest.raises(Forbidden):
+    with pytest.raises(Forbidden, match="^principal_frozen"):
         await at.office.issue(AGENT, ask_for("ls"))
     assert set(at.bypasses()) == {"frozen_principal"}
     assert [event.data["gate_call_id"] for event in at.audit.named("permit.issued")] == [permit.ask.gate_call_id]
@@ -259,14 +258,6 @@ async def test_permits_of_another_tenant_do_not_exist(at: Office) -> None:
 
 
 # --- no record, no permit --------------------------------------------------------------------------------------------
-
-
-class _Losing(InMemoryAudit):
-    """Keeps what it is given, and loses the answer."""
-
-    async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
-        await super().append(events)
-        raise AuditInDoubt("no answer")
 
 
 async def test_without_the_log_nothing_is_issued_claimed_or_redeemed_and_nothing_is_lost(at: Office) -> None:
@@ -288,10 +279,10 @@ async def test_without_the_log_nothing_is_issued_claimed_or_redeemed_and_nothing
 
 async def test_a_permit_that_may_be_on_record_as_redeemed_stays_redeemed(at: Office) -> None:
     permit = await at.office.issue(AGENT, ask_for())
-    sound, at.office._audit = at.office._audit, _Losing()
+    at.audit.lose = True
     with pytest.raises(AuditInDoubt):
         await at.office.redeem(AGENT, permit.permit_id, permit.ask.action_digest, RUNNER)
-    at.office._audit = sound
+    at.audit.lose = False
     with pytest.raises(ApprovalConflict):
         await at.office.redeem(AGENT, permit.permit_id, permit.ask.action_digest, RUNNER)
 
@@ -437,6 +428,34 @@ async def test_a_call_without_an_approval_has_no_way_back_to_report_on(at: Offic
     await at.office.redeem(AGENT, permit.permit_id, permit.ask.action_digest, RUNNER)
     with pytest.raises(ApprovalConflict):
         await at.office.report(AGENT, permit.permit_id, ended(rollback=RollbackOutcome.NOT_NEEDED))
+
+
+@pytest.mark.parametrize("tenant", ["acme", "rival", None])
+async def test_words_of_steps_and_reports_are_kept_for_the_tenants_whose_words_are(
+    at: Office, tenant: str | None
+) -> None:
+    """Each once: the arguments of a step with its permit, those of other calls with their proposal."""
+    at.keeps = lambda asked: asked == tenant
+    at.desk, at.office = at.other()
+    origin = await at.executed()
+    permit = await at.office.issue(AGENT, step_of(origin, 0))
+    await at.office.redeem(AGENT, permit.permit_id, permit.ask.action_digest, RUNNER)
+    await at.office.report(AGENT, permit.permit_id, ended(FAILED, RollbackOutcome.FAILED, note="no luck"))
+    found = [
+        (event.name, field.value, body.data, body.digest)
+        for event in at.audit.events
+        for field, body in event.bodies.items()
+        if event.data.get("permit_id") is not None and field is not BodyField.OUTPUT
+    ]
+    kept = tenant == "acme"
+    step, note = permit.ask.arguments.encode(), b"no luck"
+    assert found == [
+        ("permit.issued", "arguments", step if kept else None, sha256(step).digest()),
+        ("action.reported", "reason", note if kept else None, sha256(note).digest()),
+        ("rollback.reported", "reason", note if kept else None, sha256(note).digest()),
+    ]
+    outputs = [event.bodies[BodyField.OUTPUT] for event in at.audit.named("action.reported")]
+    assert [each.data for each in outputs] == [None, None], "a runner hands on a digest, never what was printed"
 
 
 def _rebound(ask: PermitAsk) -> PermitAsk:

@@ -140,9 +140,15 @@ def _raw(header: Mapping[str, Any], claims: Mapping[str, Any], signature: bytes 
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
+def test_a_token_of_any_length_is_refused_before_or_after_it_is_read() -> None:
+    for chars, says in ((16_384, "cannot be read"), (16_385, "too long")):
+        with pytest.raises(BadPermit, match=says):
+            verify("x" * chars, JWKS, RUNNER, NOW)
+
+
 @pytest.mark.parametrize("alg", ["none", "None", "NONE", "", "HS256", "ES256", "RS256", "PS512"])
 def test_no_other_algorithm_is_read(alg: str) -> None:
-    with pytest.raises(BadPermit):
+    with pytest.raises(BadPermit, match="pinned algorithm"):
         verify(_raw({"alg": alg, "typ": TYPE, "kid": KEY.kid}, said()), JWKS, RUNNER, NOW)
 
 

@@ -1,0 +1,384 @@
+"""Lines that compute what they run: what is followed, and the near relations of it that must stay held."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments.gate.classify import Classifier
+from deployments.gate.grammar import BundleError
+from deployments.gate.policy import Bundle
+from deployments.gate.shell import expand
+from deployments.gate.specs import NodeSpec, PrintSpec, compile_node
+from deployments.ports import GateProfile, Risk
+from tests.gate import bash_oracle
+from tests.unit.gate.test_bash_differential import differences
+
+FOLLOWED = r"""
+ps -o rss= -p $(pgrep -o nginx)
+for pid in $(pgrep node); do ps -o rss= -p $pid; done
+ps -o pid,cmd -p $$
+pid=$(pgrep -o nginx); ps -p "$pid"
+systemctl status $(pgrep -o nginx)
+pgrep node | xargs -n1 ps -o rss= -p
+pgrep node | while read -r p; do ps -p "$p"; done
+lsof -ti :8080 | xargs -n1 ps -p
+ls -l /proc/$$/
+base=$(git merge-base HEAD origin/main); git diff --stat "$base"
+git diff $(git merge-base HEAD origin/main)
+git log --oneline $(git merge-base HEAD main)..HEAD
+git show "$(git rev-parse HEAD)" --stat
+git show $(git rev-parse HEAD):src/app.py
+git log --format='%H' -n 3 | while read h; do git show --stat --oneline "$h" | head -3; done
+for c in $(git rev-list --max-count=3 HEAD); do git show --stat $c; done
+git rev-list HEAD | head -1 | xargs git show --stat
+echo "$(git rev-list --count HEAD) commits"
+git grep -n TODO $(git rev-parse HEAD)
+for c in $(docker ps -q); do docker logs --tail 2 "$c"; done
+docker ps --format '{{.Names}}' | while read c; do docker logs --tail 1 "$c" 2>&1; done
+docker logs $(docker ps -lq)
+docker ps -q | xargs -n1 docker port
+for p in $(kubectl get pods -o name); do kubectl logs "$p" --tail=5; done
+kubectl get pods -o name | head -1 | xargs kubectl describe
+kubectl get pods -o name | xargs -I{} kubectl logs {} --tail=3
+for n in $(kubectl get nodes -o name); do kubectl describe $n | grep -A5 Allocated; done
+kubectl get ns -o name | cut -d/ -f2 | while read n; do kubectl get po -n $n --no-headers; done
+for n in $(kubectl get ns -o jsonpath='{.items[*].metadata.name}'); do kubectl get po -n $n; done
+kubectl logs $(kubectl get pods -l app=web -o name | head -1)
+gh pr list --json number -q '.[].number' | xargs -I{} gh pr view {} --json title -q .title
+cd "$(git rev-parse --show-toplevel)" && ls
+cat "$(git rev-parse --show-toplevel)/package.json"
+root=$(git rev-parse --show-toplevel); grep -rn TODO "$root/src"
+wc -l $(git ls-files '*.py') | tail -1
+wc -l $(find . -name '*.ts' -not -path './node_modules/*') | sort -n | tail
+for f in $(git ls-files '*.yaml'); do echo "--- $f"; head -5 "$f"; done
+find . -name '*.md' | while read -r f; do wc -w "$f"; done
+find . -name '*.md' -print0 | while IFS= read -r -d '' f; do wc -w "$f"; done
+while read -r f; do wc -l "$f"; done < <(git ls-files '*.py')
+for f in $(git diff --name-only HEAD~1); do wc -l "$f"; done
+find . -name '*.log' -exec sh -c 'wc -l "$1"' _ {} \;
+find . -name '*.py' -exec sh -c 'for f in "$@"; do wc -l "$f"; done' _ {} +
+sh -c 'ls "$1"' _ src
+bash -c 'echo "$0 $1"' a b
+ls *.txt | xargs wc -l
+wc -l < <(grep foo a)
+for f in *.py; do wc -l < "$f"; done
+while read -r a b; do echo "$b $a"; done < pairs.txt
+n=0; for f in *.py; do n=$((n + $(wc -l < "$f"))); done; echo $n
+i=0; while [ $i -lt 3 ]; do echo $i; i=$((i+1)); done
+i=0; until [ "$i" -ge 3 ]; do echo $i; ((i++)); done
+for ((i=0;i<3;i++)); do echo $i; done
+start=$(date +%s); sleep 1; end=$(date +%s); echo $((end-start))
+[[ $(wc -l < a) -gt 100 ]] && echo long || echo short
+[ $(git ls-files | wc -l) -gt 100 ] && echo big
+a=5; (( a > 3 )) && echo big
+let x=1+2; echo $x
+n=5; head -n $((n+1)) a.txt
+for i in $(seq 1 3); do curl -s http://localhost:8000/items/$i; done
+name=foo.tar.gz; cat "${name%%.*}.md"
+s=hello; cat ${s:0:2} ${s^^} ${s/h/j} ${s#he}
+ls ${DIR:-.}
+echo "${file%.py}"
+arr=(a b c); echo ${#arr[@]}; cat "${arr[@]}" ${arr[1]}
+files=(a.py b.py); for f in "${files[@]}"; do wc -l "$f"; done
+a=(x); a+=(y); cat "${a[@]}"
+mapfile -t lines < a.txt; echo "${#lines[@]}"
+show() { head -n 2 "$1"; }; show a.txt; show b.txt
+f() { local n=3; head -n "$n" "$1"; }; f README.md
+for x in {a..e}; do printf '%s ' "$x"; done; echo
+readonly A=1; echo $A
+unset FOO; ls
+exec 2>&1; ls
+declare -F
+# just a comment
+jq -e . *.json
+file -b --mime-type *.png
+VERSION=$(cat VERSION); echo "v$VERSION"
+[ "$A" = b ] && echo x
+""".strip("\n").split("\n")
+
+HELD = r"""
+ps -p $(cat pids)
+ps -p $(pgrep -l nginx)
+ps -p $(pgrep -d, nginx)
+ps -p $(pgrep nginx; cat x)
+ps -p $(pgrep nginx || cat x)
+ps -p $(pgrep nginx | tee log | cut -c1-9)
+ps -p $(pgrep nginx | sed s/1/-e/)
+ps $(pgrep -f x)e
+ps -p $(pgrep -o x) -o pid
+ps -o rss= -p $(pgrep node)
+kill $(pgrep nginx)
+pgrep node | xargs kill
+git show $(git describe --tags --abbrev=0)
+git log $(git describe --tags --abbrev=0)..HEAD
+git show $(git rev-parse --abbrev-ref HEAD)
+git show $(git rev-parse .env)
+cat $(git rev-parse .env)
+cat $(git rev-parse HEAD):.env $(git rev-parse secret.pem)
+git show $(git rev-parse HEAD):.env
+git show "$(git rev-parse HEAD)":config/secrets.yaml
+git log --format='%H %an' | while read h; do git show $h; done
+git log --format='%s' | while read h; do git show "$h"; done
+git log --format='%H' -p | while read h; do git show "$h"; done
+git log --format='%H' --graph | while read h; do git show "$h"; done
+git log --format=%H | tr a-f 'e--o' | xargs git show
+git push origin $(git rev-parse HEAD)
+git $(git rev-parse HEAD) status
+docker rm $(docker ps -q)
+docker ps -q | xargs docker stop
+docker logs $(docker ps)
+docker logs $(docker ps --format '{{.Labels}}')
+docker logs $(docker ps -q | head -2)
+docker $(docker ps -q) rm
+kubectl delete $(kubectl get pods -o name)
+kubectl get pods -o name | xargs kubectl delete
+kubectl get secrets -o name | xargs kubectl get -o yaml
+kubectl describe $(kubectl get secret -o name)
+kubectl describe $(cat names)
+kubectl get $(kubectl get pods -o yaml)
+kubectl logs $(kubectl get pods -o jsonpath='{.items[*].metadata.annotations.x}')
+kubectl get ns -o name | cut -d/ -f1 | while read n; do kubectl get secret -n $n; done
+kubectl get clusterroles -o name | sed 's|.*/||' | xargs kubectl get
+gh pr list --json title -q '.[].title' | xargs -I{} gh pr view {}
+cat $(find / -name '*.conf')
+cat $(git ls-files | grep '\.env$')
+cat $(find . -name .env)
+gofmt -l $(git ls-files '*.go')
+sort $(git ls-files '*.csv')
+for f in $(git ls-files); do python "$f"; done
+for f in $(git ls-files); do rm "$f"; done
+git ls-files | while read -r f; do sh "$f"; done
+while read -r f; do $f; done < <(git ls-files)
+while read -r f; do sort "$f"; done < <(git ls-files)
+find . -name '*.py' -exec sh -c 'rm "$1"' _ {} \;
+find . -name '*.py' -exec sh -c '$1' _ {} \;
+find . -name '*.py' -exec sh -c '"$1"' _ {} \;
+find . -name '*.py' -exec sh -c 'eval "$1"' _ {} \;
+find . -name '*.py' -exec sh -c 'sort "$@"' _ -o x {} \;
+find ~/.ssh -exec sh -c 'cat "$1"' _ {} \;
+find . -name .env -exec sh -c 'cat "$1"' _ {} \;
+sh -c 'cat "$1"' _ .env
+sh -c 'cat $1' _ '.env'
+sh -c '$1 x' _ rm
+sh -c 'cat "$1"' _ $(echo .env)
+sh -c 'shift; cat "$1"' _ a .env
+bash -c 'sh -c "cat \"$1\"" _ "$1"' _ .env
+cat "$(git rev-parse --show-toplevel)/.env"
+cat "$(git rev-parse --show-toplevel)/etc/shadow"
+cat "$(pwd)/../../etc/shadow"
+cd $(git rev-parse --show-toplevel) && cat .ssh/id_rsa
+cd /etc; cd "$(git rev-parse --show-toplevel)"; cat shadow
+cd ~/.ssh && cd "$(git rev-parse --show-toplevel)" && cat id_rsa
+cd "$(cat where)" && grep -r x
+n=$(cat f); echo $((n+1))
+n='a[$(id)]'; echo $((n))
+n=x; echo $((n))
+read n < f; echo $((n+1))
+echo $((a[$(rm x)]))
+[[ $(cat f) -gt 1 ]] && ls
+[[ $x -gt 1 ]] && ls
+(( $(cat f) > 1 ))
+(( PATH = 1 ))
+let PATH=1
+for ((PATH=0;PATH<3;PATH++)); do ls; done
+i=0; while [ $i -lt 3 ]; do i=$((i+1)); i=$(cat f); done; echo $((i))
+i=0; for f in a; do i=x$i; done; echo $((i))
+x=ls; while true; do $x; x=rm; done
+x=a; for i in 1 2; do cat "$x"; x=.env; done
+x=a; while read -r x; do :; done < f; cat "$x"
+x=a; f() { x=.env; }; f; cat "$x"
+ls() { rm -rf x; }; ls
+f() { rm x; }; f
+f() { "$1" x; }; f rm
+f() { cat "$1"; }; f .env
+f() { cat "$2"; }; f a .env
+f() { shift; cat "$1"; }; f a .env
+f() { cat "$@"; }; f a .env
+f() { f; }; f
+f() { ls; }; f() { rm x; }; f
+if true; then f() { rm x; }; fi; f
+f() { ls; }; unset -f f; f
+cat() { rm x; }; cat a
+cd() { rm x; }; cd a
+f() { x=1; ls; }; f
+f() { ls; } > out; f
+x=a; x+=/../.env; cat $x
+x=aXenv; cat ".${x#aX}"
+x=.envX; cat ${x%X}
+x=env; cat .${x:0:3}
+x=.ENV; cat ${x,,}
+x=.anv; cat ${x/a/e}
+x=rm; ${x} a
+x=r; ${x}m a
+x=RM; ${x,,} a
+a=(ls .env); cat "${a[1]}"
+a=(rm x); "${a[@]}"
+a=(x .env); for f in "${a[@]}"; do cat "$f"; done
+a=(a b); a+=(.env); cat "${a[@]}"
+a=(a b); a[1]=.env; cat "${a[1]}"
+a=($(cat f)); cat "${a[0]}"
+a=([0]=x [1]=.env); cat "${a[1]}"
+mapfile -t a < f; cat "${a[0]}"
+mapfile -C 'rm x' -c 1 a < f
+mapfile PATH < f
+readonly PATH=/tmp
+readonly A=.env; A=x; cat "$A"
+unset PATH; ls
+declare -n r=x; r=rm; $x a
+declare A=1
+local x=1
+exec > out; ls
+exec < f; read x; cat "$x"
+exec 3<> f
+exec rm x
+: ${PATH:=.}; ls
+: ${x:=rm}; $x a
+x=; ls ${x:=.}
+echo ${password}
+echo $token
+echo "${db_password:-none}"
+echo ${AWS_SECRET_ACCESS_KEY:-x}
+IFS=/; cat $(git ls-files)
+IFS=:; for f in $(pgrep x); do ps -p $f; done
+while IFS=x read -r h; do git show $h; done < <(git rev-list HEAD)
+pgrep() { echo -e; }; ps -p $(pgrep x)
+alias pgrep=cat; ps -p $(pgrep x)
+PATH=. pgrep x | xargs ps -p
+git show ${x:-$(rm y)}
+echo ${x/$(rm y)/}
+cat ${x:-.env}
+x=; cat "${x:-.env}"
+cat "${1:-.env}"
+echo "${x:$(rm y):1}"
+r''ead x < f; cat "$x"
+x=a; while true; do cat $x; re''ad x; done
+jq . *
+jq . -f*.json
+jq --from-fil? x *.json
+file *
+file -f*.txt
+yq . *.yaml
+tar tzf $(git ls-files '*.tgz')
+# ls
+""".strip("\n").split("\n")[:-1]
+
+
+@pytest.mark.parametrize("line", FOLLOWED)
+def test_it_is_followed(classifier: Classifier, line: str) -> None:
+    found = classifier.classify("shell", {"command": line})
+    assert (found.risk, found.outcome) == (Risk.R0, "release"), found.reasons
+
+
+@pytest.mark.parametrize("line", HELD)
+def test_its_hostile_sibling_is_held(classifier: Classifier, line: str) -> None:
+    assert classifier.classify("shell", {"command": line}).outcome != "release"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "find . -type f -exec sed -i s/a/b/ {} +",
+        "git ls-files | xargs sed -i s/a/b/",
+        "for f in $(git ls-files); do sed -i s/a/b/ $f; done",
+        'git ls-files | while read -r f; do sed -i s/a/b/ "$f"; done',
+        "touch $(git ls-files)",
+        "touch -r a $(git ls-files)",
+        "touch -- $(git ls-files)",
+    ],
+)
+def test_no_standing_plan_covers_files_that_nobody_knows(classifier: Classifier, line: str) -> None:
+    assert classifier.classify("shell", {"command": line}, GateProfile.CODING).outcome != "release"
+
+
+def test_bash_starts_what_the_gate_followed(bundle: Bundle, tmp_path: Path) -> None:
+    lines = [line for line in [*FOLLOWED, *HELD, *SPELLED] if bash_oracle.can_be_run(line)]
+    read, faults = differences(bundle, tmp_path, lines)
+    assert faults == []
+    assert read >= 60
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "x=$x$x; ",
+        'a=("${a[@]}" "${a[@]}"); ',
+        "a+=(x y z v w); ",
+        "x=$(pgrep $x $x); ",
+        "x=$(pgrep $x | grep $x); ",
+        "x=$(pgrep a)$x$x; ",
+    ],
+)
+def test_what_grows_without_end_is_held_or_forgotten(classifier: Classifier, step: str) -> None:
+    line = "x=abc; a=(x y); " + step * 40 + "ps -p $x"
+    assert classifier.classify("shell", {"command": line}).outcome != "release"
+
+
+# What bash and the reducer must make the same words of.
+SPELLED = r"""
+x=foo.tar.gz; ls ${x%.*} ${x%%.*} ${x#*.} ${x##*.} ${x%.zip} "${x%%o*}" ${x##f?o}
+x=aXbXc; ls ${x/X/-} ${x//X/-} ${x/X} ${x//X} ${x/[a-b]/z} ${x//?/q} ${x/nope/y}
+x=hello; ls ${x:0:2} ${x:1} ${x:1:-1} ${x: -2} ${x:9} ${x:0} ${x:2:0}a ${#x}
+x=heLLo; ls ${x^} ${x^^} ${x,} ${x,,}
+x=; ls "${x:-d}" "${x-d}" ${x:-e}
+x=v; ls "${x:-d}" "${x-d}" ${x:=e}
+a=(x y z); ls "${a[@]}" ${a[0]} ${a[2]} ${#a[@]} "${a[1]}" $a
+a=(x); a+=(y z); ls "${a[@]}"; a=(q); ls "${a[@]}"
+a=x; a+=y; ls $a
+a=({1..3} b); ls "${a[@]}"
+for i in "${a[@]}"; do ls "$i"; done
+a=(1 2); for i in "${a[@]}"; do ls "x$i"; done
+f() { ls "$1" "$2"; }; f a b; f c
+f() { local y=2; ls $y "$@"; }; f a 'b c'
+f() { ls a; }; g() { f; cat "$1"; }; g x
+for ((i=0;i<2;i++)); do ls a; done
+x=1; (( x > 0 )) && ls a
+i=3; let i=i+1; ls a $i
+i=1; i=$((i+1)); ls "a$i"
+ls {a..d} {D..B} {a..A}
+x=a; x=b; ls $x; (x=c; ls $x); ls $x
+x=a; [ -n "$x" ] && x=b || x=c; ls z
+x=a; for x in b c; do ls $x; done
+ls $(echo a b) "$(echo a b)"
+x=$(ls a); ls b
+""".strip("\n").split("\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "operator", "raw", "left"),
+    [
+        ("a.b.c", "%", ".*", "a.b"),
+        ("a.b.c", "%%", ".*", "a"),
+        ("a.b.c", "#", "*.", "b.c"),
+        ("a.b.c", "##", "*.", "c"),
+        ("abc", "%", "x", "abc"),
+        ("abc", "#", "[ab]", "bc"),
+        ("abc", "#", "[!a]", "abc"),
+        ("a(b", "%", "(b", None),
+        ("\u00e9x", "%", "x", None),
+        ("abc", "#", "[[:alpha:]]", None),
+    ],
+)
+def test_what_is_taken_off(value: str, operator: str, raw: str, left: str | None) -> None:
+    assert expand.trimmed(value, operator, raw) == left
+
+
+def test_other_expansions_are_exact_or_not_known() -> None:
+    assert expand.replaced("aXbX", "X", "-", False) == "a-bX"
+    assert expand.replaced("aXbX", "X", "-", True) == "a-b-"
+    assert [expand.replaced("ab", raw, "x", False) for raw in ("#a", "%b", "", "*(a)")] == [None] * 4
+    assert expand.replaced("ab", "a", "&", False) is None
+    assert [expand.cased("aB", operator) for operator in ("^", "^^", ",", ",,")] == ["AB", "AB", "aB", "ab"]
+    assert expand.cased("\u00df", "^^") is None
+    assert expand.sliced("hello", "1", "3") == "ell"
+    assert expand.sliced("hello", " -2", None) == "lo"
+    assert expand.sliced("hello", "010", None) is None
+    assert expand.sliced("hello", "3", "-4") is None
+
+
+def test_what_a_specification_says_is_printed_must_be_a_kind() -> None:
+    with pytest.raises(BundleError, match="no kind of output"):
+        compile_node(("x",), NodeSpec(prints=(PrintSpec(kind="anything"),)))
+    with pytest.raises(BundleError, match="not readable"):
+        compile_node(("x",), NodeSpec(prints=(PrintSpec(kind="number", values={"-f": "("}),)))
+    with pytest.raises(BundleError, match="not readable"):
+        compile_node(("x",), NodeSpec(prints=(PrintSpec(kind="number", operand="("),)))
