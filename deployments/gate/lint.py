@@ -48,6 +48,7 @@ def lint(bundle: Bundle, examples: bool = True) -> list[Suspicion]:
         *_duplicates(bundle),
         *_as_shipped(bundle),
         *_unregistered_kinds(bundle),
+        *_unknown_in_prints(bundle),
     ]
     if examples:
         found += _examples(bundle)
@@ -248,6 +249,20 @@ def _unregistered_kinds(bundle: Bundle) -> Iterator[Suspicion]:
                 floor = bundle.target(kind, pattern)
                 if floor is not None and floor != target and milder(target, floor):
                     yield Suspicion("overruled", f"{kind} {pattern}", "the base is stricter about it, and stays so")
+
+
+def _unknown_in_prints(bundle: Bundle) -> Iterator[Suspicion]:
+    """Flags that an entry of `prints` names, and that neither its command nor one above it takes.
+
+    A call that gives such a flag is held, so the entry says nothing, or less than was meant.
+    """
+    for node in sorted(_nodes(bundle), key=lambda each: each.path):
+        above = [_at(bundle, node.path[:length]) for length in range(1, len(node.path))]
+        known = {name for each in (node, *above) if each is not None for name in each.flags}
+        for prints in node.prints:
+            named = prints.with_ | prints.values.keys() | prints.only | (prints.single - {"*"})
+            for name in sorted(named - known):
+                yield Suspicion("prints", f"{' '.join(node.path)} {name}", f"is no flag of what prints '{prints.kind}'")
 
 
 def _examples(bundle: Bundle) -> Iterator[Suspicion]:

@@ -8,6 +8,7 @@ from deployments.gate.classify import Classifier
 from deployments.gate.grammar import BundleError
 from deployments.gate.policy import Bundle
 from deployments.gate.shell import expand
+from deployments.gate.shell.reader import ShellReader
 from deployments.gate.specs import NodeSpec, PrintSpec, compile_node
 from deployments.ports import GateProfile, Risk
 from tests.gate import bash_oracle
@@ -291,10 +292,37 @@ def test_no_standing_plan_covers_files_that_nobody_knows(classifier: Classifier,
 
 
 def test_bash_starts_what_the_gate_followed(bundle: Bundle, tmp_path: Path) -> None:
-    lines = [line for line in [*FOLLOWED, *HELD, *SPELLED] if bash_oracle.can_be_run(line)]
+    lines = [line for line in [*FOLLOWED, *HELD, *SPELLED, *READ, *FORGOTTEN] if bash_oracle.can_be_run(line)]
     read, faults = differences(bundle, tmp_path, lines)
     assert faults == []
-    assert read >= 60
+    assert read >= 105
+    assert {*READ, *FORGOTTEN} <= set(lines)
+
+
+def test_the_loops_that_read_are_run(bundle: Bundle, tmp_path: Path) -> None:
+    """Else bash would start nothing in them, and the differential would say nothing."""
+    reader = ShellReader(20.0)
+    assert all(reader.read(line) for line in READ)
+    oracle = bash_oracle.Oracle(tmp_path, {*bundle.parts.programs, *bash_oracle.BUILTINS} - {":"})
+    counts = [sum(run.argv[0] == "ls" for run in runs) for runs in oracle.runs_of_each(list(READ))]
+    assert dict(zip(READ, counts, strict=True)) == READ
+
+
+def test_what_an_oracle_prints_names_no_program(tmp_path: Path) -> None:
+    oracle = bash_oracle.Oracle(tmp_path, ["ls", "printf"])
+    said = ["ok", "'%s' b/c", r"'\057'", r"'\0057'", r"'\x2f'", "'%b' a", r"'a\nb'"]
+    lines = [f"ls $(printf {words})" for words in said]
+    found = [run.argv for runs in oracle.runs_of_each(lines) for run in runs if run.argv[0] == "ls"]
+    assert found == [("ls", "ok"), *[("ls",)] * 5, ("ls", "a", "b")]
+    for line in (
+        "read PATH",
+        "while read -r x; do ls; done < f",
+        "read -u 3 x",
+        "cat <<< x",
+        "cat <<'END' > f",
+        "ls >&2",
+    ):
+        assert not bash_oracle.can_be_run(line)
 
 
 @pytest.mark.parametrize(
@@ -341,6 +369,45 @@ x=a; for x in b c; do ls $x; done
 ls $(echo a b) "$(echo a b)"
 x=$(ls a); ls b
 """.strip("\n").split("\n")
+
+# Loops over input that bash really reads here, and how often each of them starts `ls`.
+FED = "<<'END'\na b\nc\n\nEND"
+READ = {
+    r"""printf 'a b\nc\n' | while read -r x y; do ls "$x" "$y"; done""": 2,
+    r"printf 'a b\nc\n' | while read -r x y; do ls $x $y; done": 2,
+    r"printf 'a b\n\nc\n' | while read x; do ls $x; done": 3,
+    r"""printf '  a  \n' | while IFS= read -r x; do ls "$x" $x; done""": 1,
+    r"""printf 'a:b:c\n' | while IFS=: read -r x y; do ls "$x" "$y"; done""": 1,
+    r"""printf 'a\0b c\0' | while IFS= read -r -d '' x; do ls "$x"; done""": 2,
+    r"""printf -- '-l\n*\n' | while read -r x; do ls $x; done""": 2,
+    r"""printf 'a\n' | while read -r x; do printf 'b\nc\n' | while read -r y; do ls "$x$y"; done; done""": 2,
+    r"""x=k; printf 'a\n' | while read -r x; do ls "$x"; done; x=m; ls "$x" """: 2,
+    r"""x=k; printf 'a\n' | { read -r x; ls "$x"; }; x=m; ls "$x" """: 2,
+    r"""printf 'a b\n' | { read -r x y; ls "$x" $y; }; ls z""": 2,
+    r"""f() { ls "$1" x; }; printf 'a b\n' | while read -r x; do f "$x"; done""": 1,
+    r"""while read -r x; do ls "$x"; done < <(printf 'a\nb c\n')""": 2,
+    f'while read -r x; do ls "$x" y$x; done {FED}': 3,
+    f'x=k; while read -r x; do ls "$x"; done {FED}\nx=m; ls "$x"': 4,
+    f'y=k; while read -r x; do y=$x; ls "$y"; done {FED}\ny=m; ls "$y"': 4,
+    f'y=k; while read -r x; do ls "$y"; done {FED}\nls "$y"': 4,
+    f'for i in 1 2; do read -r x; ls "$i" "$x"; done {FED}': 2,
+    f'n=1; while read -r x; do n=$((n+1)); ls "a$n"; done {FED}\nls $n': 4,
+    f'while read -r x; do ls "${{x%b}}" "${{x:0:1}}" "${{x:-d}}" ${{x^^}}; done {FED}': 3,
+    f'a=(q r); while read -r x; do ls "${{a[@]}}" "${{a[1]}}$x"; done {FED}': 3,
+    f'while read -r x; do case $x in c) ls c;; *) ls "$x" z;; esac; done {FED}': 3,
+    f'while read -r x y; do ls $y "$x" 2>&1; done {FED}': 3,
+    f'while read -r x; do (y=z; ls "$y"); ls "$x"; done {FED}': 6,
+    f'read -r x y {FED}\nls "$x" $y': 1,
+    "while read -r x; do ls $x; done <<-END\n\ta b\n\tc\n\tEND": 2,
+}  # fmt: skip
+# What such a loop sets is not known after it, nor before it is set again: whoever reads these must know better.
+FORGOTTEN = (
+    f'y=k; while read -r x; do ls "$y"; y=m; done {FED}',
+    f'y=k; while read -r x; do y=m; done {FED}\nls "$y"',
+    f'x=k; while read -r x; do ls "$x"; done {FED}\nls "$x"',
+    f'y=k; while read -r x; do ls "$y"; y=$x; done {FED}\nls "$y"',
+    f'a=(q); while read -r x; do a+=("$x"); done {FED}\nls "${{a[@]}}"',
+)
 
 
 @pytest.mark.parametrize(

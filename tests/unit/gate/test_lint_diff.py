@@ -98,6 +98,26 @@ def test_one_example_speaks_for_all_names_of_a_flag_and_none_is_asked_for_what_r
     assert {where for check, where in found if check == "untested"} == {"ls --yes"}
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"with": ["-q", "-x"]}, {"prints tool list -x"}),
+        ({"values": {"--format": "id", "--as": "id"}}, {"prints tool list --as"}),
+        ({"only": ["-q", "-C", "--write", "--nope"]}, {"prints tool list --nope"}),
+        ({"single": ["*", "-1"]}, {"prints tool list -1"}),
+        ({"with": ["-q"], "values": {"--format": "id"}, "only": ["-C"], "single": ["*"]}, set[str]()),
+    ],
+)
+def test_a_flag_of_prints_that_the_command_does_not_take_is_found(
+    tmp_path: Path, said: dict[str, Any], found: set[str]
+) -> None:
+    listing = {"flags": ["-q", "--format=name"], "prints": [{"kind": "hash"}, {"kind": "number", **said}]}
+    tool = {"flags": ["--write"], "inherited": ["-C=file"], "sub": {"list": listing}}
+    rules = [{"id": "tool.list", "commands": ["tool list"], "class": "R0", "reason": "why", "match": ["tool list"]}]
+    every = lint(changed(tmp_path, programs={"tool": tool}, rules=rules), examples=False)
+    assert {f"{each.check} {each.where}" for each in every if each.check == "prints"} == found
+
+
 @pytest.mark.parametrize(("child", "suspicious"), [("list", True), ("--version", False), ("help", False)])
 def test_flags_before_what_only_says_its_version_are_no_finding(tmp_path: Path, child: str, suspicious: bool) -> None:
     tool = {"flags": ["--write"], "args": ["name"], "sub": {child: {}}}

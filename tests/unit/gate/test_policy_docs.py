@@ -16,6 +16,7 @@ from deployments.gate.bundle import example_faults
 from deployments.gate.cases import case_faults, judged, read_cases
 from deployments.gate.policy import Bundle, read_policy
 from deployments.gate.shell.reader import ShellReader
+from deployments.gate.specs import PRINTED
 from deployments.gate.tables import SHIPPED_A, SHIPPED_B, Base, Env
 from deployments.ports import GateProfile
 from serve_app.cli.main import app
@@ -119,3 +120,8 @@ def test_cases_on_the_page_are_json() -> None:
     for kind, body in BLOCK.findall(TEXT):
         if kind == "json":
             assert [json.loads(line) for line in body.splitlines()]
+
+
+def test_every_kind_of_output_is_told() -> None:
+    [told] = re.findall(r"`kind` is what each line is: (.*?)\. ", TEXT, re.DOTALL)
+    assert set(re.findall(r"`([a-z-]+)`", told)) == PRINTED
