@@ -241,7 +241,8 @@ class RouteAsk:
 class RouteDecision:
     """Where a turn goes and why. `reasons` lists every rule that fired, the deciding one first.
 
-    `watched`: the session has failures on record, so the router wants to hear of a good end as well as of a bad one.
+    `watched`: the router wants to hear of a good end as well as of a bad one, because the session has failures on
+    record or the larger tier's time is counted.
     `confidence` in [0.5, 1] says how far the tier is from changing, `propensity` in (0, 1] how probable this one was.
     With a `hold` nothing may be generated: the arm is what the turn would need. `hand_over`: the strong tier failed,
     too, and a human should take over. `detail` is there for a dry run, and where it was asked for.
@@ -303,13 +304,17 @@ class AttemptOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Evidence for the session memory. `event_id` makes it idempotent: a client's retry is not a second failure."""
+    """Evidence for the session memory. `event_id` makes it idempotent: a client's retry is not a second failure.
+
+    `ms` is how long the model was at work, from the request to the last byte; the budget of the larger tier counts it.
+    """
 
     event_id: str
     tenant: TenantId
     session: SessionId
     tier: Tier
     outcome: AttemptOutcome
+    ms: int = 0
 
 
 class FeedbackVerdict(StrEnum):

@@ -123,7 +123,7 @@ class DifficultyRouter:
             reasons=served.reasons,
             difficulty=served.difficulty,
             policy_digest=served.policy_digest,
-            watched=self._sessions.has_failures(ask.tenant, ask.session),
+            watched=self._sessions.has_failures(ask.tenant, ask.session) or _is_capped(policy, served),
             mode=served.mode,
             confidence=0.5 if detail is None else detail.confidence,
             snapshot_digest=served.snapshot_digest,
@@ -142,6 +142,9 @@ class DifficultyRouter:
     async def observe(self, attempt: Attempt) -> None:
         """Remember how an attempt ended; the same event twice counts once. `PartUnavailable` when it is not written."""
         await self._opened()
+        if attempt.tier is Tier.STRONG:
+            budget = self._policies.current.for_tenant(attempt.tenant).budget
+            self._budgets.spent(attempt.tenant, budget, attempt.ms, self._clock.now_ms())
         await self._sessions.observe(
             Evidence(
                 event_id=attempt.event_id,
@@ -265,6 +268,11 @@ class DifficultyRouter:
         )
         self._sessions.decided(turn, Explained(ask.tenant, ask.session, explanation))
         self._routes.remember(ask.tenant, explanation)
+
+
+def _is_capped(policy: Policy, decision: Decision) -> bool:
+    capped = policy.budget is not None and policy.budget.strong_seconds_per_hour is not None
+    return capped and decision.tier is Tier.STRONG
 
 
 def _explanation(

@@ -483,7 +483,8 @@ class Journey:
         """Tell the session memory, which is about tiers, how an attempt ended."""
         routed = self._models[decision.model].tier is not None
         if routed and outcome is not None and (decision.watched or outcome is not AttemptOutcome.OK):
-            attempt = Attempt(event_id, turn.principal.tenant, turn.session, decision.tier, outcome)
+            ms = round((self._clock.monotonic_s() - turn.started_s) * 1000)
+            attempt = Attempt(event_id, turn.principal.tenant, turn.session, decision.tier, outcome, ms)
             await _quiet("observe", self._difficulty.observe(attempt))
 
     async def _later(self) -> None:

@@ -277,3 +277,25 @@ async def test_a_store_that_is_gone_stops_no_turn(a_router: Make, tmp_path: Path
     (tmp_path / "router.db").mkdir()
     assert (await router.route(routed(ask("Hello!"), session=SessionId("s9")))).reason == "default"
     assert not await router.ready()
+
+
+async def test_the_time_of_the_larger_tier_is_counted_against_its_cap(a_router: Make):
+    budget = {"target": 1.0, "strong_seconds_per_hour": 60, "burst_seconds": 30}
+    clock = FixedClock()
+    router = await a_router(policy={**ROUTING_V1, "budget": budget}, clock=clock)
+    forced = await router.route(routed(ask(DELETE)))
+    assert forced.watched  # forced turns are outside the share, and their time is spent all the same
+    assert not (await router.route(routed(ask("Hello!"), session=SessionId("s2")))).watched
+
+    async def drained() -> bool:
+        return router._budgets.view(TenantId("acme"), router._policies.current.budget, clock.now_ms()).drained
+
+    spent = Attempt(forced.route_id, TenantId("acme"), SessionId("s1"), Tier.STRONG, AttemptOutcome.OK, 29_999)
+    await router.observe(spent)
+    assert not await drained()
+    await router.observe(Attempt("e2", TenantId("acme"), SessionId("s1"), Tier.BASE, AttemptOutcome.OK, 60_000))
+    assert not await drained()
+    await router.observe(Attempt("e3", TenantId("acme"), SessionId("s1"), Tier.STRONG, AttemptOutcome.OK, 2))
+    assert await drained()
+    clock.advance(61)
+    assert not await drained()
