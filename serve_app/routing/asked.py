@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from router.snapshot import Snapshot
 
 from router.policy import Policy, default_policy
 from router.route import Trace, trace
+from router.snapshot import Snapshot
 from router.types import Role, RouteRequest, StateView, TaskType, Tier, Turn
 from serve_app.routing.metrics import Vector
 
