@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from router.calibrate import squash
 from router.conditions import AllOf, Condition, Is, Not, holds, signals_in
 from router.policy import Effect, Policy, Rule
 from router.route import Trace
@@ -79,7 +80,7 @@ def confidence(trace: Trace) -> float:
     proposal = trace.proposal
     if proposal.threshold is None or proposal.abstained is not None or trace.decision.explored:
         return 0.5
-    return round(1.0 / (1.0 + math.exp(-abs(proposal.logit - proposal.threshold))), 4)
+    return round(squash(abs(proposal.logit - proposal.threshold)), 4)
 
 
 def alternatives(trace: Trace, policy: Policy) -> tuple[Alternative, ...]:

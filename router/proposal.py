@@ -1,15 +1,14 @@
 """What the learned part proposes: the larger tier where its score is above what the budget and the load demand."""
 
-import math
 from typing import Final
 
+from router.calibrate import logit_of, squash
 from router.score import Score
 from router.types import BudgetView, Load, Proposal, StateView, Tier
 
 _MARGIN: Final = 0.25  # logits a session's other tier has to be better by: a switch costs the prefix cache
 _PER_PRESSURE: Final = 2.0
 _MOST_PRESSURE: Final = 2.0
-_EDGE: Final = 1e-6
 _DIGITS: Final = 6
 
 
@@ -22,7 +21,7 @@ def propose(scored: Score, budget: BudgetView | None, load: Load, state: StateVi
     """
     by_gain = scored.gain is not None
     value = scored.gain if scored.gain is not None else scored.difficulty
-    logit = _logit((1.0 + value) / 2.0 if by_gain else value)
+    logit = logit_of((1.0 + value) / 2.0 if by_gain else value)
     threshold = demanded = None
     hit = taken = False
     if budget is not None:
@@ -31,7 +30,7 @@ def propose(scored: Score, budget: BudgetView | None, load: Load, state: StateVi
         asked = threshold + _PER_PRESSURE * pressure
         hit = scored.abstained is None and logit >= threshold
         taken = hit and logit >= asked and not budget.drained and load.strong_up and load.strong_served
-        probability = 1.0 / (1.0 + math.exp(-asked))
+        probability = squash(asked)
         demanded = round(2.0 * probability - 1.0 if by_gain else probability, _DIGITS)
     return Proposal(
         kind="gain" if by_gain else "difficulty",
@@ -49,8 +48,3 @@ def _stickiness(state: StateView) -> float:
     if state.last_tier is None:
         return 0.0
     return -_MARGIN if state.last_tier is Tier.STRONG else _MARGIN
-
-
-def _logit(probability: float) -> float:
-    bounded = min(max(probability, _EDGE), 1.0 - _EDGE)
-    return math.log(bounded / (1.0 - bounded))

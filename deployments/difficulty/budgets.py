@@ -59,11 +59,6 @@ class Budgets:
             known.bucket = charge(known.bucket or full(cap, now_ms), cap, strong_ms, now_ms)
             known.changed = True
 
-    def target_and_share(self, tenant: TenantId) -> tuple[float, float | None]:
-        """The share that a tenant is to be given, and what this replica has given; None before the first turn."""
-        known = self._tenants[tenant].controller
-        return known.target, known.hits / known.seen if known.seen else None
-
     async def meet(self, now_ms: int) -> None:
         """Write what was counted here and take in what the other replicas have; `PartUnavailable` when it fails."""
         changed = {tenant: known for tenant, known in self._tenants.items() if known.changed}

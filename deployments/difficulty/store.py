@@ -4,10 +4,9 @@ Every statement names the tenant, which is half of each primary key. A session c
 that replicas on one PostgreSQL agree; SQLite has one writer anyway. No word of a prompt is stored.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +28,7 @@ from deployments.ports import (
     SessionId,
     TenantId,
 )
+from deployments.store import create_tables, writers_turn
 
 _log = logging.getLogger("gatehouse.router")
 _metadata = MetaData()
@@ -105,24 +105,15 @@ class RouteRows:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        one_writer = engine.dialect.name == "sqlite"
-        self.shared = not one_writer
-        # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
-        self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if one_writer else nullcontext()
+        self.shared = engine.dialect.name != "sqlite"
+        self._turn = writers_turn(engine)
 
     async def open(self) -> None:
         """Create missing tables."""
-        attempts = len(_metadata.tables) + 1  # replicas that start together may collide once at each table
-        while True:
-            attempts -= 1
-            try:
-                async with self._engine.begin() as connection:
-                    await connection.run_sync(_metadata.create_all)
-            except (SQLAlchemyError, OSError) as error:
-                if attempts == 0:
-                    raise _down(error) from None
-            else:
-                return
+        try:
+            await create_tables(self._engine, _metadata)
+        except (SQLAlchemyError, OSError) as error:
+            raise _down(error) from None
 
     async def close(self) -> None:
         """Give the connections back."""

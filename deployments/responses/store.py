@@ -6,10 +6,9 @@ guarded UPDATE, so that several replicas on one PostgreSQL need no other agreeme
 which is why two of them never wait for each other.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Any
@@ -37,6 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deployments.errors import PartUnavailable
 from deployments.ports import KeyId, TenantId
+from deployments.store import create_tables, writers_turn
 
 _log = logging.getLogger("gatehouse.responses")
 
@@ -169,23 +169,14 @@ class ResponseRows:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
-        one_writer = engine.dialect.name == "sqlite"
-        self._turn: AbstractAsyncContextManager[None] = asyncio.Lock() if one_writer else nullcontext()
+        self._turn = writers_turn(engine)
 
     async def open(self) -> None:
         """Create missing tables."""
-        attempts = len(_metadata.tables) + 1  # replicas that start together may collide once at each table
-        while True:
-            attempts -= 1
-            try:
-                async with self._engine.begin() as connection:
-                    await connection.run_sync(_metadata.create_all)
-            except (SQLAlchemyError, OSError) as error:
-                if attempts == 0:
-                    raise _down(error) from None
-            else:
-                return
+        try:
+            await create_tables(self._engine, _metadata)
+        except (SQLAlchemyError, OSError) as error:
+            raise _down(error) from None
 
     async def ready(self) -> bool:
         """True when the database answers."""
