@@ -269,6 +269,14 @@ class LedgerClient(_Client):
         """Revoke a key."""
         return cast(KeyRecord, await self._ask("revoke_key", key_id, actor))
 
+    async def rotate_key(self, key_id: KeyId, grace_s: int, actor: str = "system") -> NewKey:
+        """Give a key a new text."""
+        return cast(NewKey, await self._ask("rotate_key", key_id, grace_s, actor))
+
+    async def expire_key(self, key_id: KeyId, in_s: int | None, actor: str = "system") -> KeyRecord:
+        """Set when a key ends."""
+        return cast(KeyRecord, await self._ask("expire_key", key_id, in_s, actor))
+
     async def ready(self) -> bool:
         """True when the store answers."""
         return bool(await self._ask("ready"))

@@ -29,6 +29,8 @@ These cross Ray actors by pickle. Pickle calls `cls(*self.args)`, so every class
 to `super().__init__`; otherwise the caller receives an error that is no longer ours and a 429 quietly becomes a 500.
 """
 
+from deployments.limits import Limit
+
 
 class GatehouseError(Exception):
     """Root of the tree. Knows nothing of HTTP."""
@@ -109,15 +111,15 @@ class NotFound(GatehouseError):
 class QuotaExceeded(GatehouseError):
     """A rate or concurrency limit; trying again after `retry_after_s` (1..60) makes sense.
 
-    `open_requests` is the limit that was reached, when it is one on requests that are open at once.
+    `limit` is the one that was reached, where it is one that headers tell of.
     """
 
     code = "rate_limit_exceeded"
 
-    def __init__(self, public_message: str, retry_after_s: int = 1, open_requests: int | None = None) -> None:
-        super().__init__(public_message, retry_after_s, open_requests)
+    def __init__(self, public_message: str, retry_after_s: int = 1, limit: Limit | None = None) -> None:
+        super().__init__(public_message, retry_after_s, limit)
         self.retry_after_s = retry_after_s
-        self.open_requests = open_requests
+        self.limit = limit
 
 
 class BudgetExceeded(GatehouseError):

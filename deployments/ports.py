@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType, Protocol, TypeAlias
 
+from deployments.limits import Limit as Limit
+from deployments.limits import LimitKind as LimitKind
+from deployments.limits import RateLimits as RateLimits
 from router.types import Detail, Effort, Hold, Mode, Risk, Role, RouteRequest, Tier, Turn
 
 # re-exported: ports speak the router's words
@@ -74,7 +77,8 @@ class Principal:
 
     `egress`: prompts of the tenant may leave the premises, to an upstream that is not local. `hold_s`: how long a call
     that needs an approval waits for it inside the stream; 0 withholds it at once. `roles` are what the person may
-    decide about: a policy can ask for approvers of one of them.
+    decide about: a policy can ask for approvers of one of them. `team`: the part of the tenant that the key belongs to.
+    `limits` are the key's own; those of its team, its tenant and of a model hold beside them.
     """
 
     tenant: TenantId
@@ -86,6 +90,8 @@ class Principal:
     egress: bool = False
     hold_s: int = 0
     roles: frozenset[str] = frozenset()
+    team: str | None = None
+    limits: RateLimits = RateLimits()
 
     def may_use(self, model: ModelId) -> bool:
         """True when the key is granted `model`."""
@@ -101,23 +107,6 @@ class Usage:
     output_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
-
-
-class LimitKind(StrEnum):
-    """What a limit counts."""
-
-    REQUESTS = "requests"
-    TOKENS = "tokens"
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """Where a key stands against one of its limits, this request included; `reset_s` 0: no fixed moment."""
-
-    kind: LimitKind
-    limit: int
-    remaining: int
-    reset_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +129,8 @@ class Grant:
 class KeyRecord:
     """What is stored of a key: never the key itself. Times are milliseconds since the epoch.
 
-    `budget_tokens` is what the key may use in all, input and output together; None: no such limit.
+    `budget_tokens` is what the key may use in all, input and output together; None: no such limit. `rotated_ms`: when
+    its text was last replaced; `previous_until_ms`: until when the text before that is good, too.
     """
 
     key_id: KeyId
@@ -156,6 +146,10 @@ class KeyRecord:
     hold_s: int = 0
     budget_tokens: int | None = None
     roles: frozenset[str] = frozenset()
+    team: str | None = None
+    limits: RateLimits = RateLimits()
+    rotated_ms: int | None = None
+    previous_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +174,8 @@ class KeySpec:
     hold_s: int = 0
     budget_tokens: int | None = None
     roles: frozenset[str] = frozenset()
+    team: str | None = None
+    limits: RateLimits = RateLimits()
 
 
 class Ledger(Protocol):
@@ -213,6 +209,20 @@ class Ledger(Protocol):
         """Revoke; effective everywhere within 5 s. `NotFound` for an unknown id. `actor` is who asked."""
         ...
 
+    async def rotate_key(self, key_id: KeyId, grace_s: int, actor: str = "system") -> NewKey:
+        """Give a key a new text; the old one is good for `grace_s` seconds more. All else stays, usage and budget too.
+
+        `NotFound` for an unknown id, `InvalidRequest` for a key that was revoked or has expired.
+        """
+        ...
+
+    async def expire_key(self, key_id: KeyId, in_s: int | None, actor: str = "system") -> KeyRecord:
+        """Let a key end `in_s` seconds from now (0: at once), or never (None); effective everywhere within 5 s.
+
+        `NotFound` for an unknown id, `InvalidRequest` for a key that was revoked.
+        """
+        ...
+
     async def ready(self) -> bool:
         """True when the store answers."""
         ...
@@ -222,10 +232,28 @@ class Ledger(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TierState:
+    """How a tier looks from where its calls are made, over the last minute.
+
+    `up`: False after calls that failed one after the other, until the next one may find out. `cold`: it was scaled to
+    zero. `full`: it has just refused a call, or its queue is at its bound; `pressure` is that queue over its bound.
+    `in_flight` counts unfinished calls, `ms` is what a whole answer usually takes, None while too few were seen.
+    """
+
+    up: bool = True
+    cold: bool = False
+    full: bool = False
+    pressure: float = 0.0
+    in_flight: int = 0
+    ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RouteAsk:
     """A routing question. `model` is an explicit wish (None: "auto"), honoured inside the safety floors.
 
-    `explained`: the decision comes with its detail, as that of a dry run does.
+    `explained`: the decision comes with its detail, as that of a dry run does. `tiers`: how the tiers are, as far as it
+    is known. `left_ms` is what is left of the time that the caller will wait, None where that is unknown.
     """
 
     request_id: RequestId
@@ -235,6 +263,27 @@ class RouteAsk:
     model: ModelId | None = None
     dry_run: bool = False
     explained: bool = False
+    tiers: Mapping[Tier, TierState] = field(default_factory=dict[Tier, TierState])
+    left_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFacts:
+    """What is counted of a decision, in words of which there are few.
+
+    `shadow` is the tier that the learned proposal would have led to where it only watches, `hit`: its score was above
+    the threshold, `abstained` says in a word why there was none. `target` is the share of the larger tier that the
+    budget aims at, for turns that it counts. `capped`: the larger tier's time is counted for this tenant. `refused`
+    are the files that were changed and are not in force: `policy`, `snapshot`.
+    """
+
+    task: str
+    shadow: Tier | None = None
+    hit: bool = False
+    abstained: str | None = None
+    target: float | None = None
+    capped: bool = False
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +316,27 @@ class RouteDecision:
     hand_over: bool = False
     hold: Hold | None = None
     detail: Detail | None = None
+    facts: RouteFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeReport:
+    """What a verified cascade did after the decision `route_id`. Holds no word of an answer.
+
+    `word` and `why` are those of the headers: `escalated` means that the second answer was sent. `verdict` is that of
+    the checks on the first answer, with the `findings` that failed as `check:kind`, and `second_verdict` that on the
+    second one. `second` is the decision for the larger model, None when it was not asked; `error_code` says why it
+    gave no answer.
+    """
+
+    route_id: RouteId
+    word: str
+    why: str | None = None
+    verdict: str | None = None
+    findings: tuple[str, ...] = ()
+    second: RouteDecision | None = None
+    second_verdict: str | None = None
+    error_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +345,7 @@ class RouteExplanation:
 
     `signals` are the named signals that were true, `rules` every rule of the policy with its truth value, and the terms
     of `contributions` sum to the logit of the difficulty. All three are empty when the router had to fall back, and
-    there is no `detail` then.
+    there is no `detail` then. `cascade` is there when the answer was checked and another one asked for.
     """
 
     decision: RouteDecision
@@ -287,10 +357,14 @@ class RouteExplanation:
     rules: tuple[tuple[str, bool], ...]
     contributions: tuple[tuple[str, float], ...]
     detail: Detail | None = None
+    cascade: CascadeReport | None = None
 
 
 class AttemptOutcome(StrEnum):
-    """How an attempt ended, as far as the gateway can see without asking a model."""
+    """How an attempt ended, as far as the gateway can see without asking a model.
+
+    `ABORTED`: nobody waited for its end, or there was no room for it. It says nothing of the model; its time is spent.
+    """
 
     OK = "ok"
     EMPTY = "empty"
@@ -300,13 +374,15 @@ class AttemptOutcome(StrEnum):
     PARSE_FAILED = "parse_failed"
     LOOPING = "looping"
     HEDGED = "hedged"
+    ABORTED = "aborted"
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """Evidence for the session memory. `event_id` makes it idempotent: a client's retry is not a second failure.
 
-    `ms` is how long the model was at work, from the request to the last byte; the budget of the larger tier counts it.
+    `ms` is how long the model was at work, from its first call to its last byte; the budget of the larger tier counts
+    it. `cascade` is what became of the turn when its answer was checked, for whoever asks why.
     """
 
     event_id: str
@@ -315,6 +391,7 @@ class Attempt:
     tier: Tier
     outcome: AttemptOutcome
     ms: int = 0
+    cascade: CascadeReport | None = None
 
 
 class FeedbackVerdict(StrEnum):
@@ -385,7 +462,10 @@ class Difficulty(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineCall:
-    """One HTTP request for the engine's own API. Header names are lower case; keys of clients never travel here."""
+    """One HTTP request for the engine's own API. Header names are lower case; keys of clients never travel here.
+
+    `cache_salt`: prompts share cached prefixes only with prompts of the same salt; hex digits, or empty for none.
+    """
 
     path: str
     headers: Mapping[str, str]
@@ -393,6 +473,7 @@ class EngineCall:
     request_id: RequestId
     session: SessionId
     method: str = "POST"
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

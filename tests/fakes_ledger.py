@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import count
 
 from deployments.clock import Clock, FixedClock
-from deployments.errors import BudgetExceeded, NotFound, QuotaExceeded, Unauthenticated
+from deployments.errors import BudgetExceeded, InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
 from deployments.ports import (
     GateProfile,
     Grant,
@@ -94,7 +94,8 @@ class InMemoryLedger:
                 )
             limits.append(Limit(LimitKind.TOKENS, budget, remaining, 0))
         if self.full or len(waiting) >= self.max_requests:
-            raise QuotaExceeded("Too many requests at once for this key. Please try again in 1s.", 1, self.max_requests)
+            reached = Limit(LimitKind.REQUESTS, self.max_requests, 0, 1)
+            raise QuotaExceeded("Too many requests at once for this key. Please try again in 1s.", 1, reached)
         limits.insert(0, Limit(LimitKind.REQUESTS, self.max_requests, self.max_requests - len(waiting) - 1, 0))
         grant = Grant(
             grant_id=f"grant_{next(self._numbers)}",
@@ -122,6 +123,8 @@ class InMemoryLedger:
             hold_s=spec.hold_s,
             budget_tokens=spec.budget_tokens,
             roles=spec.roles,
+            team=spec.team,
+            limits=spec.limits,
             expires_ms=None if spec.ttl_s is None else now_ms + spec.ttl_s * 1000,
         )
         self.keys[presented] = record
@@ -135,15 +138,38 @@ class InMemoryLedger:
         return [_principal(record) for record in self.keys.values() if record.key_id in key_ids and self._good(record)]
 
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
-        for presented, record in self.keys.items():
-            if record.key_id == key_id:
-                self.keys[presented] = replace(record, revoked_ms=record.revoked_ms or self._clock.now_ms())
-                self.actors.append(actor)
-                return self.keys[presented]
-        raise NotFound(f"No key '{key_id}'.")
+        presented, record = self._find(key_id)
+        self.keys[presented] = replace(record, revoked_ms=record.revoked_ms or self._clock.now_ms())
+        self.actors.append(actor)
+        return self.keys[presented]
+
+    async def rotate_key(self, key_id: KeyId, grace_s: int, actor: str = "system") -> NewKey:
+        """The old text stops working at once, whatever the grace: what that means is tested with the real ledger."""
+        old, record = self._find(key_id)
+        if not self._good(record):
+            raise InvalidRequest(f"Key '{key_id}' is not good any more.")
+        del self.keys[old]
+        now_ms, presented = self._clock.now_ms(), f"gh-fake{next(self._numbers)}"
+        self.keys[presented] = replace(record, rotated_ms=now_ms, previous_until_ms=now_ms + grace_s * 1000)
+        self.actors.append(actor)
+        return NewKey(self.keys[presented], presented)
+
+    async def expire_key(self, key_id: KeyId, in_s: int | None, actor: str = "system") -> KeyRecord:
+        presented, record = self._find(key_id)
+        if record.revoked_ms is not None:
+            raise InvalidRequest(f"Key '{key_id}' was revoked.")
+        self.keys[presented] = replace(record, expires_ms=None if in_s is None else self._clock.now_ms() + in_s * 1000)
+        self.actors.append(actor)
+        return self.keys[presented]
 
     async def ready(self) -> bool:
         return self.is_ready
+
+    def _find(self, key_id: KeyId) -> tuple[str, KeyRecord]:
+        for presented, record in self.keys.items():
+            if record.key_id == key_id:
+                return presented, record
+        raise NotFound(f"No key '{key_id}'.")
 
     def _good(self, record: KeyRecord) -> bool:
         expired = record.expires_ms is not None and record.expires_ms <= self._clock.now_ms()
@@ -163,4 +189,6 @@ def _principal(record: KeyRecord) -> Principal:
         gate_profile=record.gate_profile,
         hold_s=record.hold_s,
         roles=record.roles,
+        team=record.team,
+        limits=record.limits,
     )

@@ -170,6 +170,7 @@ FIELDS: Mapping[str, Field] = {
         source="where it comes from: a report from the conversation itself, a call of the API, or a runner",
         standing_plan="id of the policy object that covers a change without a plan of its own",
         state="state of the approval or rollout after the event",
+        team="the part of the tenant that a key belongs to",
         tier="the router's tier of the model",
         title="what an operator calls it; written in clear, so no secrets",
         tool="name of the tool, escaped and cut to 256 characters",
@@ -223,6 +224,7 @@ FIELDS: Mapping[str, Field] = {
         attempts="generations it took; 2 when a malformed reply was thrown away",
         bodies="how many stored bodies became unreadable or were deleted",
         budget_tokens="what a key may use in all its time; null: no limit",
+        concurrent_requests="of a key: requests that may be open at once; null: the installation's",
         cached_tokens="input tokens that the engine had in its cache",
         choice="choice of the reply that the call is in",
         days="age in days after which bodies are deleted",
@@ -233,10 +235,13 @@ FIELDS: Mapping[str, Field] = {
         index="place of a call within its turn",
         input_tokens="tokens of the prompt",
         output_tokens="tokens that were generated",
+        previous_until_ms="until when the text of a key before its rotation is good, in milliseconds since the epoch",
         reasoning_tokens="those of them that were reasoning",
+        requests_per_minute="of a key; null: no limit",
         size="records before this one",
         status="HTTP status",
         step="which step of a rollback plan, from 0; the verification is the last",
+        tokens_per_minute="of a key, input and output; null: no limit",
         tool_calls="complete calls that the model wrote",
         torn_bytes="bytes of an unacknowledged write that recovery cut off",
         ttft_ms="from the request's arrival to the first byte of the answer",
@@ -296,7 +301,10 @@ _APPROVAL = (
     "requester_key requester_person risk roles rollback_digest route_id state tool voter voter_key voters votes "
     "votes_required"
 )
-_KEY = "expires_ms gate_profile key_name models person roles scopes ttl_s reason hold_s budget_tokens"
+_KEY = (
+    "budget_tokens concurrent_requests expires_ms gate_profile hold_s key_name models person previous_until_ms reason "
+    "requests_per_minute roles scopes team tokens_per_minute ttl_s"
+)
 _PERMIT = (
     "approval_id arguments_body arguments_commit audience change_id exec_profile expires_ms gate_call_id policy_digest "
     "requester_key risk rollback_digest rollback_of source step tool"
@@ -418,6 +426,9 @@ EVENTS: Mapping[str, EventSchema] = {
     ),
     "key.created": _event("the ledger, before a key is good", "key_id scopes", _KEY),
     "key.revoked": _event("the ledger, before a key stops working", "key_id", _KEY),
+    "key.rotated": _event("the ledger, before a key gets a new text", "key_id", _KEY),
+    "key.changed": _event("the ledger, before an identity has the rights that its issuer says now", "key_id", _KEY),
+    "key.expiry_changed": _event("the ledger, before a key ends at another time than it did", "key_id", _KEY),
     "policy.changed": _event(
         "the approval desk, when it starts with another policy bundle than before",
         "policy_digest rule_set",

@@ -82,6 +82,21 @@ def without_seed(body: bytes) -> bytes:
     return json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
+_SALTED = frozenset({"/v1/chat/completions", "/v1/completions"})
+
+
+def salted(body: bytes, salt: str) -> bytes:
+    """The request with vLLM's `cache_salt`, which keeps a tenant's prompts out of other tenants' cached prefixes.
+
+    Whose prompt was seen before shows in the time to the first token, so a shared cache tells what others asked. A body
+    that is no JSON object with fields is left to the engine to refuse.
+    """
+    rest = body.lstrip()
+    if not salt or not rest.startswith(b"{") or not rest[1:].lstrip().startswith(b'"'):
+        return body
+    return b'{"cache_salt":"' + salt.encode() + b'",' + rest[1:]
+
+
 def _streams(start: EngineStart) -> bool:
     return any(name == "content-type" and value.startswith("text/event-stream") for name, value in start.headers)
 
@@ -126,6 +141,8 @@ class EngineReplica:
         headers = {name: value for name, value in call.headers.items() if name in FORWARDED_HEADERS}
         headers["x-request-id"] = call.request_id
         body = call.body if self._honours_seeds else without_seed(call.body)
+        if call.path in _SALTED:
+            body = salted(body, call.cache_salt)
         items = self._core.bridge.call(call.method, call.path, headers, body, self._settings.request_deadline_s)
         began_s: float | None = self._clock.monotonic_s()
         async with aclosing(items):

@@ -76,6 +76,14 @@ class Ledger:
         """Revoke a key; `NotFound` for an unknown id."""
         return await (await self._ledger()).revoke_key(key_id, actor)
 
+    async def rotate_key(self, key_id: KeyId, grace_s: int, actor: str = "system") -> NewKey:
+        """Give a key a new text; the old one is good for `grace_s` seconds more."""
+        return await (await self._ledger()).rotate_key(key_id, grace_s, actor)
+
+    async def expire_key(self, key_id: KeyId, in_s: int | None, actor: str = "system") -> KeyRecord:
+        """Let a key end `in_s` seconds from now, or never."""
+        return await (await self._ledger()).expire_key(key_id, in_s, actor)
+
     async def usage(self, tenant: TenantId | None) -> Sequence[UsageTotal]:
         """Totals per key and model."""
         return await (await self._ledger()).usage(tenant)

@@ -1,4 +1,4 @@
-"""Open grants in memory, and their rows written together: nothing on the path of a first token waits for a disk.
+"""Rows of grants and settlements, written together: nothing on the path of a first token waits for a disk.
 
 A grant counts from the moment it is given. Its row follows with the next commit, so a crash forgets the grants of its
 last few milliseconds; what they used is not lost, because a settlement carries the whole grant and is acknowledged
@@ -10,10 +10,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from deployments.errors import PartUnavailable
-from deployments.ports import Grant, KeyId, Usage
+from deployments.ports import Grant, Usage
 from deployments.tenancy.budgets import Booking
 from deployments.tenancy.store import TenancyStore
 
@@ -21,41 +20,6 @@ _log = logging.getLogger("gatehouse.tenancy")
 _BATCH = 512
 _QUEUE = 100_000
 _RETRY_S = 1.0
-
-
-class OpenGrants:
-    """Unsettled grants per key. One process counts them, so the ledger has one replica."""
-
-    def __init__(self, ttl_ms: int) -> None:
-        self._ttl_ms = ttl_ms
-        self._open: dict[KeyId, dict[str, int]] = {}
-
-    def load(self, grants: Sequence[tuple[KeyId, str, int]]) -> None:
-        """Take over what an earlier process left open, oldest first: key, grant id and time of each."""
-        for key_id, grant_id, created_ms in grants:
-            self._open.setdefault(key_id, {})[grant_id] = created_ms
-
-    def add(self, grant: Grant, now_ms: int, limit: int) -> int | None:
-        """Count a grant; how many more its key may open, or None when it has `limit` already and this one is not.
-
-        Old ones that nobody settled stop counting.
-        """
-        mine = self._open.setdefault(grant.key_id, {})
-        oldest_ms = now_ms - self._ttl_ms
-        for stale, _ in list(takewhile(lambda each: each[1] <= oldest_ms, mine.items())):
-            del mine[stale]
-        if len(mine) >= limit:
-            return None
-        mine[grant.grant_id] = now_ms
-        return limit - len(mine)
-
-    def remove(self, grant: Grant) -> None:
-        """Stop counting a grant; unknown ones are none."""
-        mine = self._open.get(grant.key_id)
-        if mine is not None:
-            mine.pop(grant.grant_id, None)
-            if not mine:
-                del self._open[grant.key_id]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from deployments.clock import Clock
-from deployments.errors import InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
+from deployments.errors import InvalidRequest, NotFound, Unauthenticated
 from deployments.ports import (
     SYSTEM_TENANT,
     Audit,
@@ -17,8 +17,6 @@ from deployments.ports import (
     KeyId,
     KeyRecord,
     KeySpec,
-    Limit,
-    LimitKind,
     ModelId,
     NewKey,
     Principal,
@@ -26,15 +24,17 @@ from deployments.ports import (
     TenantId,
     Usage,
 )
-from deployments.tenancy.budgets import Budgets
-from deployments.tenancy.grants import GrantWriter, OpenGrants
+from deployments.tenancy.admission import Admission, tightest
+from deployments.tenancy.budgets import Booking, Budgets
+from deployments.tenancy.grants import GrantWriter
+from deployments.tenancy.jwks import KeySets
 from deployments.tenancy.keys import PREFIX_CHARS, SECRET_CHARS, digest, generate, matches, parse, pepper_check
+from deployments.tenancy.oidc import PREFIX, UNKNOWN_IDENTITY, Identities, is_token, prefix_of, record_of
 from deployments.tenancy.pepper import BadPepper
 from deployments.tenancy.settings import TenancySettings, TenantSettings
 from deployments.tenancy.store import TenancyStore, UsageTotal
 
 INCORRECT_KEY = "Incorrect API key provided. Ask whoever runs this Gatehouse for a key."
-_RETRY_AFTER_S = 1
 _MAX_TOKENS = 10**9
 """Of one request: beyond the window of any model. What clients and upstreams say is not bounded, a column is."""
 
@@ -48,21 +48,28 @@ class KeyLedger:
     """Implements `ports.Ledger` over the tenancy store. Key changes are in the audit log before they take effect."""
 
     def __init__(
-        self, store: TenancyStore, pepper: bytes, clock: Clock, audit: Audit, settings: TenancySettings
+        self,
+        store: TenancyStore,
+        pepper: bytes,
+        clock: Clock,
+        audit: Audit,
+        settings: TenancySettings,
+        key_sets: KeySets | None = None,
     ) -> None:
         self._store = store
         self._pepper = pepper
         self._clock = clock
         self._audit = audit
         self._settings = settings
-        self._open = OpenGrants(settings.grant_ttl_s * 1000)
+        self._admission = Admission(settings)
+        self._identities = Identities(settings.issuers, key_sets or KeySets(clock))
         self._budgets = Budgets()
-        self._writer = GrantWriter(store, self._budgets.book)
+        self._writer = GrantWriter(store, self._book)
 
     async def open(self) -> None:
         """Create missing tables; `BadPepper` when the stored keys were made under another pepper."""
         await self._store.create_tables()
-        self._open.load(await self._store.open_grants(self._clock.now_ms() - self._settings.grant_ttl_s * 1000))
+        self._admission.load(await self._store.open_grants(self._clock.now_ms() - self._settings.grant_ttl_s * 1000))
         self._budgets.load(await self._store.accounts())
         check = pepper_check(self._pepper)
         if await self._store.remember("pepper_check", check) != check:
@@ -72,8 +79,11 @@ class KeyLedger:
         """The principal behind a key.
 
         A key that is malformed, unknown, expired or revoked raises the same `Unauthenticated`: a stranger learns
-        nothing about which keys exist.
+        nothing about which keys exist. A token of an issuer in the settings is a key, too; `Forbidden` when none of its
+        groups has rights here.
         """
+        if self._identities.any and is_token(presented):
+            return self._principal(await self._federated(presented))
         record = await self._lookup(presented)
         if record is None or not self._good(record):
             raise Unauthenticated(INCORRECT_KEY)
@@ -91,10 +101,11 @@ class KeyLedger:
     async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
         """Set `tokens` aside for one generation.
 
-        `BudgetExceeded` when the key's budget does not hold them, `QuotaExceeded` when it has too many unfinished
-        requests. Nothing is awaited between check and reservation: what is asked at once is counted one by one.
+        `BudgetExceeded` when the key's budget does not hold them, `QuotaExceeded` when the key, its team, its tenant or
+        the model asks for too much at once or per minute. Nothing is awaited between check and reservation: what is
+        asked at once is counted one by one.
         """
-        now_ms = self._clock.now_ms()
+        now_ms, now_ns = self._clock.now_ms(), int(self._clock.monotonic_s() * 10**9)
         grant = Grant(
             grant_id=f"grant_{secrets.token_hex(16)}",
             tenant=principal.tenant,
@@ -103,19 +114,13 @@ class KeyLedger:
             request_id=RequestId(_stored(request_id, 128)),  # both come from the client; the columns end there
             model=ModelId(_stored(model, 256)),
         )
-        self._budgets.check(grant.key_id, grant.reserved_tokens)  # first: this refusal is final, the other one is not
-        limit = self._settings.max_concurrent_requests
-        more = self._open.add(grant, now_ms, limit)
-        if more is None:
-            raise QuotaExceeded(
-                f"Concurrency limit of {limit} requests reached for key {principal.key_id}. "
-                f"Please try again in {_RETRY_AFTER_S}s.",
-                _RETRY_AFTER_S,
-                limit,
-            )
-        budget = self._budgets.reserve(grant.key_id, grant.grant_id, grant.reserved_tokens)
+        reserved = grant.reserved_tokens
+        self._budgets.check(grant.key_id, reserved)  # first: this refusal is final, the other one is not
+        self._admission.check(principal, grant.model, reserved, now_ms, now_ns)
+        limits = self._admission.take(grant.grant_id, principal, grant.model, reserved, now_ms, now_ns)
+        limits += self._budgets.reserve(grant.key_id, grant.grant_id, reserved)
         self._writer.grant(grant, now_ms)
-        return replace(grant, limits=(Limit(LimitKind.REQUESTS, limit, more, 0), *budget))
+        return replace(grant, limits=tightest(limits))
 
     async def settle(self, grant: Grant, usage: Usage) -> None:
         """Replace the reservation by what was used; on disk when it returns, and the first settlement counts.
@@ -123,7 +128,7 @@ class KeyLedger:
         The place among the unfinished requests is free at once, the tokens when the usage is on disk: after a crash the
         books then never hold more than was admitted.
         """
-        self._open.remove(grant)
+        self._admission.release(grant.grant_id)
         await self._writer.settle(grant, _within(usage), self._clock.now_ms())
 
     async def drain(self) -> None:
@@ -150,6 +155,8 @@ class KeyLedger:
             hold_s=spec.hold_s,
             budget_tokens=spec.budget_tokens,
             roles=spec.roles,
+            team=spec.team,
+            limits=spec.limits,
         )
         await self._record("key.created", record, actor, now_ms)
         if record.budget_tokens is not None:  # before the key is good
@@ -163,15 +170,40 @@ class KeyLedger:
 
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
         """Revoke; a revoked key stays as it is. `NotFound` for an unknown id."""
-        record = await self._store.key(key_id)
-        if record is None:
-            raise NotFound(f"No key '{key_id}'.")
+        record = await self._known(key_id)
         if record.revoked_ms is None:
             now_ms = self._clock.now_ms()
             await self._record("key.revoked", record, actor, now_ms)
             await self._store.revoke(key_id, now_ms)
-            record = await self._store.key(key_id) or record
+            record = await self._known(key_id)
         return record
+
+    async def rotate_key(self, key_id: KeyId, grace_s: int, actor: str = "system") -> NewKey:
+        """Give a key a new text; the old one is good for `grace_s` seconds more, and one before that no more.
+
+        `NotFound` for an unknown id, `InvalidRequest` for a key that was revoked or has expired.
+        """
+        record = await self._own(key_id)
+        if not self._good(record):
+            raise InvalidRequest(f"Key '{key_id}' was revoked or has expired: create another one.")
+        now_ms = self._clock.now_ms()
+        key, until_ms = generate(secrets.token_bytes(PREFIX_CHARS + SECRET_CHARS)), now_ms + grace_s * 1000
+        after = replace(record, rotated_ms=now_ms, previous_until_ms=until_ms)
+        await self._record("key.rotated", after, actor, now_ms)
+        if not await self._store.rotate(key_id, key.prefix, digest(self._pepper, key.text), now_ms, until_ms):
+            raise InvalidRequest(f"Key '{key_id}' was revoked or has expired meanwhile.")
+        return NewKey(record=after, presented=key.text)
+
+    async def expire_key(self, key_id: KeyId, in_s: int | None, actor: str = "system") -> KeyRecord:
+        """Let a key end `in_s` seconds from now, or never; `NotFound`, or `InvalidRequest` for a revoked one."""
+        record = await self._own(key_id)
+        if record.revoked_ms is not None:
+            raise InvalidRequest(f"Key '{key_id}' was revoked, and stays so.")
+        now_ms = self._clock.now_ms()
+        after = replace(record, expires_ms=None if in_s is None else now_ms + in_s * 1000)
+        await self._record("key.expiry_changed", after, actor, now_ms)
+        await self._store.expire(key_id, after.expires_ms)
+        return await self._known(key_id)
 
     async def usage(self, tenant: TenantId | None) -> Sequence[UsageTotal]:
         """Totals per key and model."""
@@ -184,6 +216,54 @@ class KeyLedger:
         except SQLAlchemyError:
             return False
         return True
+
+    def _book(self, booking: Booking) -> None:
+        """Follow the books: what was used takes the place of what was set aside."""
+        self._budgets.book(booking)
+        self._admission.correct(booking.grant.grant_id, booking.grant.reserved_tokens, booking.tokens)
+
+    async def _federated(self, presented: str) -> KeyRecord:
+        """What the ledger has of the identity behind a token, which it meets for the first time or brings up to date.
+
+        The record in the audit log precedes the rights here, too. Revoking the identity ends all its tokens, those that
+        are still to come as well.
+        """
+        identity, issuer = await self._identities.verify(presented)
+        now_ms = self._clock.now_ms()
+        said = record_of(identity, issuer, now_ms)
+        known = await self._store.key(said.key_id)
+        if known is None:
+            await self._record("key.created", said, said.key_id, now_ms)
+            try:
+                await self._store.add_key(said, prefix_of(said.key_id), b"")
+            except IntegrityError:  # another request with the same token was first
+                known = await self._known(said.key_id)
+            else:
+                return said
+        if known.revoked_ms is not None:
+            raise Unauthenticated(UNKNOWN_IDENTITY)
+        now = replace(said, created_ms=known.created_ms, limits=known.limits, budget_tokens=known.budget_tokens)
+        if replace(known, expires_ms=now.expires_ms) != now:
+            await self._record("key.changed", now, now.key_id, now_ms)
+            await self._store.change_key(now)
+        elif (known.expires_ms or 0) < (now.expires_ms or 0):
+            await self._store.expire(now.key_id, now.expires_ms)
+        return now
+
+    async def _own(self, key_id: KeyId) -> KeyRecord:
+        """A key that was made here, and not an identity whose issuer says what it looks like and how long it lives."""
+        record = await self._known(key_id)
+        if key_id.startswith(PREFIX):
+            raise InvalidRequest(
+                f"'{key_id}' is an identity of {record.name}: it can be revoked here, and nothing else."
+            )
+        return record
+
+    async def _known(self, key_id: KeyId) -> KeyRecord:
+        record = await self._store.key(key_id)
+        if record is None:
+            raise NotFound(f"No key '{key_id}'.")
+        return record
 
     def _good(self, record: KeyRecord) -> bool:
         """True for a key that is neither revoked nor expired."""
@@ -201,6 +281,8 @@ class KeyLedger:
             egress=self._settings.tenants.get(record.tenant, TenantSettings()).egress,
             hold_s=record.hold_s,
             roles=record.roles,
+            team=record.team,
+            limits=record.limits,
         )
 
     async def _lookup(self, presented: str) -> KeyRecord | None:
@@ -209,7 +291,7 @@ class KeyLedger:
         The digest is computed and compared in every case, so the answer takes as long for an unknown prefix.
         """
         key = parse(presented)
-        found = None if key is None else await self._store.key_by_prefix(key.prefix)
+        found = None if key is None else await self._store.key_by_prefix(key.prefix, self._clock.now_ms())
         record, stored = found or (None, bytes(32))
         return record if matches(self._pepper, presented, stored) else None
 
@@ -225,6 +307,11 @@ class KeyLedger:
             "hold_s": record.hold_s,
             "budget_tokens": record.budget_tokens,
             "roles": [*sorted(record.roles)],
+            "team": record.team,
+            "requests_per_minute": record.limits.requests_per_minute,
+            "tokens_per_minute": record.limits.tokens_per_minute,
+            "concurrent_requests": record.limits.concurrent_requests,
+            "previous_until_ms": record.previous_until_ms,
         }
         # A fresh id per attempt: when the store fails after the record, the second attempt is a second event.
         event_id = f"{name}:{record.key_id}:{secrets.token_hex(8)}"

@@ -1,6 +1,30 @@
 """Settings of the ledger."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from deployments.ports import RateLimits
+from deployments.tenancy.oidc_settings import IssuerSettings
+
+MOST_PER_MINUTE = 10**9
+
+
+class RateLimitSettings(BaseModel):
+    """Limits of a team, of a tenant or of a model; null: none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    requests_per_minute: int | None = Field(default=None, ge=1, le=MOST_PER_MINUTE)
+    tokens_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_PER_MINUTE,
+        description="Input and output; what is asked for counts until it is known.",
+    )
+    concurrent_requests: int | None = Field(default=None, ge=1, le=MOST_PER_MINUTE)
+
+    def to_limits(self) -> RateLimits:
+        """The same, as the ledger counts them."""
+        return RateLimits(self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests)
 
 
 class TenantSettings(BaseModel):
@@ -9,6 +33,13 @@ class TenantSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     egress: bool = Field(default=False, description="Prompts may leave the premises, to an upstream that is not local.")
+    limits: RateLimitSettings = Field(default=RateLimitSettings(), description="Of all keys of the tenant together.")
+    teams: dict[str, RateLimitSettings] = Field(
+        default_factory=dict, description="Of all keys of a team together; one that is not named has no limits."
+    )
+    models: dict[str, RateLimitSettings] = Field(
+        default_factory=dict, description="Of a model as it is asked for (`auto` is one), all keys together."
+    )
 
 
 class TenancySettings(BaseModel):
@@ -26,4 +57,18 @@ class TenancySettings(BaseModel):
     tenants: dict[str, TenantSettings] = Field(
         default_factory=dict, description="Per tenant; one that is not named has the defaults."
     )
+    issuers: tuple[IssuerSettings, ...] = Field(
+        default=(),
+        strict=False,
+        description="Issuers of OpenID Connect whose tokens are taken in place of virtual keys.",
+    )
     audit_timeout_s: float = Field(default=2.0, gt=0, description="Deadline of an audit acknowledgement.")
+
+    @field_validator("issuers")
+    @classmethod
+    def _told_apart(cls, issuers: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
+        names = [each.issuer for each in issuers]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"issuers are listed twice: {', '.join(sorted(twice))}")
+        return issuers

@@ -40,10 +40,12 @@ from deployments.ports import (
     KeyId,
     KeyRecord,
     ModelId,
+    RateLimits,
     Scope,
     TenantId,
     Usage,
 )
+from deployments.tenancy.admission import OpenRequest, bearer_names
 from deployments.tenancy.budgets import Account, Booking
 
 _metadata = MetaData()
@@ -73,6 +75,15 @@ _keys = Table(
     Column("hold_s", Integer, nullable=False, server_default=text("0")),
     Column("budget_tokens", BigInteger),  # null: no budget
     Column("roles", String(4096), nullable=False, server_default=text("''")),  # one a line
+    Column("team", String(128)),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("concurrent_requests", BigInteger),
+    Column("rotated_ms", BigInteger),
+    # The text before the last rotation, good for a while; null: there is none.
+    Column("previous_prefix", String(16), index=True),
+    Column("previous_digest", LargeBinary),
+    Column("previous_until_ms", BigInteger),
 )
 
 _grants = Table(
@@ -162,27 +173,27 @@ class TenancyStore:
             "key_id": record.key_id,
             "prefix": prefix,
             "digest": digest,
-            "tenant": record.tenant,
-            "name": record.name,
-            "person": record.person,
-            "scopes": " ".join(sorted(record.scopes)),
-            "models": None if record.models is None else "\n".join(sorted(record.models)),
-            "gate_profile": record.gate_profile.value,
             "created_ms": record.created_ms,
-            "expires_ms": record.expires_ms,
             "revoked_ms": record.revoked_ms,
-            "hold_s": record.hold_s,
-            "budget_tokens": record.budget_tokens,
-            "roles": "\n".join(sorted(record.roles)),
+            **_rights(record),
         }
         async with self._engine.begin() as connection:
             await connection.execute(insert(_keys).values(values))
 
-    async def key_by_prefix(self, prefix: str) -> tuple[KeyRecord, bytes] | None:
-        """The key with this prefix and its digest."""
+    async def change_key(self, record: KeyRecord) -> None:
+        """Store what a key may do now, unless it was revoked."""
+        statement = update(_keys).where(_keys.c.key_id == record.key_id, _keys.c.revoked_ms.is_(None))
+        async with self._engine.begin() as connection:
+            await connection.execute(statement.values(_rights(record)))
+
+    async def key_by_prefix(self, prefix: str, now_ms: int) -> tuple[KeyRecord, bytes] | None:
+        """The key whose text, or whose text before its rotation, has this prefix, and the digest of that text."""
+        previous = (_keys.c.previous_prefix == prefix) & (_keys.c.previous_until_ms > now_ms)
         async with self._engine.connect() as connection:
-            row = (await connection.execute(select(_keys).where(_keys.c.prefix == prefix))).one_or_none()
-        return None if row is None else (_record(row), row.digest)
+            row = (await connection.execute(select(_keys).where((_keys.c.prefix == prefix) | previous))).one_or_none()
+        if row is None:
+            return None
+        return _record(row), row.digest if row.prefix == prefix else row.previous_digest
 
     async def key(self, key_id: KeyId) -> KeyRecord | None:
         """The key with this id."""
@@ -210,15 +221,50 @@ class TenancyStore:
         async with self._engine.begin() as connection:
             await connection.execute(statement.values(revoked_ms=now_ms))
 
-    async def open_grants(self, since_ms: int) -> list[tuple[KeyId, str, int]]:
-        """Key, id and time of the grants that began after `since_ms` and are not settled, oldest first."""
+    async def rotate(self, key_id: KeyId, prefix: str, digest: bytes, now_ms: int, until_ms: int) -> bool:
+        """Replace a key's text; the one it had is good until `until_ms`, an older one no more.
+
+        False when the key was revoked or has expired meanwhile.
+        """
+        statement = (
+            update(_keys)
+            .where(_keys.c.key_id == key_id, _keys.c.revoked_ms.is_(None))
+            .where(_keys.c.expires_ms.is_(None) | (_keys.c.expires_ms > now_ms))
+            .values(
+                previous_prefix=_keys.c.prefix,
+                previous_digest=_keys.c.digest,
+                previous_until_ms=until_ms,
+                prefix=prefix,
+                digest=digest,
+                rotated_ms=now_ms,
+            )
+        )
+        async with self._engine.begin() as connection:
+            return (await connection.execute(statement)).rowcount == 1
+
+    async def expire(self, key_id: KeyId, expires_ms: int | None) -> None:
+        """Set when a key ends, unless it was revoked."""
+        statement = update(_keys).where(_keys.c.key_id == key_id, _keys.c.revoked_ms.is_(None))
+        async with self._engine.begin() as connection:
+            await connection.execute(statement.values(expires_ms=expires_ms))
+
+    async def open_grants(self, since_ms: int) -> list[OpenRequest]:
+        """The grants that began after `since_ms` and are not settled, oldest first."""
         query = (
-            select(_grants.c.key_id, _grants.c.grant_id, _grants.c.created_ms)
+            select(_grants, _keys.c.team)
+            .join(_keys, _keys.c.key_id == _grants.c.key_id, isouter=True)
             .where(_is_open, _grants.c.created_ms > since_ms)
             .order_by(_grants.c.created_ms)
         )
         async with self._engine.connect() as connection:
-            return [(KeyId(row.key_id), row.grant_id, row.created_ms) for row in await connection.execute(query)]
+            return [
+                OpenRequest(
+                    row.grant_id,
+                    bearer_names(KeyId(row.key_id), TenantId(row.tenant), row.team, ModelId(row.model)),
+                    row.created_ms,
+                )
+                for row in await connection.execute(query)
+            ]
 
     async def accounts(self) -> dict[KeyId, Account]:
         """What every key with a budget used, and what is set aside for its open grants, however old."""
@@ -340,6 +386,28 @@ def _add_columns(connection: Connection) -> None:
     present = {name: [column["name"] for column in inspector.get_columns(name)] for name in _metadata.tables}
     for statement in missing_columns(present, connection.dialect):
         connection.execute(DDL(statement))
+    for table in _metadata.sorted_tables:
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+
+
+def _rights(record: KeyRecord) -> dict[str, object]:
+    return {
+        "tenant": record.tenant,
+        "name": record.name,
+        "person": record.person,
+        "scopes": " ".join(sorted(record.scopes)),
+        "models": None if record.models is None else "\n".join(sorted(record.models)),
+        "gate_profile": record.gate_profile.value,
+        "expires_ms": record.expires_ms,
+        "hold_s": record.hold_s,
+        "budget_tokens": record.budget_tokens,
+        "roles": "\n".join(sorted(record.roles)),
+        "team": record.team,
+        "requests_per_minute": record.limits.requests_per_minute,
+        "tokens_per_minute": record.limits.tokens_per_minute,
+        "concurrent_requests": record.limits.concurrent_requests,
+    }
 
 
 def _record(row: "Row[tuple[object, ...]]") -> KeyRecord:
@@ -357,4 +425,8 @@ def _record(row: "Row[tuple[object, ...]]") -> KeyRecord:
         hold_s=row.hold_s,
         budget_tokens=row.budget_tokens,
         roles=frozenset(row.roles.split("\n")) - {""},
+        team=row.team,
+        limits=RateLimits(row.requests_per_minute, row.tokens_per_minute, row.concurrent_requests),
+        rotated_ms=row.rotated_ms,
+        previous_until_ms=row.previous_until_ms,
     )

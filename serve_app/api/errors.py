@@ -36,7 +36,7 @@ from deployments.errors import (
     UnknownModel,
 )
 from deployments.ingress.dialects.values import Failure
-from deployments.ports import Dialect, Limit, LimitKind
+from deployments.ports import Dialect
 from serve_app.api.limits import limit_headers
 
 _log = logging.getLogger("gatehouse.api")
@@ -153,8 +153,8 @@ def told(error: BaseException, caller: Caller) -> Told:
     headers = {"x-should-retry": "false"} if row.final else {"retry-after": str(wait_s)}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    if isinstance(error, QuotaExceeded) and error.open_requests is not None:
-        headers |= limit_headers([Limit(LimitKind.REQUESTS, error.open_requests, 0, wait_s)], caller.dialect)
+    if isinstance(error, QuotaExceeded) and error.limit is not None:
+        headers |= limit_headers([error.limit], caller.dialect)
     if caller.dialect is Dialect.MESSAGES:
         headers["request-id"] = caller.request_id
     return Told(status, body, headers, code, message)

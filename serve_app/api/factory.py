@@ -32,6 +32,7 @@ from serve_app.api.responses import create_responses_router
 from serve_app.api.reviews import create_reviews_router
 from serve_app.api.route import create_route_router
 from serve_app.api.status import create_status_router
+from serve_app.api.throttle import Throttle
 from serve_app.api.tokens import create_tokens_router
 
 
@@ -84,7 +85,8 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_reviews_router(authorize, surface.approvals, surface.advisor))
     app.include_router(create_approvals_router(authorize, surface.approvals, cast(Classifier, surface.classifier)))
     app.include_router(create_permits_router(authorize, surface, cast(Classifier, surface.classifier)))
-    return Edge(app, sends_request_id=not behind_serve)
+    guarded = Throttle(app, surface.clock, counters.refused, limits.wrong_keys_per_minute, limits.forwarded_hops)
+    return Edge(guarded, sends_request_id=not behind_serve)
 
 
 def invalid(error: RequestValidationError | ValidationError) -> InvalidRequest:

@@ -336,6 +336,14 @@ def _administration() -> Iterator[_Operation]:
         errors=_KEYED | {404},
     )  # fmt: skip
     yield _Operation(
+        "post", f"{path}/{{key_id}}/rotate", "keys", "Give a key a new text, which is in this reply and nowhere else.",
+        "CreatedKey", body="KeyRotation", errors=_KEYED | _BODY | {404},
+    )  # fmt: skip
+    yield _Operation(
+        "post", f"{path}/{{key_id}}/expire", "keys", "Set when a key ends; effective everywhere within 5 s.", "Key",
+        body="KeyExpiry", errors=_KEYED | _BODY | {404},
+    )  # fmt: skip
+    yield _Operation(
         "get", "/v1/admin/engines", "operations", "What the engines say of themselves; scope `admin`.", "EngineList",
         errors=_KEYED,
     )  # fmt: skip

@@ -43,7 +43,7 @@ from serve_app.api.audit import (
 from serve_app.api.errors import TABLE
 from serve_app.api.feedback import FeedbackBody, FeedbackReply
 from serve_app.api.gate_health import GateHealthReply
-from serve_app.api.keys import KeyListReply, KeyReply, NewKeyBody, NewKeyReply
+from serve_app.api.keys import ExpireBody, KeyListReply, KeyReply, NewKeyBody, NewKeyReply, RotateBody
 from serve_app.api.operations import (
     ChangeCloseBody,
     IncidentCloseBody,
@@ -78,6 +78,8 @@ _REQUESTS: Final[Mapping[str, type[BaseModel]]] = {
     "TokenizeRequest": TokenizeRequest,
     "DetokenizeRequest": DetokenizeRequest,
     "NewKey": NewKeyBody,
+    "KeyExpiry": ExpireBody,
+    "KeyRotation": RotateBody,
     "Verdict": FeedbackBody,
     "Plan": PlanBody,
     "Vote": VoteBody,
@@ -490,7 +492,7 @@ def _routes() -> dict[str, Schema]:
             ]
         },
         "RouteExplanation": _object(
-            f"object dry_run request_id created_ms task risk signals rules contributions {named}",
+            f"object dry_run request_id created_ms task risk signals rules contributions cascade {named}",
             object=_one("route.explanation"),
             request_id=_TEXT,
             created_ms=_COUNT,
@@ -499,6 +501,20 @@ def _routes() -> dict[str, Schema]:
             signals=_list(_TEXT),
             rules=_list(_object("id fired", id=_TEXT, fired=_FLAG)),
             contributions=terms,
+            cascade=_maybe(
+                _object(
+                    "outcome reason verdict findings second second_verdict error",
+                    outcome=_TEXT,
+                    reason=_maybe(_TEXT),
+                    verdict=_maybe(_TEXT),
+                    findings=_list(_TEXT),
+                    second=_maybe(
+                        _object(named, **{name: each for name, each in decided.items() if name != "dry_run"})
+                    ),
+                    second_verdict=_maybe(_TEXT),
+                    error=_maybe(_TEXT),
+                )
+            ),
             **decided,
         ),
     }

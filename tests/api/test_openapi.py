@@ -68,7 +68,7 @@ CHECKED = (
 
 
 def routes() -> Iterator[tuple[str, str]]:
-    app = cast(Any, create_api(answering().surface()))._app
+    app = cast(Any, create_api(answering().surface()))._app._app
     for route in app.routes:
         assert isinstance(route, APIRoute)
         for method in route.methods or ():
@@ -205,6 +205,8 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
         await ask("post", "/v1/feedback", verdict)
         key = await ask("post", "/v1/admin/keys", {"tenant": "acme", "name": "new"})
         await ask("get", "/v1/admin/keys")
+        await ask("post", "/v1/admin/keys/{key_id}/rotate", {"grace_s": 60}, key_id=key["id"])
+        await ask("post", "/v1/admin/keys/{key_id}/expire", {"in_s": 60}, key_id=key["id"])
         await ask("delete", "/v1/admin/keys/{key_id}", key_id=key["id"])
         await ask("get", "/v1/admin/engines")
         for path in ("head", "status", "keys", "records"):

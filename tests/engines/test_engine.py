@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,19 @@ class TestInProcess:
         assert events[-1]["choices"] == []
         assert events[-1]["usage"]["completion_tokens"] > 0
         assert events[-2]["choices"][0]["finish_reason"] == "stop"
+
+    async def test_a_cached_prefix_serves_only_prompts_of_its_salt(self, engine: EngineReplica) -> None:
+        body = {"messages": [{"role": "user", "content": "one two three four five six seven eight " * 50}]}
+
+        async def cached(salt: str) -> int:
+            salted = replace(request(body | {"max_tokens": 1}), cache_salt=salt)
+            items = [item async for item in engine.call(salted)]
+            answer = json.loads(b"".join(item for item in items if isinstance(item, bytes)))
+            return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+        first, again, other = [await cached(salt) for salt in ("a" * 32, "a" * 32, "b" * 32)]
+        assert again > first  # the template alone is shorter than a block, so the first has nothing to find
+        assert (first, other) == (0, 0)
 
     async def test_a_tool_call(self, engine: EngineReplica) -> None:
         body = {"messages": HELLO, "tools": [WEATHER], "tool_choice": "required"}

@@ -1,14 +1,14 @@
 import json
 import pickle
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from deployments.clock import FixedClock
 from deployments.engine.bridge import AsgiBridge
 from deployments.engine.options import EngineSettings
-from deployments.engine.replica import CoreLoad, EngineReplica, ProgressWatch, without_seed
+from deployments.engine.replica import CoreLoad, EngineReplica, ProgressWatch, salted, without_seed
 from deployments.engine.settings import FlushSettings
 from deployments.errors import EngineFailed
 from deployments.ports import EngineCall, EngineItem, EngineStart, RequestId, SessionId
@@ -174,3 +174,32 @@ async def test_info_and_numbers_for_scaling() -> None:
 )
 def test_a_seed_can_be_left_out_and_nothing_else(body: bytes, kept: dict[str, object] | None) -> None:
     assert without_seed(body) == body if kept is None else json.loads(without_seed(body)) == kept
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"prompt":"x"}', b' {"prompt": "x", "stop": ["{"]}', b'{"messages": [{"role": "user", "content": "\\"}"}]}'],
+)
+def test_a_salt_is_added_and_nothing_else_changes(body: bytes) -> None:
+    assert json.loads(salted(body, "00ff")) == {**json.loads(body), "cache_salt": "00ff"}
+    assert salted(body, "") == body
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b"{", b"null", b'"x"', b'{1: "x"}'])
+def test_a_body_without_fields_is_left_to_the_engine(body: bytes) -> None:
+    assert salted(body, "00ff") == body
+
+
+@pytest.mark.parametrize(
+    ("path", "has"),
+    [("/v1/chat/completions", True), ("/v1/completions", True), ("/tokenize", False), ("/v1/embeddings", False)],
+)
+async def test_only_generations_are_salted(path: str, has: bool) -> None:
+    async def repeat(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    call = EngineCall(path, {}, b'{"model":"m"}', RequestId("r"), SessionId("s"), cache_salt="00ff")
+    [_, body] = await items(replica(FakeCore(repeat)), call)
+    assert json.loads(cast(bytes, body)) == ({"cache_salt": "00ff"} if has else {}) | {"model": "m"}

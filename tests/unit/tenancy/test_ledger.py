@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 from deployments.clock import FixedClock
 from deployments.errors import (
     AuditUnavailable,
+    BudgetExceeded,
     InvalidRequest,
     NotFound,
     PartUnavailable,
@@ -460,3 +461,108 @@ async def test_sqlite_is_opened_so_that_a_commit_is_on_disk(tmp_path: Path) -> N
 )
 def test_wal_is_used_only_where_its_reset_bug_is_fixed(version: tuple[int, ...], safe: bool) -> None:
     assert wal_is_safe(version) is safe
+
+
+# --- rotate and expire -------------------------------------------------------------------------------------------
+
+
+async def test_a_rotated_key_is_the_same_key_with_another_text(world: World) -> None:
+    before = await world.key(budget_tokens=100, team="web")
+    principal = await world.ledger.authenticate(before.presented)
+    await world.ledger.settle(await world.ledger.admit(principal, RequestId("r"), MODEL, 60), Usage(output_tokens=60))
+    after = await world.ledger.rotate_key(before.record.key_id, 0, actor="key_admin")
+    assert after.presented != before.presented
+    with pytest.raises(Unauthenticated):
+        await world.ledger.authenticate(before.presented)
+    again = await world.ledger.authenticate(after.presented)
+    assert again == principal
+    with pytest.raises(BudgetExceeded):
+        await world.ledger.admit(again, RequestId("r"), MODEL, 41)
+    assert world.audit.names() == ["key.created", "key.rotated"]
+    assert world.audit.events[1].principal == "key_admin"
+    recorded = repr(world.audit.events[1].data)
+    assert before.presented not in recorded
+    assert after.presented not in recorded
+
+
+async def test_the_old_text_is_good_for_as_long_as_the_grace_lasts(world: World) -> None:
+    before = await world.key()
+    after = await world.ledger.rotate_key(before.record.key_id, 60)
+    assert after.record.previous_until_ms == world.clock.now_ms() + 60_000
+    world.clock.advance(59_999)
+    old, new = [await world.ledger.authenticate(text) for text in (before.presented, after.presented)]
+    assert old == new
+    world.clock.advance(1)
+    with pytest.raises(Unauthenticated):
+        await world.ledger.authenticate(before.presented)
+    await world.ledger.authenticate(after.presented)
+
+
+async def test_only_one_old_text_is_good(world: World) -> None:
+    first = await world.key()
+    second = await world.ledger.rotate_key(first.record.key_id, 600)
+    third = await world.ledger.rotate_key(first.record.key_id, 600)
+    with pytest.raises(Unauthenticated):
+        await world.ledger.authenticate(first.presented)
+    for each in (second, third):
+        await world.ledger.authenticate(each.presented)
+
+
+async def test_revoking_a_rotated_key_ends_both_texts(world: World) -> None:
+    before = await world.key()
+    after = await world.ledger.rotate_key(before.record.key_id, 600)
+    await world.ledger.revoke_key(before.record.key_id)
+    for each in (before, after):
+        with pytest.raises(Unauthenticated):
+            await world.ledger.authenticate(each.presented)
+    with pytest.raises(InvalidRequest):
+        await world.ledger.rotate_key(before.record.key_id, 0)
+
+
+async def test_an_expired_key_gets_no_new_text(world: World) -> None:
+    key = await world.key(ttl_s=10)
+    world.clock.advance(10_000)
+    with pytest.raises(InvalidRequest):
+        await world.ledger.rotate_key(key.record.key_id, 0)
+    with pytest.raises(NotFound):
+        await world.ledger.rotate_key(KeyId("key_nobody"), 0)
+
+
+async def test_no_rotation_without_its_record(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = await world.key()
+
+    async def down(*_: object) -> None:
+        raise AuditUnavailable("down")
+
+    monkeypatch.setattr(world.audit, "append", down)
+    with pytest.raises(AuditUnavailable):
+        await world.ledger.rotate_key(key.record.key_id, 0)
+    with pytest.raises(AuditUnavailable):
+        await world.ledger.expire_key(key.record.key_id, 0)
+    await world.ledger.authenticate(key.presented)
+
+
+async def test_a_key_ends_when_it_is_told_to(world: World) -> None:
+    key = await world.key()
+    expiring = await world.ledger.expire_key(key.record.key_id, 60, actor="key_admin")
+    assert expiring.expires_ms == world.clock.now_ms() + 60_000
+    await world.ledger.authenticate(key.presented)
+    world.clock.advance(60_000)
+    with pytest.raises(Unauthenticated):
+        await world.ledger.authenticate(key.presented)
+    assert (await world.ledger.expire_key(key.record.key_id, None)).expires_ms is None  # it was never revoked
+    await world.ledger.authenticate(key.presented)
+    await world.ledger.expire_key(key.record.key_id, 0)
+    with pytest.raises(Unauthenticated):
+        await world.ledger.authenticate(key.presented)
+    assert world.audit.names().count("key.expiry_changed") == 3
+    assert world.audit.events[1].data["expires_ms"] == expiring.expires_ms
+
+
+async def test_a_revoked_key_does_not_come_back(world: World) -> None:
+    key = await world.key()
+    await world.ledger.revoke_key(key.record.key_id)
+    with pytest.raises(InvalidRequest):
+        await world.ledger.expire_key(key.record.key_id, None)
+    with pytest.raises(NotFound):
+        await world.ledger.expire_key(KeyId("key_nobody"), 5)

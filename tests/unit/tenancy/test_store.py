@@ -57,6 +57,10 @@ async def test_a_key_of_an_earlier_version_waits_for_nothing_and_has_no_budget(o
     await store.create_tables()
     [record] = await store.keys(None)
     assert (record.key_id, record.hold_s, record.budget_tokens) == ("key_old", 0, None)
+    with sqlite3.connect(old_file) as connection:
+        indexes = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    assert "ix_keys_previous_prefix" in indexes
+    connection.close()
     await store.close()
 
 
@@ -97,10 +101,20 @@ async def test_accounts_are_those_of_keys_with_a_budget(old_file: Path) -> None:
     await store.close()
 
 
-@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])
-def test_columns_are_added_in_words_that_either_backend_takes(dialect: Dialect) -> None:
+@pytest.mark.parametrize(
+    ("dialect", "binary"), [(sqlite.dialect(), "BLOB"), (postgresql.dialect(), "BYTEA")], ids=["sqlite", "postgresql"]
+)
+def test_columns_are_added_in_words_that_either_backend_takes(dialect: Dialect, binary: str) -> None:
     assert missing_columns({"keys": COLUMNS_OF_KEYS}, dialect) == [
         "ALTER TABLE keys ADD COLUMN hold_s INTEGER DEFAULT 0 NOT NULL",
         "ALTER TABLE keys ADD COLUMN budget_tokens BIGINT",
         "ALTER TABLE keys ADD COLUMN roles VARCHAR(4096) DEFAULT '' NOT NULL",
+        "ALTER TABLE keys ADD COLUMN team VARCHAR(128)",
+        "ALTER TABLE keys ADD COLUMN requests_per_minute BIGINT",
+        "ALTER TABLE keys ADD COLUMN tokens_per_minute BIGINT",
+        "ALTER TABLE keys ADD COLUMN concurrent_requests BIGINT",
+        "ALTER TABLE keys ADD COLUMN rotated_ms BIGINT",
+        "ALTER TABLE keys ADD COLUMN previous_prefix VARCHAR(16)",
+        f"ALTER TABLE keys ADD COLUMN previous_digest {binary}",
+        "ALTER TABLE keys ADD COLUMN previous_until_ms BIGINT",
     ]
