@@ -1,12 +1,12 @@
 """How a verified cascade went for one request: the wish, the verdict, and the attempt that was not sent."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
 from deployments.errors import InvalidRequest
-from deployments.ports import AttemptOutcome, Grant, JsonValue, RouteDecision, Usage
+from deployments.ports import AttemptOutcome, CascadeReport, Grant, JsonValue, ModelId, RouteDecision, Usage
 from router.verify.values import Check, Status, Verdict
 
 HEADER: Final = "x-gatehouse-cascade"
@@ -22,6 +22,7 @@ class Word(StrEnum):
     ESCALATED = "escalated"
     UNVERIFIED = "unverified"
     REFUSED = "refused"
+    PENDING = "pending"
 
 
 class Why(StrEnum):
@@ -43,6 +44,7 @@ class Why(StrEnum):
     POLICY = "policy"
     BUDGET = "budget"
     WINDOW = "window"
+    DEADLINE = "deadline"
     ENGINE = "engine"
 
 
@@ -103,10 +105,17 @@ class Attempted:
     said: bytes = b""
 
 
+def _never(model: ModelId) -> bool:
+    del model
+    return False
+
+
 @dataclass(slots=True)
 class Course:
     """The cascade of one request. `word` None: none was asked for.
 
+    `pending`: the head of the answer left before the checks were done. `late`: would a model probably still be at work
+    on another attempt when the caller gives up?
     `holds`: the reply is held back for its checks; `listens`: it is kept while it streams, to be checked at its end.
     `grant` is what the attempt that is sent was admitted under, when that is not the request's first grant. `added` is
     what of the other attempt's tokens is in the reply's own count.
@@ -122,6 +131,8 @@ class Course:
     grant: Grant | None = None
     added: Usage = Usage()
     heard: bytearray = field(default_factory=bytearray)
+    pending: bool = False
+    late: Callable[[ModelId], bool] = _never
 
     def hear(self, data: bytes, most_bytes: int) -> None:
         """Keep what streams by; a reply that is too long is not kept at all."""
@@ -151,6 +162,8 @@ class Course:
         """What the client is told; nothing, unless it asked."""
         if self.word is None:
             return {}
+        if self.pending:
+            return {HEADER: Word.PENDING.value}
         found = {HEADER: self.word.value}
         if self.why is not None:
             found[f"{HEADER}-reason"] = self.why.value
@@ -177,7 +190,27 @@ def evidence_of(verdict: Verdict | None) -> AttemptOutcome:
         return AttemptOutcome.TRUNCATED
     if failed & _PARSING:
         return AttemptOutcome.PARSE_FAILED
-    return AttemptOutcome.HEDGED if failed == {Check.COMMITMENT} else AttemptOutcome.VERIFIER_FAILED
+    return AttemptOutcome.VERIFIER_FAILED
+
+
+def report_of(course: Course, sent: RouteDecision) -> CascadeReport | None:
+    """What is told to whoever asks why: when a second model was asked, or the headers left too early to say."""
+    if course.word is None or not (course.others or course.pending):
+        return None
+    other = course.others[0] if course.others else None
+    rose = course.word is Word.ESCALATED
+    first = other.verdict if rose and other is not None else course.verdict
+    second = sent if rose else None if other is None else other.decision
+    return CascadeReport(
+        route_id=sent.route_id,
+        word=course.word.value,
+        why=None if course.why is None else course.why.value,
+        verdict=None if first is None else first.status.value,
+        findings=() if first is None else tuple(words_of(first)),
+        second=None if second is None else replace(second, detail=None, facts=None),
+        second_verdict=course.verdict.status.value if rose and course.verdict is not None else None,
+        error_code=None if other is None else other.error_code,
+    )
 
 
 def words_of(verdict: Verdict) -> list[str]:

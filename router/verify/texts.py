@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Final
 
 from router.types import Role, Turn
+from router.verify.surrender import Stance, stance
 from router.verify.values import Answer, Check, Finding, Status, Task
 
 _LOOP_CHARS: Final = 16_384  # of the end: loops do not stop again
@@ -16,16 +17,6 @@ _LEAST_WORDS: Final = 120
 _SHINGLE: Final = 8
 _LONGEST_PERIOD: Final = 600
 _WORD: Final = re.compile(r"\w+")
-_SURRENDER_CHARS: Final = 600
-_SURRENDER: Final = re.compile(
-    r"\b(?:i|we) (?:can(?:not|'t| not)|am (?:not able|unable) to|are (?:not able|unable) to|(?:do not|don't) have "
-    r"enough(?: information| data| context)? to) (?:determine|tell|answer|say|calculate|compute|solve|find|identify|"
-    r"conclude|know)"
-    r"|\b(?:it|this|that) (?:is|'s) (?:not possible|impossible) to (?:determine|tell|answer|say|calculate|solve|know)"
-    r"|\b(?:there is|there's|we have) (?:not enough|insufficient) (?:information|data|context)"
-    r"|\b(?:can(?:not|'t)|could not) be (?:determined|answered|calculated|solved)\b",
-    re.IGNORECASE,
-)
 _HEDGE: Final = re.compile(
     r"\b(?:approximately|approx|about|roughly|around|assum\w+|perhaps|maybe|might|probably|unclear|unknown|depends|"
     r"not enough|cannot|can't|can not|impossible|not (?:given|specified|stated)|could|would be)\b",
@@ -133,12 +124,14 @@ def _periodic(tail: str) -> int:
     return 0
 
 
-def commitment(answer: Answer) -> Finding:
-    """Fails a short answer that says it cannot tell; hedging words elsewhere are counted and decide nothing."""
-    if len(answer.text) <= _SURRENDER_CHARS and not answer.tool_calls and _SURRENDER.search(answer.text):
-        return Finding(Check.COMMITMENT, Status.FAIL, "cannot_determine")
-    words = hedges(answer.text)
-    return Finding(Check.COMMITMENT, Status.UNKNOWN, "hedging_words", words)
+def commitment(answer: Answer, task: Task) -> Finding:
+    """Fails a short answer that gives up; hedging words in any other are counted and decide nothing."""
+    said = Stance.STANDS if answer.tool_calls else stance(answer.text, task.turns)
+    if said.gives_up:
+        return Finding(Check.COMMITMENT, Status.FAIL, said.value)
+    if said is not Stance.STANDS:
+        return Finding(Check.COMMITMENT, Status.UNKNOWN, said.value)
+    return Finding(Check.COMMITMENT, Status.UNKNOWN, "hedging_words", hedges(answer.text))
 
 
 def announcement(answer: Answer, task: Task) -> Finding | None:

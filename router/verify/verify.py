@@ -76,7 +76,7 @@ def verify(answer: Answer, task: Task, parsers: Parsers | None = None, weights: 
         texts.presence(answer),
         texts.completion(answer, task),
         texts.repetition(answer),
-        texts.commitment(answer),
+        texts.commitment(answer, task),
         texts.announcement(answer, task),
         structured(answer, task),
         code(answer, ports),

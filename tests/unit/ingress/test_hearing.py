@@ -237,7 +237,7 @@ def test_a_wish_that_is_none() -> None:
         ((Check.COMPLETION,), AttemptOutcome.TRUNCATED),
         ((Check.SCHEMA,), AttemptOutcome.PARSE_FAILED),
         ((Check.CODE, Check.ARITHMETIC), AttemptOutcome.PARSE_FAILED),
-        ((Check.COMMITMENT,), AttemptOutcome.HEDGED),
+        ((Check.COMMITMENT,), AttemptOutcome.VERIFIER_FAILED),
         ((Check.COMMITMENT, Check.CITATION), AttemptOutcome.VERIFIER_FAILED),
         ((Check.ARITHMETIC,), AttemptOutcome.VERIFIER_FAILED),
     ],

@@ -80,22 +80,40 @@ def test_data_and_short_repeats_are_no_loop(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "kind"),
     [
-        "I cannot determine the cause from these logs.",
-        "There is not enough information to say.",
-        "It is impossible to tell without the configuration.",
-        "The root cause can't be determined.",
+        ("I am not sure: I never learned to multiply.", "does_not_know"),
+        ("I cannot determine the cause from these logs.", "cannot_determine"),
     ],
 )
-def test_a_short_surrender_fails(text: str) -> None:
-    assert commitment(Answer(text)).status is Status.FAIL
+def test_a_short_surrender_fails(text: str, kind: str) -> None:
+    found = commitment(Answer(text), TASK)
+    assert (found.status, found.kind) == (Status.FAIL, kind)
+    assert commitment(Answer(text, tool_calls=1), TASK).status is Status.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("rules", "text", "kind"),
+    [
+        ("If you do not know, say so.", "I don't know.", "told_to_say_so"),
+        ("Be brief.", "I don't know: I have no access to the internet.", "out_of_reach"),
+    ],
+)
+def test_a_surrender_that_has_its_reason_decides_nothing(rules: str, text: str, kind: str) -> None:
+    task = Task(TaskType.GENERAL, (Turn(Role.SYSTEM, rules), *TASK.turns))
+    found = commitment(Answer(text), task)
+    assert (found.status, found.kind) == (Status.UNKNOWN, kind)
 
 
 def test_hedging_in_a_longer_answer_is_only_counted() -> None:
-    found = commitment(Answer("It cannot be determined exactly, perhaps. " + PROSE * 8))
-    assert found.status is Status.UNKNOWN
+    found = commitment(Answer("It cannot be determined exactly, perhaps. " + PROSE * 8), TASK)
+    assert (found.status, found.kind) == (Status.UNKNOWN, "hedging_words")
     assert found.count >= 2
+
+
+def test_hedging_with_a_result_is_only_counted() -> None:
+    found = commitment(Answer("I am not sure, but it is probably the haze."), TASK)
+    assert (found.status, found.kind, found.count) == (Status.UNKNOWN, "hedging_words", 1)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,14 @@ def test_a_structured_answer_passes() -> None:
     assert verify(Answer('{"boxes": 5}'), wanted).status is Status.FAIL
 
 
+def test_a_surrender_fails_and_obedience_does_not() -> None:
+    gives_up = Answer("I am not sure: I never learned to multiply.")
+    verdict = verify(gives_up, task(TaskType.GENERAL, "What is 7 times 8?"))
+    assert [(finding.check, finding.kind) for finding in verdict.failed] == [(Check.COMMITMENT, "does_not_know")]
+    told = Task(TaskType.GENERAL, (Turn(Role.SYSTEM, "If you are not sure, say so."), *task().turns))
+    assert verify(gives_up, told).failed == ()
+
+
 def test_true_equations_prove_nothing() -> None:
     verdict = verify(Answer(GOOD), task(TaskType.INCIDENT_DIAGNOSIS))
     assert [finding.status for finding in verdict.findings if finding.check is Check.ARITHMETIC] == [Status.PASS]
