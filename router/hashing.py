@@ -20,18 +20,16 @@ def hashed(words: Sequence[str], bits: int) -> tuple[frozenset[int], frozenset[i
 
     Words with a digit count as one word: which number it is says nothing about other material. `bits` is at most 32.
     """
+    if not words:
+        return frozenset(), frozenset()
     mask = (1 << bits) - 1
-    singles: set[int] = set()
-    pairs: set[int] = set()
-    before = 0
-    for word in _bounded(words):
-        spelled = b"0" if not _DIGITS.isdisjoint(word) else word.encode("utf-8", "surrogatepass")
-        single = zlib.crc32(spelled)
-        singles.add(single & mask)
-        if before:
-            pairs.add(zlib.crc32(spelled, before) & mask)
-        before = single
-    return frozenset(singles), frozenset(singles | pairs)
+    # Only what is not all letters can hold a digit, and that is asked quickly. All are encoded at once.
+    kept = ["0" if not word.isalpha() and not _DIGITS.isdisjoint(word) else word for word in _bounded(words)]
+    spelled = "\n".join(kept).encode("utf-8", "surrogatepass").split(b"\n")
+    sums = list(map(zlib.crc32, spelled))
+    singles = frozenset([each & mask for each in sums])
+    pairs = [each & mask for each in map(zlib.crc32, spelled[1:], sums)]
+    return singles, singles.union(pairs)
 
 
 def _bounded(words: Sequence[str]) -> Sequence[str]:

@@ -308,6 +308,7 @@ GROUPS_OF: Final = _by_word()
 _WORD: Final = re.compile(r"[^\W_][\w'+#-]*")
 _ASCII_WORD: Final = re.compile(r"[a-z0-9][a-z0-9_'+#-]*")  # the same for lower-case ASCII, in half the time
 _LEADING_WORD: Final = re.compile(r"([a-z][a-z'-]*) ")
+_RARE_SIGN: Final = re.compile(r"[\\^`#(=]|500")
 
 
 def split_words(lowered: str) -> tuple[str, ...]:
@@ -320,28 +321,33 @@ class _Phrases:
     """Phrases, arranged so that most need not be searched for, each with the groups it belongs to.
 
     `by_word`: those that begin with an English word, under that word: without the word in the text, no search.
-    `foreign` ones are under their first sign outside of ASCII.
+    `by_sign`: those with a sign that prose seldom has, under that sign. `foreign` ones are under their first sign that
+    is not ASCII. `plain` are the rest.
     """
 
     by_word: Mapping[str, tuple[tuple[str, Group | None], ...]]
+    by_sign: Mapping[str, tuple[tuple[str, Group | None], ...]]
     plain: tuple[tuple[str, Group | None], ...]
     foreign: Mapping[str, tuple[tuple[str, Group | None], ...]]
 
     @classmethod
     def of(cls, phrases: Iterable[tuple[str, Group | None]]) -> "_Phrases":
         by_word: dict[str, tuple[tuple[str, Group | None], ...]] = {}
+        by_sign: dict[str, tuple[tuple[str, Group | None], ...]] = {}
         plain: list[tuple[str, Group | None]] = []
         foreign: dict[str, tuple[tuple[str, Group | None], ...]] = {}
         for phrase, group in phrases:
             leading = _LEADING_WORD.match(phrase)
             if leading:
                 by_word[leading[1]] = (*by_word.get(leading[1], ()), (phrase, group))
+            elif rare := _RARE_SIGN.search(phrase):
+                by_sign[rare[0]] = (*by_sign.get(rare[0], ()), (phrase, group))
             elif phrase.isascii():
                 plain.append((phrase, group))
             else:
                 sign = next(sign for sign in phrase if not sign.isascii())
                 foreign[sign] = (*foreign.get(sign, ()), (phrase, group))
-        return cls(by_word, tuple(plain), foreign)
+        return cls(by_word, by_sign, tuple(plain), foreign)
 
     def found(self, lowered: str, vocabulary: AbstractSet[str]) -> Iterator[Group | None]:
         """The group of every phrase that occurs; `vocabulary` is at least the words of `lowered`."""
@@ -349,14 +355,20 @@ class _Phrases:
             for phrase, group in self.by_word[word]:
                 if phrase in lowered:
                     yield group
+        for sign, phrases in self.by_sign.items():
+            if sign in lowered:
+                for phrase, group in phrases:
+                    if phrase in lowered:
+                        yield group
         for phrase, group in self.plain:
             if phrase in lowered:
                 yield group
         if not lowered.isascii():
-            for sign in self.foreign.keys() & set(lowered):
-                for phrase, group in self.foreign[sign]:
-                    if phrase in lowered:
-                        yield group
+            for sign, phrases in self.foreign.items():
+                if sign in lowered:  # ten times as fast as a set of the text's signs
+                    for phrase, group in phrases:
+                        if phrase in lowered:
+                            yield group
 
 
 _GROUPED: Final = _Phrases.of((phrase, group) for group, phrases in _PHRASES.items() for phrase in phrases)

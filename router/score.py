@@ -66,8 +66,11 @@ def _by_difficulty(said: Sequence[Passage], snapshot: Snapshot, head: Head) -> S
     """What training never met is left out of the words' term; length and structure mean the same everywhere."""
     newest = _sight(said[0], snapshot)
     terms = logit_terms(head, newest, snapshot.names, words=not newest.foreign)
+    reached = squash(math.fsum(round(value, _DIGITS) for _, value in terms))
     earlier: list[float] = []
-    for passage in said[1 : 1 + _LEARNED_EARLIER_TURNS]:
+    for age, passage in enumerate(said[1 : 1 + _LEARNED_EARLIER_TURNS], start=1):
+        if reached >= _DECAY**age:
+            break  # the hardest turn of all has decayed below the newest one
         seen = _sight(passage, snapshot)
         earlier.append(squash(math.fsum(v for _, v in logit_terms(head, seen, snapshot.names, words=not seen.foreign))))
     return _summed(terms, earlier, _doubt(newest))

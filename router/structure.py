@@ -16,6 +16,9 @@ from router.lexicon import Group, word_set
 
 _OPTION: Final = re.compile(r"^\s{0,4}\(?[a-h][.)]\s+(\S.*)$", re.MULTILINE)
 _SENTENCE: Final = re.compile(r"[.?!;:](?:\s|$)|[\u3002\uff1f\uff01]")
+# For ASCII: every sign that ends a sentence as a full stop, every blank as a space, so that both are counted at once.
+_BLANKS: Final = b"\t\n\v\f\r\x1c\x1d\x1e\x1f "
+_ENDS: Final = bytes.maketrans(b"?!;:" + _BLANKS, b"...." + b" " * len(_BLANKS))
 _MOST_OPTIONS: Final = 6
 _MOST_OPTION_CHARS: Final = 400
 
@@ -94,7 +97,7 @@ def structure(passage: Passage) -> tuple[float, ...]:
     # never end at a blank can be neither long nor repeated.
     ideographs = (counted.words - listed) * 1.5
     unbroken = ideographs > listed
-    sentences = len(_SENTENCE.findall(stem)) + 1
+    sentences = _sentence_ends(stem) + 1
     numbers = counted.numbers
     return (
         math.log1p(counted.characters + 3.0 * ideographs),
@@ -129,6 +132,13 @@ def structure(passage: Passage) -> tuple[float, ...]:
         counted.non_ascii_share,
         *(math.log1p(counted.count(group)) for group in _GROUPS),
     )
+
+
+def _sentence_ends(text: str) -> int:
+    if not text.isascii():
+        return len(_SENTENCE.findall(text))
+    signs = text.encode("ascii").translate(_ENDS)
+    return signs.count(b". ") + signs.endswith(b".")
 
 
 def _steadied(share: float, words: int) -> float:

@@ -23,6 +23,7 @@ _HARNESS_TAGS: Final = (
     "ide_opened_file",
 )
 _OPENINGS: Final = {tag: re.compile(rf"<{tag}(?:\s[^<>]{{0,200}})?>") for tag in _HARNESS_TAGS}
+_CLOSINGS: Final = re.compile(rf"</({'|'.join(_HARNESS_TAGS)})>")
 _MOST_BLOCKS: Final = 64
 
 
@@ -32,10 +33,11 @@ def strip_harness(text: str) -> str:
     A block that is never closed stays, and so do those after the first 64: dropping the rest of a message would hide
     what the user asks for.
     """
-    if "<" not in text or "</" not in text:  # one sign is found ten times as fast as two
+    closed = set(_CLOSINGS.findall(text)) if "<" in text else ()
+    if not closed:
         return text
     # Each tag has its own search, which only moves forward.
-    upcoming = {tag: found for tag in _HARNESS_TAGS if f"</{tag}>" in text and (found := _OPENINGS[tag].search(text))}
+    upcoming = {tag: found for tag in _HARNESS_TAGS if tag in closed and (found := _OPENINGS[tag].search(text))}
     kept: list[str] = []
     position = 0
     while upcoming and len(kept) < _MOST_BLOCKS:

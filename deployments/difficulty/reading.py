@@ -11,8 +11,6 @@ MAX_TAIL_CHARS: Final = 64_000
 _MAX_TOOLS: Final = 512
 _MAX_CALLS: Final = 64
 _MAX_ARGUMENT_CHARS: Final = 16_000
-_TEXT_KEYS: Final = ("text", "refusal")
-
 _ROLES: Final[Mapping[str, Role]] = {
     "system": Role.SYSTEM,
     "developer": Role.DEVELOPER,
@@ -21,6 +19,8 @@ _ROLES: Final[Mapping[str, Role]] = {
     "tool": Role.TOOL,
     "function": Role.TOOL,
 }
+_TOOL_ROLES: Final = tuple(name for name, role in _ROLES.items() if role is Role.TOOL)
+_USER: Final = Role.USER  # a member is looked up through a function, and this is asked for once per message
 
 
 def read_chat(body: Mapping[str, JsonValue]) -> RouteRequest:
@@ -30,11 +30,12 @@ def read_chat(body: Mapping[str, JsonValue]) -> RouteRequest:
     is noticed in every message, also in those that are too old to be read.
     """
     messages = [message for message in _list(body.get("messages")) if isinstance(message, dict)]
+    roles = [message.get("role") for message in messages]
     return RouteRequest(
-        turns=tuple(_turn(message) for message in messages[-MAX_TURNS:]),
+        turns=tuple([_turn(message) for message in messages[-MAX_TURNS:]]),
         offered_tools=tuple(_tool_names(body)),
         requested_effort=_effort(body),
-        untrusted_content=any(_role(message) is Role.TOOL for message in messages),
+        untrusted_content=any(role in roles for role in _TOOL_ROLES),
     )
 
 
@@ -50,16 +51,9 @@ def read_completion(body: Mapping[str, JsonValue]) -> RouteRequest:
 
 
 def _turn(message: Mapping[str, JsonValue]) -> Turn:
-    return Turn(
-        role=_role(message),
-        text=_cut(_text(message.get("content"))),
-        tool_calls=tuple(_calls(message)),
-    )
-
-
-def _role(message: Mapping[str, JsonValue]) -> Role:
     role = message.get("role")
-    return _ROLES.get(role, Role.USER) if isinstance(role, str) else Role.USER
+    calls = tuple(_calls(message)) if "tool_calls" in message or "function_call" in message else ()
+    return Turn(_ROLES.get(role, _USER) if isinstance(role, str) else _USER, _cut(_text(message.get("content"))), calls)
 
 
 def _text(content: JsonValue) -> str:
@@ -70,7 +64,10 @@ def _text(content: JsonValue) -> str:
         if isinstance(part, str):
             texts.append(part)
         elif isinstance(part, dict):
-            texts += [text for key in _TEXT_KEYS if isinstance(text := part.get(key), str)]
+            if isinstance(text := part.get("text"), str):
+                texts.append(text)
+            if isinstance(refusal := part.get("refusal"), str):
+                texts.append(refusal)
     return "\n".join(texts)
 
 

@@ -15,6 +15,8 @@ from router.signals.evidence import WEIGHTS, EvidenceKind, is_failure
 from router.text import strip_harness, window
 from router.types import Role, Turn
 
+_TOOL: Final = Role.TOOL  # members are looked up through a function, and these are asked for once per turn
+_USER: Final = Role.USER
 _RECENT_CALLS: Final = 6
 _RECENT_RESULTS: Final = 8
 _REPEATS: Final = 3
@@ -116,11 +118,11 @@ class AgentState:
 
 def read_agent_state(turns: Sequence[Turn], passages: Sequence[Passage] = ()) -> AgentState:
     """The state of the agent that sent `turns`, oldest first; `passages` are the user's turns, read, newest first."""
-    results = [turn for turn in turns if turn.role is Role.TOOL]
+    results = [turn for turn in turns if turn.role is _TOOL]
     errors = [is_tool_error(turn.text) for turn in results[-_RECENT_RESULTS:]]
     loop = _newest_round(turns)
     # A user who goes on without a complaint has got past the error, or does not mind it.
-    failed_newest = bool(errors) and errors[-1] and any(turn.role is Role.TOOL for turn in loop)
+    failed_newest = bool(errors) and errors[-1] and any(turn.role is _TOOL for turn in loop)
     tool_loop = _in_tool_loop(turns)
     calls = _recent_calls(loop)
     repeated = bool(calls) and calls.count(calls[0]) >= _REPEATS
@@ -198,7 +200,7 @@ def _newest_round(turns: Sequence[Turn]) -> Sequence[Turn]:
     """The turns since the user spoke last, newest first and not too many."""
     found: list[Turn] = []
     for turn in reversed(turns[-_LOOP_TURNS:]):
-        if turn.role is Role.USER:
+        if turn.role is _USER:
             break
         found.append(turn)
     return found
@@ -252,7 +254,7 @@ def _user_position(turns: Sequence[Turn], age: int) -> int | None:
 
 
 def _speaks(turn: Turn) -> bool:
-    return turn.role is Role.USER and bool(turn.text)
+    return turn.role is _USER and bool(turn.text)
 
 
 def _answer_before(turns: Sequence[Turn], position: int) -> Turn | None:

@@ -1,11 +1,12 @@
 """All signals of a request, and the names under which a policy may speak of them."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from router.features import Passage, read
-from router.lexicon import Group
+from router.lexicon import GROUPS_OF, Group, split_words
 from router.signals.agent import AgentState, Severity, read_agent_state, says_it_failed
 from router.signals.evidence import is_failure
 from router.signals.language import language_of
@@ -15,9 +16,8 @@ from router.signals.review import (
     ReviewLimits,
     ReviewScope,
     has_diff,
-    measure,
     measure_said,
-    parse_diff,
+    measure_text,
     prose,
 )
 from router.signals.risk import called_risk, needs_reasoning, offered_risk, said_risk
@@ -25,6 +25,7 @@ from router.signals.task import classify, is_acknowledgement, is_proof_or_algori
 from router.text import strip_harness, window
 from router.types import Risk, Role, RouteRequest, StateView, TaskType, Tier, Turn
 
+_USER: Final = Role.USER  # a member is looked up through a function, and this is asked for once per turn
 _USER_TURNS: Final = 4  # older turns have decayed to nothing, and would cost time
 _EARLIER_CHARS: Final = 300
 _FOLLOW_UP_WORDS: Final = 12
@@ -164,7 +165,7 @@ def estimated_risk(request: RouteRequest) -> Risk:
 def _user_passages(turns: Sequence[Turn]) -> list[Passage]:
     passages: list[Passage] = []
     for turn in reversed(turns):
-        if turn.role is not Role.USER:
+        if turn.role is not _USER:
             continue
         text = strip_harness(turn.text).strip()
         if not text:
@@ -188,9 +189,8 @@ def _task(said: Sequence[Passage], shows_diff: Sequence[bool]) -> TaskType:
     """The task of the newest turn; a complaint or a short follow-up goes on with the task of the turn before it."""
     newest = classify(said[0], shows_diff[0])
     for passage, before, shown in zip(said, said[1:], shows_diff[1:], strict=False):
-        complaint = says_it_failed(passage.text)
         follow_up = passage.features.words <= _FOLLOW_UP_WORDS and newest is TaskType.GENERAL
-        if not complaint and not follow_up:
+        if not follow_up and not says_it_failed(passage.text):
             break
         earlier = classify(before, shown)
         if earlier not in {TaskType.GENERAL, TaskType.CHAT}:
@@ -213,15 +213,15 @@ def _review(turns: Sequence[Turn], newest: Passage, limits: ReviewLimits) -> Rev
                 shown.append(text)
         if turn.role is Role.USER and (shown or turn.text):
             break
-    review = measure(parse_diff("\n".join(reversed(shown))), limits) if shown else measure_said(newest.lowered, limits)
+    review = measure_text("\n".join(reversed(shown)), limits) if shown else measure_said(newest.lowered, limits)
     sensitive = newest.features.count(Group.RISKY_AREA) > 0 and _names_risky_area(newest)
     return replace(review, high_risk=True) if sensitive else review
 
 
 def _names_risky_area(newest: Passage) -> bool:
     """True when the request itself, not the code below it, speaks of a sensitive area."""
-    from_request = read(prose(newest.lowered.split("```", 1)[0]), _EARLIER_CHARS, 0)
-    return from_request.features.count(Group.RISKY_AREA) > 0
+    from_request = prose(newest.lowered.split("```", 1)[0])
+    return any(Group.RISKY_AREA in GROUPS_OF.get(word, ()) for word in split_words(from_request))
 
 
 def _risk(request: RouteRequest, newest: Passage, shows_diff: bool, untrusted_content: bool) -> Risk:
@@ -234,16 +234,13 @@ def _risk(request: RouteRequest, newest: Passage, shows_diff: bool, untrusted_co
 
 def _context_tokens(turns: Sequence[Turn]) -> int:
     """About how many tokens the conversation has: four characters each, or one and a half ideographs."""
-    plain = wide = 0.0
-    for turn in turns:
-        texts = (turn.text, *(arguments for _, arguments in turn.tool_calls))
-        for text in texts:
-            if text.isascii():
-                plain += len(text)
-                continue
-            # An ideograph is three bytes long: two more than an ASCII sign. Cyrillic counts as half of one.
-            seen = window(text)
-            beyond = (len(seen.encode("utf-8", "surrogatepass")) - len(seen)) / 2 * len(text) / len(seen)
-            wide += beyond
-            plain += max(len(text) - beyond, 0.0)
+    texts = [turn.text for turn in turns]
+    texts += [arguments for turn in turns if turn.tool_calls for _, arguments in turn.tool_calls]
+    plain, wide = float(sum(map(len, filter(str.isascii, texts)))), 0.0
+    for text in itertools.filterfalse(str.isascii, texts):
+        # An ideograph is three bytes long: two more than an ASCII sign. Cyrillic counts as half of one.
+        seen = window(text)
+        beyond = (len(seen.encode("utf-8", "surrogatepass")) - len(seen)) / 2 * len(text) / len(seen)
+        wide += beyond
+        plain += max(len(text) - beyond, 0.0)
     return int(plain / _CHARS_PER_TOKEN + wide / _WIDE_CHARS_PER_TOKEN)

@@ -1,28 +1,25 @@
-"""How large and how risky is the change under review: a parser for unified diffs, and what it adds up to."""
+"""How large and how risky is the change under review: what its diff, or what is said of it, adds up to."""
 
-import bisect
-import itertools
 import re
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
+from enum import Enum, StrEnum
 from typing import Final
 
 from router.lexicon import word_set
+from router.signals.diffs import MAX_DIFF_CHARS, Diff, parse_diff
 
-MAX_DIFF_CHARS: Final = 200_000  # beyond, the diff counts as truncated, hence as large
 _CODE_LINES: Final = 20  # fewer lines need no test of their own
 _REMOVED_LINES: Final = 50
 
-_HUNK: Final = re.compile(r"@@ -\d{1,9}(?:,(\d{1,9}))? \+\d{1,9}(?:,(\d{1,9}))? @@")
 _BEGINS_DIFF: Final = re.compile(r"^(?:@@@? -\d|diff --(?:git|cc|combined) )", re.MULTILINE)
 _DIFF_MARKS: Final = ("@@ -", "@@@ -", "diff --git ", "diff --cc ", "diff --combined ")
-_NOT_OF_HUNK: Final = re.compile(r"[^-+ \\]")
-_GIT_HEADER: Final = re.compile(r'diff --git (?:"?a/(.*?)"?) (?:"?b/(.*?)"?)$')
 _STAT: Final = re.compile(
     r"(\d[\d,]{0,8}) files? changed(?:, (\d[\d,]{0,8}) insertions?\(\+\))?(?:, (\d[\d,]{0,8}) deletions?\(-\))?"
 )
 _FILES_SAID: Final = re.compile(r"\b(\d[\d,]{0,8}) (?:changed |modified |touched )?files\b")
 _LINES_SAID: Final = re.compile(r"\b(\d[\d,]{0,8})[ -](?:changed |modified )?(?:lines?|loc)\b")
+_FIRST_CHARS: Final = 16_000
+_NAMED: Final = re.compile(r'\ndiff --git [^\n]* "?b/([^\n"\r]+)"?\r?(?:\n(deleted))?')
 _PART: Final = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 
 _GENERATED_NAMES: Final = word_set(
@@ -62,46 +59,6 @@ class ReviewLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class FileChange:
-    """One file of a diff. Lines are counted inside hunks only."""
-
-    path: str
-    added: int
-    removed: int
-    hunks: int
-    deleted: bool
-    binary: bool
-
-    @property
-    def changed(self) -> int:
-        """Added plus removed lines."""
-        return self.added + self.removed
-
-
-@dataclass(frozen=True, slots=True)
-class Diff:
-    """A parsed diff. `broken` says that it was truncated or does not follow the format."""
-
-    files: tuple[FileChange, ...]
-    broken: bool
-
-    @property
-    def added(self) -> int:
-        """Added lines of all files."""
-        return sum(file.added for file in self.files)
-
-    @property
-    def removed(self) -> int:
-        """Removed lines of all files."""
-        return sum(file.removed for file in self.files)
-
-    @property
-    def hunks(self) -> int:
-        """Hunks of all files."""
-        return sum(file.hunks for file in self.files)
-
-
-@dataclass(frozen=True, slots=True)
 class Review:
     """What a review is about.
 
@@ -136,10 +93,7 @@ def has_diff(text: str) -> bool:
     """True when some line of `text` begins a unified diff; a `---` alone is a rule in prose, not a diff."""
     # The plain searches decide nearly always, and cost a tenth of the pattern; a single sign is found fastest.
     marked = (
-        text.startswith(_DIFF_MARKS)
-        or ("@" in text and ("\n@@ -" in text or "\n@@@ -" in text))
-        or "\ndiff --git " in text
-        or "\ndiff --c" in text
+        text.startswith(_DIFF_MARKS) or ("@" in text and ("\n@@ -" in text or "\n@@@ -" in text)) or "\ndiff --" in text
     )
     return marked and _BEGINS_DIFF.search(text) is not None
 
@@ -149,206 +103,9 @@ def prose(lowered: str) -> str:
     return "\n".join(line for line in lowered.split("\n") if not line.startswith(("+", "-", "@", " ", "\\", "diff ")))
 
 
-def parse_diff(text: str) -> Diff:
-    """The files of every unified diff in `text`; prose and code fences around them are skipped.
-
-    The counts of a hunk's header say which lines belong to it, so a removed line `-- x` (shown as `--- x`) is no file
-    header. A hunk that ends early, or goes on for longer than it said, makes the diff `broken`, as do combined diffs.
-    """
-    state = _Parser()
-    lines = text[:MAX_DIFF_CHARS].split("\n")
-    marks = _Marks("".join([line[:1] or " " for line in lines]))
-    position = 0
-    while position < len(lines):
-        state.feed(lines[position])
-        position += 1
-        position += state.take_hunk(marks, position)
-    state.end_file()
-    return Diff(files=tuple(state.files), broken=state.broken or len(text) > MAX_DIFF_CHARS)
-
-
-class _Marks:
-    """The first sign of every line of a text, to find the end of a hunk without reading its lines one by one.
-
-    An empty line counts as one of context: editors strip its blank.
-    """
-
-    _OLD: Final = bytes(sign in b"- " for sign in range(256))
-    _NEW: Final = bytes(sign in b"+ " for sign in range(256))
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._sums: tuple[list[int], list[int]] | None = None
-
-    def end_of_hunk_lines(self, start: int, old_left: int, new_left: int) -> int:
-        """Where a hunk that begins at `start` and promises so many lines ends, or the first line that is none of it."""
-        other = _NOT_OF_HUNK.search(self.text, start)
-        end = len(self.text) if other is None else other.start()
-        old, new = self.old_lines(start, end), self.new_lines(start, end)
-        if old < old_left or new < new_left or (old == old_left and new == new_left):
-            return end  # cut off, or exactly what was promised
-        before_old, before_new = self._up_to()
-        old_end = bisect.bisect_left(before_old, before_old[start] + old_left, lo=start)
-        new_end = bisect.bisect_left(before_new, before_new[start] + new_left, lo=start)
-        return max(old_end, new_end)
-
-    def old_lines(self, start: int, end: int) -> int:
-        """Lines of the old file from `start` to before `end`."""
-        return self.text.count("-", start, end) + self.text.count(" ", start, end)
-
-    def new_lines(self, start: int, end: int) -> int:
-        """Lines of the new file from `start` to before `end`."""
-        return self.text.count("+", start, end) + self.text.count(" ", start, end)
-
-    def _up_to(self) -> tuple[list[int], list[int]]:
-        """How many lines of the old and of the new file there are before each line; reckoned once, if at all."""
-        if self._sums is None:
-            signs = self.text.encode("latin-1", "replace")
-            self._sums = (
-                [0, *itertools.accumulate(signs.translate(self._OLD))],
-                [0, *itertools.accumulate(signs.translate(self._NEW))],
-            )
-        return self._sums
-
-
-class _Parser:
-    """One pass over the lines of a diff."""
-
-    def __init__(self) -> None:
-        self.files: list[FileChange] = []
-        self.broken = False
-        self._path: str | None = None
-        self._old_path = ""
-        self._added = self._removed = self._hunks = 0
-        self._deleted = self._binary = False
-        self._old_left = self._new_left = 0
-        self._just_ended = False
-        self._hunk_begins = False
-
-    def take_hunk(self, marks: "_Marks", start: int) -> int:
-        """Take the lines of a hunk at once, if one has just begun; how many there were.
-
-        Takes what the header promised, or, where the diff is cut off, what there is. What does not add up is left to be
-        read line by line.
-        """
-        if not self._hunk_begins:
-            return 0
-        self._hunk_begins = False
-        end = marks.end_of_hunk_lines(start, self._old_left, self._new_left)
-        old, new = marks.old_lines(start, end), marks.new_lines(start, end)
-        if old > self._old_left or new > self._new_left:
-            return 0
-        self._added += marks.text.count("+", start, end)
-        self._removed += marks.text.count("-", start, end)
-        self._old_left -= old
-        self._new_left -= new
-        self._just_ended = self._old_left == 0 and self._new_left == 0
-        return end - start
-
-    def feed(self, line: str) -> None:
-        """Take one line without its line feed."""
-        if self._old_left > 0 or self._new_left > 0:
-            if self._in_hunk(line):
-                return
-            self.broken = True  # cut off: fewer lines than the header promised
-            self._old_left = self._new_left = 0
-        self._between_hunks(line)
-
-    def _in_hunk(self, line: str) -> bool:
-        mark = line[:1]
-        if mark == "+" and self._new_left > 0:
-            self._new_left -= 1
-            self._added += 1
-        elif mark == "-" and self._old_left > 0:
-            self._old_left -= 1
-            self._removed += 1
-        elif mark in {" ", "", "\r"} and self._old_left > 0 and self._new_left > 0:
-            self._old_left -= 1  # editors strip the blank of an empty context line
-            self._new_left -= 1
-        elif mark != "\\":
-            return False
-        self._just_ended = self._old_left == 0 and self._new_left == 0
-        return True
-
-    def _between_hunks(self, line: str) -> None:
-        just_ended, self._just_ended = self._just_ended, False
-        if line.startswith("@@ "):
-            self._begin_hunk(line)
-        elif line.startswith("diff --git "):
-            self._begin_git(line.rstrip("\r"))
-        elif line.startswith(("@@@", "diff --cc ", "diff --combined ")):
-            self.broken = True
-        elif line.startswith("--- "):
-            if just_ended:
-                self.end_file()  # plain diffs have no `diff --git` line between two files
-            self._old_path = _path(line[4:])
-        elif line.startswith("+++ "):
-            self._begin_new(_path(line[4:]))
-        elif line.startswith("deleted file mode"):
-            self._deleted = True
-        elif line.startswith(("Binary files ", "GIT binary patch")):
-            self._binary = True
-        elif line.startswith("rename to "):
-            self._path = line[10:].rstrip("\r")
-        elif line.startswith("\\"):
-            self._just_ended = just_ended
-        elif just_ended and line[:1] in {"+", "-"} and line.rstrip() != "--":
-            self.broken = True  # goes on for longer than the header promised ("-- " is a mail signature)
-
-    def _begin_git(self, line: str) -> None:
-        self.end_file()
-        names = _GIT_HEADER.match(line)
-        self._path = (names[2] if names else "") or "unknown"
-
-    def _begin_new(self, new_path: str) -> None:
-        if new_path == "/dev/null":
-            self._deleted = True
-            new_path = self._old_path
-        if self._path is None or (self._hunks and self._path != new_path):
-            old_path = self._old_path
-            deleted = self._deleted
-            self.end_file()
-            self._old_path, self._deleted = old_path, deleted
-        self._path = new_path
-
-    def _begin_hunk(self, line: str) -> None:
-        header = _HUNK.match(line)
-        if header is None:
-            self.broken = True
-            return
-        if self._path is None:
-            self._path = self._old_path or "unknown"
-        self._hunks += 1
-        self._hunk_begins = True
-        self._old_left = 1 if header[1] is None else int(header[1])
-        self._new_left = 1 if header[2] is None else int(header[2])
-
-    def end_file(self) -> None:
-        """Close the file at hand; also called once after the last line."""
-        if self._old_left > 0 or self._new_left > 0:
-            self.broken = True
-            self._old_left = self._new_left = 0
-        if self._path is not None:
-            self.files.append(
-                FileChange(self._path, self._added, self._removed, self._hunks, self._deleted, self._binary)
-            )
-        self._path = None
-        self._added = self._removed = self._hunks = 0
-        self._deleted = self._binary = False
-
-
-def _path(field: str) -> str:
-    name = field.split("\t", 1)[0].strip().strip('"')
-    return name[2:] if name.startswith(("a/", "b/")) else name
-
-
 def is_generated(path: str) -> bool:
     """True for lock files, vendored and generated code: nobody reviews them line by line."""
-    lowered = path.lower()
-    *folders, name = lowered.split("/")
-    return (
-        name in _GENERATED_NAMES or lowered.endswith(_GENERATED_SUFFIXES) or not _GENERATED_FOLDERS.isdisjoint(folders)
-    )
+    return _sort_of(path) is _Sort.GENERATED
 
 
 def is_test(path: str) -> bool:
@@ -358,20 +115,41 @@ def is_test(path: str) -> bool:
 
 def is_risky(path: str) -> bool:
     """True where a small mistake is expensive: auth, crypto, payment, migration, IaC, CI, SQL, permissions."""
+    return _sort_of(path) is _Sort.RISKY
+
+
+class _Sort(Enum):
+    """What a file is for whoever reviews it; the first that fits."""
+
+    GENERATED = "generated"
+    TEST = "test"
+    DOCUMENT = "document"
+    RISKY = "risky"
+    CODE = "code"
+
+
+def _sort_of(path: str) -> _Sort:
     lowered = path.lower()
-    if is_test(path) or is_generated(path) or _is_document(path):
-        return False
-    name = lowered.rsplit("/", 1)[-1]
-    return (
-        lowered.endswith(_RISKY_SUFFIXES)
+    folders = lowered.split("/")
+    name = folders.pop()
+    if name in _GENERATED_NAMES or lowered.endswith(_GENERATED_SUFFIXES) or not _GENERATED_FOLDERS.isdisjoint(folders):
+        return _GENERATED
+    parts = _parts(path)
+    if not _TEST_PARTS.isdisjoint(parts):
+        return _TEST
+    if lowered.endswith(_DOCUMENT_SUFFIXES):
+        return _DOCUMENT
+    risky = (
+        not _RISKY_PARTS.isdisjoint(parts)
+        or lowered.endswith(_RISKY_SUFFIXES)
         or name in _RISKY_NAMES
         or name.startswith("dockerfile")
-        or not _RISKY_PARTS.isdisjoint(_parts(path))
     )
+    return _RISKY if risky else _CODE
 
 
-def _is_document(path: str) -> bool:
-    return path.lower().endswith(_DOCUMENT_SUFFIXES)
+# A member is looked up through a function, and these are asked for once per file.
+_GENERATED, _TEST, _DOCUMENT, _RISKY, _CODE = _Sort
 
 
 def _ending(path: str) -> str:
@@ -380,40 +158,83 @@ def _ending(path: str) -> str:
 
 
 def _parts(path: str) -> frozenset[str]:
-    return frozenset(part.lower() for part in _PART.findall(path))
+    return frozenset(map(str.lower, _PART.findall(path)))
+
+
+def measure_text(text: str, limits: ReviewLimits) -> Review:
+    """Scope and risk of the diffs in `text`.
+
+    Where the first part of a long diff is large already, the rest is skimmed: its paths are judged like all others, and
+    lines that begin with `+` and `-` are counted. The other counts are then those of the first part.
+    """
+    cut = text.rfind("\ndiff --git ", 0, _FIRST_CHARS)
+    if cut >= 0 and 2 * _FIRST_CHARS < len(text) <= MAX_DIFF_CHARS:
+        first = measure(parse_diff(text[: cut + 1]), limits)
+        if first.scope is ReviewScope.LARGE and not first.broken:
+            return _with_rest(first, text[cut:])
+    return measure(parse_diff(text), limits)
+
+
+def _with_rest(first: Review, rest: str) -> Review:
+    """A large review with the files of `rest`, which begins with a line feed and `diff --git`."""
+    named = [(_sort_of(path), bool(deleted)) for path, deleted in _NAMED.findall(rest)]
+    sorts = [sort for sort, _ in named]
+    added, removed = rest.count("\n+") - len(named), rest.count("\n-") - len(named)  # each names its file once
+    added, removed = max(added, 0), max(removed, 0)
+    all_removed = first.removed_lines + removed
+    all_added = first.changed_lines - first.removed_lines + added
+    # A test that is deleted tests nothing any more.
+    tests = first.test_share > 0.0 or (_TEST, False) in named
+    code = first.untested or _CODE in sorts or _RISKY in sorts
+    return replace(
+        first,
+        high_risk=first.high_risk or _RISKY in sorts or (_TEST, True) in named,
+        files=first.files + len(named) - sorts.count(_GENERATED),
+        changed_lines=all_added + all_removed,
+        deleted_files=first.deleted_files + sum(deleted for _, deleted in named),
+        removed_lines=all_removed,
+        risky_paths=first.risky_paths + sorts.count(_RISKY),
+        generated_files=first.generated_files + sorts.count(_GENERATED),
+        untested=code and not tests,
+        mostly_removed=all_removed >= _REMOVED_LINES and all_removed >= 2 * all_added,
+    )
 
 
 def measure(diff: Diff, limits: ReviewLimits) -> Review:
     """Scope and risk of a diff. A broken diff is large: what cannot be measured is not small."""
-    files = [file for file in diff.files if not is_generated(file.path)]
-    changed = sum(file.changed for file in files)
-    tests = sum(file.changed for file in files if is_test(file.path))
-    code = sum(file.changed for file in files if not is_test(file.path) and not _is_document(file.path))
+    sorts = [_sort_of(file.path) for file in diff.files]
+    files = [file for file, sort in zip(diff.files, sorts, strict=True) if sort is not _GENERATED]
+    lines = dict.fromkeys(_Sort, 0)
+    deleted_tests = False
+    for file, sort in zip(diff.files, sorts, strict=True):
+        lines[sort] += file.added + file.removed
+        deleted_tests = deleted_tests or (file.deleted and sort is _TEST)
+    changed = sum(lines.values()) - lines[_GENERATED]
+    tests, risky_lines = lines[_TEST], lines[_RISKY]
+    risky = sorts.count(_RISKY)
     added, removed = sum(file.added for file in files), sum(file.removed for file in files)
-    risky = [file for file in files if is_risky(file.path)]
-    risky_lines = sum(file.changed for file in risky)
     large = (
         diff.broken
         or changed >= limits.large_lines
         or len(files) >= limits.large_files
-        or (bool(risky) and risky_lines >= limits.risky_lines)
+        or (risky > 0 and risky_lines >= limits.risky_lines)
     )
     return Review(
         scope=ReviewScope.LARGE if large else ReviewScope.SMALL,
-        high_risk=bool(risky) or any(file.deleted and is_test(file.path) for file in files),
+        high_risk=risky > 0 or deleted_tests,
         files=len(files),
         changed_lines=changed,
         hunks=diff.hunks,
         deleted_files=sum(file.deleted for file in files),
         removed_lines=removed,
         test_share=tests / changed if changed else 0.0,
-        risky_paths=len(risky),
+        risky_paths=risky,
         risky_lines=risky_lines,
         broken=diff.broken,
         directories=len({file.path.rpartition("/")[0] for file in files}),
         languages=len({_ending(file.path) for file in files} - {""}),
         generated_files=len(diff.files) - len(files),
-        untested=code >= _CODE_LINES and tests == 0,
+        untested=risky_lines + lines[_CODE] >= _CODE_LINES and tests == 0,
         mostly_removed=removed >= _REMOVED_LINES and removed >= 2 * added,
     )
 

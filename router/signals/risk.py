@@ -5,7 +5,7 @@ command lines only: a request in another language is covered by the trusted clas
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -16,64 +16,85 @@ from router.types import Risk, Role, TaskType, Turn
 _GLANCE_CHARS: Final = 2_000
 _SIMPLE_WORDS: Final = 30
 
-_DESTROY_COMMAND: Final = (
-    r"kubectl\b[^\n]{0,80}\bdelete\b[^\n]{0,40}\b(?:ns|namespaces?|nodes?|pvc?|crds?)\b|kubectl\b[^\n]{0,80}\bdrain\b|"
-    r"terraform\b[^\n]{0,40}\bdestroy\b|helm\b[^\n]{0,40}\b(?:uninstall|delete)\b|drop\s+(?:table|database|schema)\b|"
-    r"truncate\s+table\b|rm\s+-[a-z]{0,6}(?:rf|fr)\b|mkfs\b|dd\s+if=|wipefs\b|"
-    r"git\s+push\b[^\n]{0,60}(?:--force\b|\s-f\b)|"
-    r"(?:aws|gcloud|az)\b[^\n]{0,80}\b(?:delete|terminate|destroy)[\w-]{0,30}"
-)
-_CHANGE_COMMAND: Final = (
-    r"kubectl\b[^\n]{0,80}\b(?:delete|apply|patch|scale|replace|rollout\s+(?:restart|undo))\b|"
-    r"terraform\b[^\n]{0,40}\bapply\b|helm\b[^\n]{0,40}\b(?:upgrade|install|rollback)\b|"
-    r"delete\s+from\s+\w|update\s+\w{1,64}\s+set\b|alter\s+table\b|git\s+reset\s+--hard\b|"
-    r"systemctl\s+(?:stop|restart|disable|mask)\b|(?:sudo\s+)?(?:shutdown|reboot)\b|iptables\s+-[fd]\b|chmod\s+777\b"
-)
-# A command counts where it is to be run: after "run", or on a line of its own unless the turn asks about it.
+# Each command under the word that it begins with: where that is not there, nothing is searched for.
+_DESTROY_COMMANDS: Final = {
+    "kubectl": r"kubectl\b[^\n]{0,80}\b(?:delete\b[^\n]{0,40}\b(?:ns|namespaces?|nodes?|pvc?|crds?)\b|drain\b)",
+    "terraform": r"terraform\b[^\n]{0,40}\bdestroy\b",
+    "helm": r"helm\b[^\n]{0,40}\b(?:uninstall|delete)\b",
+    "drop": r"drop\s+(?:table|database|schema)\b",
+    "truncate": r"truncate\s+table\b",
+    "rm": r"rm\s+-[a-z]{0,6}(?:rf|fr)\b",
+    "mkfs": r"mkfs\b",
+    "dd": r"dd\s+if=",
+    "wipefs": r"wipefs\b",
+    "git": r"git\s+push\b[^\n]{0,60}(?:--force\b|\s-f\b)",
+    "aws": r"aws\b[^\n]{0,80}\b(?:delete|terminate|destroy)[\w-]{0,30}",
+    "gcloud": r"gcloud\b[^\n]{0,80}\b(?:delete|terminate|destroy)[\w-]{0,30}",
+    "az": r"az\b[^\n]{0,80}\b(?:delete|terminate|destroy)[\w-]{0,30}",
+}
+_CHANGE_COMMANDS: Final = {
+    "kubectl": r"kubectl\b[^\n]{0,80}\b(?:delete|apply|patch|scale|replace|rollout\s+(?:restart|undo))\b",
+    "terraform": r"terraform\b[^\n]{0,40}\bapply\b",
+    "helm": r"helm\b[^\n]{0,40}\b(?:upgrade|install|rollback)\b",
+    "delete": r"delete\s+from\s+\w",
+    "update": r"update\s+\w{1,64}\s+set\b",
+    "alter": r"alter\s+table\b",
+    "git": r"git\s+reset\s+--hard\b",
+    "systemctl": r"systemctl\s+(?:stop|restart|disable|mask)\b",
+    "shutdown": r"(?:sudo\s+)?shutdown\b",
+    "reboot": r"(?:sudo\s+)?reboot\b",
+    "iptables": r"iptables\s+-[fd]\b",
+    "chmod": r"chmod\s+777\b",
+}
+_COMMAND_WORDS: Final = frozenset({*_DESTROY_COMMANDS, *_CHANGE_COMMANDS})
+# A command counts where it is to be run: after "run", or on a line of its own unless the turn asks about it. A line is
+# looked for in a text with a line feed before it.
 _RUN: Final = r"\b(?:run|execute)[ \t:]{1,3}(?:this[: ]{1,2})?[`'\"]{0,3}(?:sudo[ \t]+)?"
-_LINE: Final = r"^[ \t]{0,8}(?:[$#>][ \t]{0,4})?(?:sudo[ \t]+)?"
-_DESTROY_RUN: Final = re.compile(rf"{_RUN}(?:{_DESTROY_COMMAND})")
-_CHANGE_RUN: Final = re.compile(rf"{_RUN}(?:{_CHANGE_COMMAND})")
-_DESTROY_LINE: Final = re.compile(rf"{_LINE}(?:{_DESTROY_COMMAND})", re.MULTILINE)
-_CHANGE_LINE: Final = re.compile(rf"{_LINE}(?:{_CHANGE_COMMAND})", re.MULTILINE)
-_DESTROY_CALL: Final = re.compile(_DESTROY_COMMAND)
-_CHANGE_CALL: Final = re.compile(_CHANGE_COMMAND)
+_LINE: Final = r"\n[ \t]{0,8}(?:[$#>][ \t]{0,4})?(?:sudo[ \t]+)?"
+
+
+def _searches(commands: Mapping[str, str], before: str = "") -> tuple[tuple[str, re.Pattern[str]], ...]:
+    return tuple((word, re.compile(f"{before}(?:{command})")) for word, command in commands.items())
+
+
+_DESTROY_CALLS, _CHANGE_CALLS = _searches(_DESTROY_COMMANDS), _searches(_CHANGE_COMMANDS)
+_DESTROY_RUNS, _CHANGE_RUNS = _searches(_DESTROY_COMMANDS, _RUN), _searches(_CHANGE_COMMANDS, _RUN)
+_DESTROY_LINES, _CHANGE_LINES = _searches(_DESTROY_COMMANDS, _LINE), _searches(_CHANGE_COMMANDS, _LINE)
 
 # An order, not a question about one: at the start of a sentence, or after "please", "and", "go ahead and".
-_ORDER: Final = (
-    r"(?:^|[.!?;:\n]\s{0,3}|,\s|\b(?:please|now|then|and|just|to|can you|could you|go ahead and|you to|let's|must)\s+)"
+_ORDERED: Final = re.compile(
+    r"(?:[.!?;:\n]\s{0,3}|,\s|\b(?:please|now|then|and|just|to|can you|could you|go ahead and|you to|let's|must)\s+)\Z"
 )
+_BEFORE_ORDER: Final = frozenset(".!?;:")
+_ORDERED_CHARS: Final = 24  # more than any of these has
 _TARGET: Final = (
     r"(?:namespaces?|databases?|db|tables?|clusters?|nodes?|pods?|deployments?|buckets?|volumes?|pvcs?|disks?|"
     r"servers?|hosts?|instances?|vms?|stacks?|environments?|environment|secrets?|credentials?|keys?|roles?|"
     r"permissions?|firewall|dns|certificates?|topics?|queues?|replicas?|services?|backups?|snapshots?|production|prod|"
     r"staging|main branch|user accounts?|accounts)"
 )
-_DESTROY_ORDER: Final = re.compile(
-    rf"{_ORDER}(?:delete|drop|destroy|wipe|purge|terminate|truncate|decommission|erase|remove|uninstall|tear down|"
-    rf"revoke|force-push|force push)\s+(?:[\w'`\"./-]+\s+){{0,6}}?[`'\"]?{_TARGET}\b"
-)
-_CHANGE_ORDER: Final = re.compile(
-    rf"{_ORDER}(?:restart|reboot|redeploy|deploy|roll back|rollback|fail over|failover|drain|cordon|scale|migrate|"
-    rf"patch|upgrade|rotate|disable|stop|shut down|apply|evict|promote)\s+(?:[\w'`\"./-]+\s+){{0,6}}?[`'\"]?{_TARGET}\b"
-)
+_ON_TARGET: Final = re.compile(rf"\s+(?:[\w'`\"./-]+\s+){{0,6}}?[`'\"]?{_TARGET}\b")
 _ASKS_HOW: Final = re.compile(
     r"\s{0,8}(?:how|what|why|when|where|which|who|should|is|are|does|do|did|explain|describe|write|create|implement|"
     r"design|build|give me|show me|tell me|compare|summari[sz]e|translate|review|suppose|imagine|if)\b"
 )
 _PRODUCTION: Final = re.compile(r"\b(?:prod|production|live|all|every|everything|entire|whole|customers?)\b")
-# Searching is the dear part, so each search needs one of its words to be there at all.
-_COMMAND_WORDS: Final = word_set(
-    "kubectl terraform helm drop truncate rm mkfs dd wipefs git aws gcloud az delete update alter systemctl shutdown "
-    "reboot iptables chmod"
-)
-_DESTROY_WORDS: Final = word_set(
-    "delete drop destroy wipe purge terminate truncate decommission erase remove uninstall tear revoke force-push force"
-)
-_CHANGE_WORDS: Final = word_set(
-    "restart reboot redeploy deploy roll rollback fail failover drain cordon scale migrate patch upgrade rotate "
-    "disable stop shut apply evict promote"
-)
+# Searching is the dear part: an order needs one of its verbs to be there, each under its first word.
+_DESTROY_VERBS: Final = {
+    verb.split()[0]: verb
+    for verb in (
+        "delete", "drop", "destroy", "wipe", "purge", "terminate", "truncate", "decommission", "erase", "remove",
+        "uninstall", "tear down", "revoke", "force-push", "force push",
+    )
+}  # fmt: skip
+_CHANGE_VERBS: Final = {
+    verb.split()[0]: verb
+    for verb in (
+        "restart", "reboot", "redeploy", "deploy", "roll back", "rollback", "fail over", "failover", "drain", "cordon",
+        "scale", "migrate", "patch", "upgrade", "rotate", "disable", "stop", "shut down", "apply", "evict", "promote",
+    )
+}  # fmt: skip
+_CHANGING_WORDS: Final = frozenset({*_DESTROY_VERBS, *_CHANGE_VERBS})
 _NAME_PART: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _NAME_CHARS: Final = 64
 _TOOL_DESTROYS: Final = word_set(
@@ -111,18 +132,45 @@ def said_risk(lowered: str, vocabulary: AbstractSet[str]) -> Risk:
 
 
 def _commanded(lowered: str, asks_how: bool) -> Risk:
-    if _DESTROY_RUN.search(lowered) or (not asks_how and _DESTROY_LINE.search(lowered)):
+    runs = "run" in lowered or "execute" in lowered
+    lines = f"\n{lowered}"
+    if (runs and _found(_DESTROY_RUNS, lowered)) or (not asks_how and _found(_DESTROY_LINES, lines)):
         return Risk.R3
-    changes = _CHANGE_RUN.search(lowered) or (not asks_how and _CHANGE_LINE.search(lowered))
+    changes = (runs and _found(_CHANGE_RUNS, lowered)) or (not asks_how and _found(_CHANGE_LINES, lines))
     return Risk.R2 if changes else Risk.R0
 
 
+def _found(commands: Iterable[tuple[str, re.Pattern[str]]], text: str) -> bool:
+    return any(word in text and pattern.search(text) is not None for word, pattern in commands)
+
+
 def _ordered(lowered: str, vocabulary: AbstractSet[str]) -> Risk:
-    if not _DESTROY_WORDS.isdisjoint(vocabulary) and _DESTROY_ORDER.search(lowered):
+    if _orders(lowered, [_DESTROY_VERBS[word] for word in _DESTROY_VERBS.keys() & vocabulary]):
         return Risk.R3 if _PRODUCTION.search(lowered) else Risk.R2
-    if not _CHANGE_WORDS.isdisjoint(vocabulary) and _CHANGE_ORDER.search(lowered):
+    if _orders(lowered, [_CHANGE_VERBS[word] for word in _CHANGE_VERBS.keys() & vocabulary]):
         return Risk.R2 if _PRODUCTION.search(lowered) else Risk.R1
     return Risk.R0
+
+
+def _orders(lowered: str, verbs: Iterable[str]) -> bool:
+    """True when one of the verbs orders something to be done to a target."""
+    for verb in verbs:
+        start = lowered.find(verb)
+        while start >= 0:
+            end = start + len(verb)
+            if _begins_order(lowered, start) and _ON_TARGET.match(lowered, end):
+                return True
+            start = lowered.find(verb, end)
+    return False
+
+
+def _begins_order(lowered: str, start: int) -> bool:
+    if start == 0:
+        return True
+    if lowered[start - 1] not in _BEFORE_ORDER and not lowered[start - 1].isspace():
+        return False
+    before = lowered[:start].rstrip()
+    return _ORDERED.search(lowered[max(len(before) - _ORDERED_CHARS, 0) : start]) is not None
 
 
 def called_risk(turns: Sequence[Turn]) -> Risk:
@@ -139,11 +187,9 @@ def called_risk(turns: Sequence[Turn]) -> Risk:
 
 
 def _call_risk(arguments: str) -> Risk:
-    if not any(word in arguments for word in _COMMAND_WORDS):
-        return Risk.R0
-    if _DESTROY_CALL.search(arguments):
+    if _found(_DESTROY_CALLS, arguments):
         return Risk.R3
-    return Risk.R2 if _CHANGE_CALL.search(arguments) else Risk.R0
+    return Risk.R2 if _found(_CHANGE_CALLS, arguments) else Risk.R0
 
 
 def offered_risk(names: Iterable[str], vocabulary: AbstractSet[str], untrusted_content: bool) -> Risk:
@@ -161,7 +207,7 @@ def offered_risk(names: Iterable[str], vocabulary: AbstractSet[str], untrusted_c
         changes = changes or (on_target and not _TOOL_CHANGES.isdisjoint(parts))
     if not destroys:
         return Risk.R1 if changes else Risk.R0
-    speaks_of_it = not _DESTROY_WORDS.isdisjoint(vocabulary) or not _CHANGE_WORDS.isdisjoint(vocabulary)
+    speaks_of_it = not _CHANGING_WORDS.isdisjoint(vocabulary)
     return Risk.R2 if speaks_of_it or untrusted_content else Risk.R1
 
 

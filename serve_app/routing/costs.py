@@ -11,12 +11,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
+from router.policy import default_policy
+from router.types import Arm, Effort, Tier
 from serve_app.routing.metrics import Outcomes, Vector, order_of
 
 COMPOSITE_WEIGHT: Final = 0.1
+_ARM_COSTS: Final = dict(default_policy().costs)
 WEAK_COST: Final = 1.0
-STRONG_COST: Final = 4.0
-"""Cost of a turn on 120b over one on 20b: configured, not measured."""
+STRONG_COST: Final = _ARM_COSTS[Arm(Tier.STRONG, Effort.MEDIUM)] / _ARM_COSTS[Arm(Tier.BASE, Effort.MEDIUM)]
+"""Cost of a turn on 120b over one on 20b, both at medium effort, as the shipped policy configures it; not measured."""
 
 
 @dataclass(frozen=True, slots=True)

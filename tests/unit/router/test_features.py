@@ -1,11 +1,15 @@
 import math
+import re
+import zlib
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.features import read
+from router.hashing import hashed
 from router.lexicon import Group
 from router.score import score
+from router.structure import NAMES, structure
 
 
 def test_hand_features_are_counted():
@@ -55,3 +59,30 @@ def test_an_earlier_turn_counts_less_than_the_newest():
 
 def test_longer_is_harder_when_nothing_else_differs():
     assert score((read("x " * 500),)).difficulty > score((read("x " * 20),)).difficulty
+
+
+SIGNS = st.text(alphabet="aB1 2.,;:?!-*)(\n\t\r\x1c", max_size=60)
+
+
+@given(SIGNS)
+def test_what_is_counted_in_a_quick_way_is_what_the_plain_pattern_finds(text: str):
+    passage = read(text)
+    numbers = re.findall(r"[0-9]+(?:[.,][0-9]+)*", text)
+    assert passage.features.numbers == len(numbers)
+    assert passage.features.longest_number == max(map(len, numbers), default=0)
+    assert passage.features.steps == len(re.findall(r"^\s{0,8}(?:\d{1,2}[.)]|[-*])\s", text, re.MULTILINE))
+    options = re.findall(r"^\s{0,4}\(?[A-Ha-h][.)]\s", text, re.MULTILINE)
+    assert passage.features.answer_options == len(options)
+    if len(options) < 2:
+        ends = re.findall(r"[.?!;:](?:\s|$)", passage.lowered)
+        assert structure(passage)[NAMES.index("sentences")] == math.log(len(ends) + 1)
+
+
+@given(st.lists(st.text(alphabet="ab1é-'\ud800", min_size=1, max_size=4), max_size=20))
+def test_words_and_pairs_are_numbered_one_by_one(words: list[str]):
+    plain = [
+        b"0" if any(sign in "0123456789" for sign in word) else word.encode("utf-8", "surrogatepass") for word in words
+    ]
+    alone = {zlib.crc32(word) % 256 for word in plain}
+    pairs = {zlib.crc32(first + second) % 256 for first, second in zip(plain, plain[1:], strict=False)}
+    assert hashed(words, 8) == (alone, alone | pairs)

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.signals.diffs import MAX_DIFF_CHARS, MAX_STEPS, Diff, _Parser, parse_diff
 from router.signals.review import (
-    MAX_DIFF_CHARS,
     ReviewLimits,
     ReviewScope,
     has_diff,
@@ -12,7 +12,7 @@ from router.signals.review import (
     is_test,
     measure,
     measure_said,
-    parse_diff,
+    measure_text,
     prose,
 )
 from tests.unit.router.asks import diff
@@ -195,15 +195,20 @@ def test_tests_and_removals(text: str, untested: bool, mostly_removed: bool):
     assert (review.untested, review.mostly_removed) == (untested, mostly_removed)
 
 
-def line_by_line(text: str):
-    """The same parser without taking whole hunks at once."""
-    from router.signals.review import Diff, _Parser
+class LineByLine(_Parser):
+    """The same parser without taking whole hunks at once: only the header is taken."""
 
-    state = _Parser()
-    for line in text.split("\n"):
-        state.feed(line)
-    state.end_file()
-    return Diff(files=tuple(state.files), broken=state.broken)
+    def _take_hunks(self, start: int) -> int:
+        whole, self._marks = self._marks, self._marks[: start + 1]
+        end = super()._take_hunks(start)
+        self._marks = whole
+        return end
+
+
+def line_by_line(text: str) -> Diff:
+    state = LineByLine(text.split("\n"))
+    complete = state.read()
+    return Diff(files=tuple(state.files), broken=state.broken or not complete)
 
 
 PIECES = [
@@ -219,3 +224,43 @@ def test_hunks_taken_at_once_are_those_read_line_by_line(lines: list[str]):
     assert fast.broken == slow.broken
     if not slow.broken:
         assert fast == slow
+
+
+def test_a_diff_of_more_headers_than_are_read_is_large():
+    text = "diff --git a/x.py b/x.py\n--- a/x.py\n+++ b/x.py\n" + "@@ -1 +1 @@\n-a\n+b\n" * (MAX_STEPS + 1)
+    assert parse_diff(text).broken
+    assert measure_text(text, LIMITS).scope is ReviewScope.LARGE
+
+
+FILLER = "".join(diff(f"src/part_{n}.py", 60, 10) for n in range(60))
+
+
+@pytest.mark.parametrize(
+    ("last", "high_risk", "untested"),
+    [
+        (diff("src/plain.py", 1, 1), False, True),
+        (diff("src/auth/views.py", 1, 1), True, True),
+        (diff("tests/test_plain.py", 1, 1), False, False),
+        ("diff --git a/tests/test_x.py b/tests/test_x.py\ndeleted file mode 100644\nindex 1..0\n", True, True),
+        (diff("vendor/auth/x.go", 1, 1), False, True),
+    ],
+    ids=["plain", "risky", "test", "deleted-test", "generated"],
+)
+def test_the_rest_of_a_long_diff_is_judged_by_its_paths(last: str, high_risk: bool, untested: bool):
+    text = FILLER + last
+    assert len(text) > 32_000
+    skimmed, whole = measure_text(text, LIMITS), measure(parse_diff(text), LIMITS)
+    assert (skimmed.scope, skimmed.high_risk, skimmed.untested) == (ReviewScope.LARGE, high_risk, untested)
+    assert (skimmed.high_risk, skimmed.untested, skimmed.files) == (whole.high_risk, whole.untested, whole.files)
+    assert (skimmed.mostly_removed, skimmed.risky_paths) == (whole.mostly_removed, whole.risky_paths)
+
+
+def test_the_lines_of_the_rest_of_a_long_diff_are_counted():
+    text = FILLER.replace("diff --git", "\ndiff --git")
+    assert measure_text(text, LIMITS).changed_lines == measure(parse_diff(text), LIMITS).changed_lines == 60 * 70
+
+
+def test_a_long_diff_that_is_small_in_its_first_part_is_measured_to_its_end():
+    text = diff("package-lock.json", 4_000, 0) + diff("src/auth/views.py", 30, 0)
+    assert len(text) > 32_000
+    assert measure_text(text, LIMITS) == measure(parse_diff(text), LIMITS)
