@@ -7,6 +7,9 @@ latch of an escalated session; 5. inside a tool loop that is not stalled, the ar
 7. the learned proposal within its budget, or exploration; 8. the default, and for effort the task's own. Then ceilings
 bound the result from above, and floors from below. A pin stands above floors that are not for safety; where it, or a
 tenant's deny, contradicts one that is, the turn is refused. Guards come last, and go up or sideways (`router.guards`).
+
+Load and deadlines touch step 7 and 8 alone: a proposal stays on the base tier while the strong one is cold, full or too
+slow for the caller's deadline, and the notes say which. What a rule, a wish or a failure asks for waits, or is held.
 """
 
 from collections.abc import Sequence
@@ -29,6 +32,7 @@ from router.types import (
     Decision,
     Effort,
     Hold,
+    Load,
     Mode,
     Proposal,
     Risk,
@@ -139,7 +143,7 @@ def decide(
         escalation=escalate(signals, state, usual),
         usual=usual,
         usual_note=usual_note,
-        proposal=propose(scored, around.budget, around.load, state),
+        proposal=_in_reach(propose(scored, around.budget, around.load, state), around.load),
         difficulty=scored.difficulty,
         snapshot_digest=snapshot_digest,
     )
@@ -189,6 +193,27 @@ def fallback(request: RouteRequest, state: StateView | None = None, policy_diges
         policy_digest=policy_digest,
         mode=Mode.BYPASS,
     )
+
+
+def _in_reach(proposal: Proposal, load: Load) -> Proposal:
+    """The proposal, not taken where the strong tier would be waited for, refuse, or be too late."""
+    kept = proposal.taken and (load.strong_cold or load.strong_full or not load.strong_in_time)
+    return replace(proposal, taken=False) if kept else proposal
+
+
+def _kept_back(proposal: Proposal, around: Surroundings) -> tuple[str, ...]:
+    """Why a score above the threshold does not lead to the strong tier; empty when it does, or was not above."""
+    load, budget = around.load, around.budget
+    if not proposal.hit or budget is None:
+        return ()
+    whys = (
+        ("budget_drained", budget.drained),
+        ("strong_tier_down", load.strong_served and not load.strong_up),
+        ("strong_tier_cold", load.strong_cold),
+        ("strong_tier_full", load.strong_full or (load.strong_pressure > 1.0 and not proposal.taken)),
+        ("deadline", not load.strong_in_time),
+    )
+    return tuple(why for why, true in whys if true)[:1]
 
 
 def _mode(fired: Sequence[Rule], policy: Policy, around: Surroundings) -> Mode:
@@ -338,9 +363,12 @@ class _Turn:
         greedy = Tier.STRONG if learned and proposal.taken else default
         reason = f"learned_{proposal.kind}" if greedy is not default else "default"
         drained = self.around.budget is not None and self.around.budget.drained
-        notes = ("budget_drained",) if learned and proposal.hit and drained else ()
+        notes = _kept_back(proposal, self.around) if learned else ()
         both = all(self.bounds.tier(tier) is tier for tier in Tier) and not self.policy.deny
         is_open = both and self.mode is not Mode.BYPASS
+        load = self.around.load
+        if greedy is Tier.BASE and both and load.base_full and load.spills and load.strong_free and not drained:
+            return _Choice(Tier.STRONG, "base_tier_full", "load", notes)
         choice = _Choice(greedy, reason, "learned" if learned else "default", notes, open=is_open)
         share = max(self.around.exploration, self.policy.learning.exploration)
         if not is_open or share <= 0.0 or drained or not self._may_explore():
@@ -355,13 +383,7 @@ class _Turn:
 
     def _may_explore(self) -> bool:
         load = self.around.load
-        return (
-            load.base_up
-            and load.strong_up
-            and load.strong_served
-            and load.strong_pressure < 1.0
-            and self.signals.risk.rank <= Risk.R1.rank
-        )
+        return load.base_up and load.strong_free and self.signals.risk.rank <= Risk.R1.rank
 
     def _effort(self, tier: Tier) -> tuple[Effort, str | None]:
         policy, state, agent = self.policy, self.state, self.signals.agent

@@ -53,6 +53,7 @@ from deployments.store import sqlite_url
 from deployments.tenancy.deployment import Ledger
 from serve_app.api.factory import create_api
 from serve_app.api.metrics import Counters
+from serve_app.api.route_metrics import make_route_meter
 from serve_app.config import (
     AnyEngineSettings,
     AppConfig,
@@ -149,6 +150,7 @@ def parts(config: AppConfig) -> Parts:
                               [model.engine.model for model in config.models if model.source and model.tier],
                               str(vocabulary_dir(config))),
         make_meter=Counters,
+        make_route_meter=make_route_meter,
         codecs=make_codecs(
             {ModelId(model.engine.model): model.fim.template() for model in config.models if model.fim is not None},
             None if config.fim_model is None else ModelId(config.fim_model),

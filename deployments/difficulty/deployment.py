@@ -11,6 +11,7 @@ from typing import Final
 
 from deployments.clock import Clock, SystemClock
 from deployments.difficulty.budgets import Budgets
+from deployments.difficulty.facts import facts_of, is_capped, load_of
 from deployments.difficulty.feedback import FeedbackDesk
 from deployments.difficulty.learned import LearnedSource
 from deployments.difficulty.memory import Decided, Evidence, RouteMemory, SessionMemory
@@ -106,7 +107,7 @@ class DifficultyRouter:
         around = Surroundings(
             mode=self._learned.mode(ask.tenant, ask.session),
             budget=self._budgets.view(ask.tenant, policy.budget, now_ms),
-            load=self._load,
+            load=load_of(self._load, ask.tiers, ask.left_ms, self._settings.spill_up),
             draw=1.0 if ask.dry_run else token / 2**96,  # a question is nothing to learn from
         )
         decision, found = self._decide(ask, request, state, policy, around)
@@ -123,7 +124,8 @@ class DifficultyRouter:
             reasons=served.reasons,
             difficulty=served.difficulty,
             policy_digest=served.policy_digest,
-            watched=self._sessions.has_failures(ask.tenant, ask.session) or _is_capped(policy, served),
+            watched=self._sessions.has_failures(ask.tenant, ask.session)
+            or (is_capped(policy) and served.tier is Tier.STRONG),
             mode=served.mode,
             confidence=0.5 if detail is None else detail.confidence,
             snapshot_digest=served.snapshot_digest,
@@ -132,6 +134,7 @@ class DifficultyRouter:
             eligible=served.eligible,
             hand_over=served.hand_over,
             hold=served.hold,
+            facts=facts_of(found, policy, self._refused()),
         )
         if not ask.dry_run:
             self._remember(ask, answer, request, found, detail, now_ms)
@@ -145,15 +148,18 @@ class DifficultyRouter:
         if attempt.tier is Tier.STRONG:
             budget = self._policies.current.for_tenant(attempt.tenant).budget
             self._budgets.spent(attempt.tenant, budget, attempt.ms, self._clock.now_ms())
-        await self._sessions.observe(
-            Evidence(
-                event_id=attempt.event_id,
-                tenant=attempt.tenant,
-                session=attempt.session,
-                tier=attempt.tier,
-                weight=_WEIGHTS.get(attempt.outcome, 1.0),
+        if attempt.outcome is not AttemptOutcome.ABORTED:
+            await self._sessions.observe(
+                Evidence(
+                    event_id=attempt.event_id,
+                    tenant=attempt.tenant,
+                    session=attempt.session,
+                    tier=attempt.tier,
+                    weight=_WEIGHTS.get(attempt.outcome, 1.0),
+                )
             )
-        )
+        if attempt.cascade is not None:
+            await self._rows.add_cascade(attempt.tenant, attempt.cascade, self._clock.now_ms())
 
     async def feedback(self, said: Feedback) -> None:
         """Take a verdict on a turn of the last days."""
@@ -166,15 +172,18 @@ class DifficultyRouter:
         await self._sessions.flush()
 
     async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteExplanation:
-        """Why a turn of the last days was routed as it was; `NotFound` when forgotten, unknown or another tenant's."""
-        found = self._routes.find(tenant, route_id)
-        if found is not None:
-            return found
+        """Why a turn of the last days was routed as it was; `NotFound` when forgotten, unknown or another tenant's.
+
+        `PartUnavailable` while the store does not answer: the decision alone could be half of the story.
+        """
         await self._opened()
-        stored = await self._rows.decision(tenant, route_id)
-        if stored is None:
-            raise NotFound("There is no such route decision, or it is too old to be explained.")
-        return stored.explanation
+        found = self._routes.find(tenant, route_id)
+        if found is None:
+            stored = await self._rows.decision(tenant, route_id)
+            if stored is None:
+                raise NotFound("There is no such route decision, or it is too old to be explained.")
+            found = stored.explanation
+        return replace(found, cascade=await self._rows.cascade(tenant, route_id))
 
     async def ready(self) -> bool:
         """True when the store answers. A replica without a valid policy does not start."""
@@ -200,6 +209,11 @@ class DifficultyRouter:
             _log.error("the router stops, and what it had not written is lost")
         await self._sessions.close()
         await self._rows.close()
+
+    def _refused(self) -> tuple[str, ...]:
+        """The watched files whose newest version is not in force."""
+        watched = (("policy", self._policies.refused), ("snapshot", self._learned.refused))
+        return tuple(name for name, why in watched if why is not None)
 
     async def _opened(self) -> None:
         """Make the tables. Concurrent first calls share one opening; a failed one is tried again."""
@@ -268,11 +282,6 @@ class DifficultyRouter:
         )
         self._sessions.decided(turn, Explained(ask.tenant, ask.session, explanation))
         self._routes.remember(ask.tenant, explanation)
-
-
-def _is_capped(policy: Policy, decision: Decision) -> bool:
-    capped = policy.budget is not None and policy.budget.strong_seconds_per_hour is not None
-    return capped and decision.tier is Tier.STRONG
 
 
 def _explanation(

@@ -54,5 +54,11 @@ class DifficultySettings(BaseModel):
 
     A file that is refused changes nothing, and is said in the log."""
 
+    spill_up: bool = False
+    """Let the larger tier, while it is free, take turns that could do without it when the base tier is down or full.
+
+    Off: they wait, or the engine refuses them. Never above a ceiling, a deny, or a budget that is spent.
+    """
+
     learned: LearnedSettings = LearnedSettings()
     """The learned part."""

@@ -8,10 +8,25 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from pydantic import TypeAdapter
-from sqlalchemy import BigInteger, Column, Float, Index, MetaData, String, Table, Text, delete, func, select, update
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    MetaData,
+    Row,
+    String,
+    Table,
+    Text,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -19,6 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from deployments.difficulty.memory import Decided, Evidence, Session, unpack
 from deployments.errors import PartUnavailable
 from deployments.ports import (
+    CascadeReport,
     Feedback,
     FeedbackSource,
     FeedbackVerdict,
@@ -34,6 +50,7 @@ _log = logging.getLogger("gatehouse.router")
 _metadata = MetaData()
 _SWEEP_ROWS: Final = 1_000
 _EXPLANATION: Final = TypeAdapter(RouteExplanation)
+_CASCADE: Final = TypeAdapter(CascadeReport)
 
 _sessions = Table(
     "route_sessions",
@@ -54,6 +71,17 @@ _decisions = Table(
     Column("at_ms", BigInteger, nullable=False),
     Column("explanation", Text, nullable=False),
     Index("route_decisions_old", "at_ms"),
+)
+
+# Beside the decision, not in it: whichever replica is told first writes, in any order.
+_cascades = Table(
+    "route_cascades",
+    _metadata,
+    Column("tenant", String(128), primary_key=True),
+    Column("route_id", String(64), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("report", Text, nullable=False),
+    Index("route_cascades_old", "at_ms"),
 )
 
 _feedback = Table(
@@ -89,6 +117,19 @@ class Explained:
     tenant: TenantId
     session: SessionId
     explanation: RouteExplanation
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A decision, and all that was said of the answer to it, the oldest first.
+
+    `explained` is None where another version wrote what this one cannot read.
+    """
+
+    tenant: TenantId
+    route_id: RouteId
+    explained: Explained | None
+    said: tuple[Feedback, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,23 +223,57 @@ class RouteRows:
             return None
         return Explained(tenant, SessionId(row.session), _EXPLANATION.validate_json(row.explanation))
 
+    async def add_cascade(self, tenant: TenantId, report: CascadeReport, now_ms: int) -> None:
+        """Write what a cascade did; once for each decision."""
+        text = _CASCADE.dump_json(report).decode()
+        async with self._writing() as connection:
+            await self._insert_once(
+                connection, _cascades, tenant=tenant, route_id=report.route_id, at_ms=now_ms, report=text
+            )
+
+    async def cascade(self, tenant: TenantId, route_id: RouteId) -> CascadeReport | None:
+        """What a cascade did after a decision of a tenant; None where there was none."""
+        query = select(_cascades.c.report).where(_cascades.c.tenant == tenant, _cascades.c.route_id == route_id)
+        async with self._reading() as connection:
+            text = (await connection.execute(query)).scalar_one_or_none()
+        return None if text is None else _CASCADE.validate_json(text)
+
     async def feedback(self, tenant: TenantId, event_id: str) -> Feedback | None:
         """What was said under this id."""
         query = select(_feedback).where(_feedback.c.tenant == tenant, _feedback.c.event_id == event_id)
         async with self._reading() as connection:
             row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            return None
-        return Feedback(
-            event_id=row.event_id,
-            tenant=TenantId(row.tenant),
-            key_id=KeyId(row.key_id),
-            route_id=RouteId(row.route_id),
-            verdict=FeedbackVerdict(row.verdict),
-            source=FeedbackSource(row.source),
-            weight=row.weight,
-            score=row.score,
-        )
+        return None if row is None else _said(row)
+
+    async def history(
+        self, after: tuple[TenantId, RouteId] | None, limit: int, tenant: TenantId | None = None
+    ) -> Sequence[Told]:
+        """The next `limit` decisions after a key, in the order of tenant and route id; of one tenant or of all.
+
+        For reading everything in short transactions: a store that is in use is not kept from writing.
+        """
+        query = select(_decisions).order_by(_decisions.c.tenant, _decisions.c.route_id).limit(limit)
+        if tenant is not None:
+            query = query.where(_decisions.c.tenant == tenant)
+        if after is not None:
+            query = query.where(tuple_(_decisions.c.tenant, _decisions.c.route_id) > tuple_(*after))
+        verdicts: dict[tuple[str, str], list[Feedback]] = {}
+        async with self._reading() as connection:
+            rows = (await connection.execute(query)).all()
+            for owner in sorted({row.tenant for row in rows}):
+                ids = [row.route_id for row in rows if row.tenant == owner]
+                about = select(_feedback).where(_feedback.c.tenant == owner, _feedback.c.route_id.in_(ids))
+                for said in await connection.execute(about.order_by(_feedback.c.at_ms, _feedback.c.event_id)):
+                    verdicts.setdefault((owner, said.route_id), []).append(_said(said))
+        return [
+            Told(
+                TenantId(row.tenant),
+                RouteId(row.route_id),
+                _readable(row),
+                tuple(verdicts.get((row.tenant, row.route_id), ())),
+            )
+            for row in rows
+        ]
 
     async def add_feedback(self, said: Feedback, now_ms: int) -> bool:
         """Write what was said; False when its id is there already."""
@@ -246,6 +321,7 @@ class RouteRows:
             for table, column, before in (
                 (_sessions, _sessions.c.seen_ms, sessions_before_ms),
                 (_decisions, _decisions.c.at_ms, decisions_before_ms),
+                (_cascades, _cascades.c.at_ms, decisions_before_ms),
                 (_feedback, _feedback.c.at_ms, decisions_before_ms),
                 (_budgets, _budgets.c.at_ms, sessions_before_ms),
             ):
@@ -293,6 +369,27 @@ class RouteRows:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             raise _down(error) from None
+
+
+def _said(row: Row[Any]) -> Feedback:
+    return Feedback(
+        event_id=row.event_id,
+        tenant=TenantId(row.tenant),
+        key_id=KeyId(row.key_id),
+        route_id=RouteId(row.route_id),
+        verdict=FeedbackVerdict(row.verdict),
+        source=FeedbackSource(row.source),
+        weight=row.weight,
+        score=row.score,
+    )
+
+
+def _readable(row: Row[Any]) -> Explained | None:
+    try:
+        found = _EXPLANATION.validate_json(row.explanation)
+    except ValidationError:
+        return None
+    return Explained(TenantId(row.tenant), SessionId(row.session), found)
 
 
 def _read(state: str, seen_ms: int) -> Session | None:

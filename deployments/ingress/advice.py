@@ -26,6 +26,7 @@ from deployments.errors import (
 )
 from deployments.ingress.egress import Reach, check
 from deployments.ingress.opening import Opening
+from deployments.ingress.session import cache_salt_of
 from deployments.ingress.settings import AdviceSettings
 from deployments.ports import (
     Advice,
@@ -192,6 +193,7 @@ class Advisor:
                 body=json.dumps(body).encode(),
                 request_id=request_id,
                 session=SessionId(request_id),
+                cache_salt=cache_salt_of(principal.tenant),
             )
             data = bytearray()
             async with aclosing(Opening(self._engines[model].call(call))) as opening:

@@ -202,6 +202,8 @@ class Cascade:
             return Why.FORBIDDEN
         if self._engines[model.model].cold():
             return Why.COLD
+        if turn.course.late(model.model):
+            return Why.DEADLINE
         try:
             await self._windows[model.model].check(asked)
         except GatehouseError:

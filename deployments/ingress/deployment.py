@@ -23,9 +23,11 @@ from deployments.clients import (
 from deployments.clock import SystemClock
 from deployments.ingress.advice import Advisor
 from deployments.ingress.egress import Reach
+from deployments.ingress.informed import InformedDifficulty
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, RoutedModel
 from deployments.ingress.surface import AsgiApp, Parts, Surface
+from deployments.ingress.tiers import Tiers
 from deployments.ingress.trail import Recorder
 from deployments.ingress.window import Window
 from deployments.ports import SYSTEM_TENANT, AuditEvent, Tier
@@ -59,7 +61,6 @@ class Ingress:
         desk = ApprovalsClient(approvals, settings.call_timeout_s)
         keys = LedgerClient(ledger, settings.call_timeout_s)
         kept = ResponsesClient(responses, settings.call_timeout_s)
-        router = DifficultyClient(difficulty, settings.call_timeout_s)
         self._cold = ColdWatch()
         replicas = {
             served.model: EngineClient(
@@ -83,6 +84,11 @@ class Ingress:
             )
             for served in parts.models
         ]
+        ranked = [(each.tier, each.model) for each in models if each.tier is not None]
+        states, route_meter = Tiers(replicas, ranked, settings.load, clock), parts.make_route_meter(meter)
+        route_meter.watch(states.view)
+        asked = DifficultyClient(difficulty, settings.call_timeout_s)
+        router = InformedDifficulty(asked, states.view, route_meter, clock)
         gate = parts.make_gate(classifier, desk, sink, clock)
         tiers = [(each.tier, Reach(each.model, each.local)) for each in models if each.tier is not None]
         advisor = Advisor(replicas, tiers, keys, desk, clock, settings.advice)
@@ -102,6 +108,8 @@ class Ingress:
             models=models,
             keeps_bodies=parts.keeps_bodies,
             advisor=advisor,
+            tiers=states,
+            route_meter=route_meter,
         )
         self._watching: asyncio.Task[None] | None = None
         self._surface = Surface(

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
 
@@ -19,7 +19,6 @@ from deployments.clock import Clock
 from deployments.errors import (
     ContextTooLong,
     EngineFailed,
-    EngineOverloaded,
     Forbidden,
     GatehouseError,
     InvalidRequest,
@@ -28,7 +27,9 @@ from deployments.errors import (
 from deployments.ingress import records
 from deployments.ingress.advice import Advisor
 from deployments.ingress.cascade import Cascade
+from deployments.ingress.closing import Closing, quiet
 from deployments.ingress.course import Word, wish_of
+from deployments.ingress.deadline import patience_s
 from deployments.ingress.dialects.values import Asked, Codec, Emit, Framing, Judge, ReplyFilter
 from deployments.ingress.egress import Reach, check, wish
 from deployments.ingress.evidence import Spoken, change_of, prompt_body, results_of
@@ -37,18 +38,19 @@ from deployments.ingress.holding import Holder
 from deployments.ingress.meter import Meter
 from deployments.ingress.opening import Opening
 from deployments.ingress.principals import Principals
-from deployments.ingress.provenance import Outside, agent_of, schemas_of
-from deployments.ingress.session import session_of
+from deployments.ingress.provenance import Outside
+from deployments.ingress.reserving import Reserves
+from deployments.ingress.route_meter import RouteMeter, Uncounted
+from deployments.ingress.session import cache_salt_of, session_of
 from deployments.ingress.settings import IngressSettings
+from deployments.ingress.telling import context_of, headers_of, may_see_more, refuse_held, worth_another_attempt
+from deployments.ingress.tiers import Tiers
 from deployments.ingress.trail import Recorder
-from deployments.ingress.turn import Ask, RoutedModel, Turn, outcome_of, used_by, with_known
+from deployments.ingress.turn import Ask, RoutedModel, Turn, with_known
 from deployments.ingress.verifying import Reader
 from deployments.ingress.window import Window, without_max_tokens
 from deployments.ports import (
     Approvals,
-    Attempt,
-    AttemptOutcome,
-    AuditEvent,
     Dialect,
     Difficulty,
     Effort,
@@ -57,10 +59,8 @@ from deployments.ports import (
     EngineItem,
     EngineStart,
     Gate,
-    GateContext,
     Grant,
     Held,
-    Hold,
     Keeps,
     Ledger,
     Limit,
@@ -77,17 +77,15 @@ from deployments.ports import (
     SessionId,
     TenantId,
     Tier,
-    ToolCall,
     ToolResult,
     Usage,
     Verdict,
     keeps_nothing,
 )
-from router import explain
 
 _log = logging.getLogger("gatehouse.ingress")
 T = TypeVar("T")
-_MOST_DROPPED = 32  # tools that are named in a header
+_WITH_HEADS = frozenset({Dialect.MESSAGES, Dialect.RESPONSES})  # a stream's first event names the model
 _MOST_KEPT_BYTES = 4 * 2**20  # of a body that is kept; a larger one is its digest alone
 
 
@@ -130,20 +128,39 @@ class Journey:
         keeps_bodies: Keeps = keeps_nothing,
         kept_bytes: int = _MOST_KEPT_BYTES,
         advisor: Advisor | None = None,
+        tiers: Tiers | None = None,
+        route_meter: RouteMeter | None = None,
     ) -> None:
         """`models` names every model that is served, with its tier and the dialects it can answer.
 
         `keeps_bodies`: whether the words of a tenant's requests go to the audit sink, which encrypts them; each prompt
-        and answer of at most `kept_bytes`. `advisor` reviews held calls where that is wanted.
+        and answer of at most `kept_bytes`. `advisor` reviews held calls where that is wanted. `tiers` sees how calls of
+        engines go, `route_meter` counts cascades.
         """
         self._models = {each.model: each for each in models}
-        tiers = [(each.tier, each) for each in models if each.tier is not None]
+        ranked = [(each.tier, each) for each in models if each.tier is not None]
         # The router chooses among the tiers; what has none is reached by name alone.
-        self._reaches = [Reach(each.model, each.local) for _, each in tiers]
+        self._reaches = [Reach(each.model, each.local) for _, each in ranked]
         self._larger = {
-            tier: tuple((rank, other) for rank, other in tiers if rank.rank > tier.rank) for tier, _ in tiers
+            tier: tuple((rank, other) for rank, other in ranked if rank.rank > tier.rank) for tier, _ in ranked
         }
+        named = [(tier, each.model) for tier, each in ranked]
+        self._tier_states = tiers or Tiers(engines, named, settings.load, clock)
         self._cascade = Cascade(ledger, difficulty, engines, readers, windows, self._larger, settings.cascade)
+        self._reserves = Reserves(settings.answer_tokens)
+        self._closing = Closing(
+            ledger,
+            difficulty,
+            self._cascade,
+            recorder,
+            meter,
+            route_meter or Uncounted(),
+            self._reserves,
+            clock,
+            frozenset(each.model for _, each in ranked),
+            settings.record_delay_s,
+            self._most_kept,
+        )
         self._principals = Principals(ledger, clock, settings.principal_ttl_s)
         self._ledger = ledger
         self._difficulty = difficulty
@@ -163,7 +180,6 @@ class Journey:
         self._kept_bytes = kept_bytes
         self._advisor = advisor
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._draining = asyncio.Event()
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Head | bytes, None]:
         """The answer to a request: a `Head`, then bytes.
@@ -178,7 +194,8 @@ class Journey:
         asked = self._codecs[ask.dialect].read(body)
         untrusted = self._outside.untrusted(asked, ask.headers)
         session = session_of(principal, ask.headers, ask.body, asked.body)
-        routing = self._own(self._route(principal, session, ask, asked, untrusted))  # while the ledger admits
+        # While the ledger admits.
+        routing = self._own(self._route(principal, session, ask, asked, untrusted, started_s))
         try:
             grant = await self._admit(principal, ask, asked)
         except BaseException:
@@ -190,6 +207,7 @@ class Journey:
             reply = self._codecs[ask.dialect].filter(asked, self._framing(ask, decision))
             output = Spoken(self._most_kept(principal.tenant))
             course = self._cascade.begin(wanted, asked, self._models[decision.model].tier is not None)
+            course.late = lambda model: self._late(ask, asked, started_s, model)
             turn = Turn(
                 ask, principal, session, asked, decision, grant, reply, started_s, change_id, untrusted, output, course
             )
@@ -206,11 +224,12 @@ class Journey:
         finally:
             routing.cancel()
             # Nobody waits for it: the last bytes of an answer need no disk, and `drain` sees to it at the end.
-            self._own(self._finish(turn) if turn else _quiet("settle", self._ledger.settle(grant, Usage())))
+            end = self._closing.finish(turn) if turn else quiet("settle", self._ledger.settle(grant, Usage()))
+            self._own(end)
 
     async def drain(self) -> None:
         """Return when everything that ended requests still owe, settlements and records, has been handed over."""
-        self._draining.set()
+        self._closing.hurry()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
@@ -222,7 +241,7 @@ class Journey:
         return principal
 
     async def _admit(self, principal: Principal, ask: Ask, asked: Asked) -> Grant:
-        answer = self._settings.answer_tokens if asked.max_tokens is None else asked.max_tokens
+        answer = self._reserves.tokens(asked.effort) if asked.max_tokens is None else asked.max_tokens
         answer = min(answer, self._widest)  # agents ask for more than exists
         tokens = (
             max(asked.prompt_ids, asked.batch_ids)
@@ -232,7 +251,7 @@ class Journey:
         return await self._ledger.admit(principal, ask.request_id, ModelId(asked.requested_model), tokens)
 
     async def _route(
-        self, principal: Principal, session: SessionId, ask: Ask, asked: Asked, untrusted: bool
+        self, principal: Principal, session: SessionId, ask: Ask, asked: Asked, untrusted: bool, started_s: float
     ) -> RouteDecision:
         if asked.model is not None and not (asked.model in self._engines and principal.may_use(asked.model)):
             raise UnknownModel(asked.requested_model)
@@ -248,15 +267,26 @@ class Journey:
                 session=session,
                 request=with_known(request, ask.risk, asked, untrusted),
                 model=wished,
-                explained=_may_see_more(principal, ask),
+                explained=may_see_more(principal, ask),
+                left_ms=self._left_ms(ask, asked, started_s),
             )
         )
-        _refuse_held(decision)
+        refuse_held(decision)
         if decision.model not in self._engines or not principal.may_use(decision.model):
             raise UnknownModel(asked.requested_model)
         decision = self._warm(decision, asked, principal)
         check(decision.model, principal.egress, self._reaches)
         return await self._checked(decision, asked)
+
+    def _left_ms(self, ask: Ask, asked: Asked, started_s: float) -> int | None:
+        """What is left of the time that the caller will wait; None when it did not say."""
+        patience = patience_s(ask.headers, asked.stream)
+        return None if patience is None else round((started_s + patience - self._clock.monotonic_s()) * 1000)
+
+    def _late(self, ask: Ask, asked: Asked, started_s: float, model: ModelId) -> bool:
+        """Whether a whole answer of a model would probably end after the caller has given up."""
+        left_ms, usual_ms = self._left_ms(ask, asked, started_s), self._tier_states.usual_ms(model)
+        return left_ms is not None and usual_ms is not None and usual_ms > left_ms
 
     async def _direct(self, model: RoutedModel, principal: Principal, asked: Asked) -> RouteDecision:
         """The way to a model that no policy chooses: a small one for filling in the middle, or for embeddings."""
@@ -310,8 +340,14 @@ class Journey:
         if results:
             self._own(self._observe(turn, results))
         while True:
+            settling: asyncio.Task[Opening | Replay] | None = None
             try:
-                async with aclosing(await self._ready(turn)) as items:
+                if turn.course.holds and turn.asked.stream:
+                    settling = asyncio.create_task(self._ready(turn))
+                    if await self._lasts(settling):
+                        turn.course.pending = True
+                        yield self._head(turn, await asyncio.shield(turn.recording))
+                async with aclosing(await (settling or self._ready(turn))) as items:
                     receipt = await asyncio.shield(turn.recording)
                     turn.reply.receipt(receipt)
                     if not turn.headed and not (turn.asked.stream and items.waiting):
@@ -326,12 +362,23 @@ class Journey:
                 self._begin_again(turn)
             else:
                 return
+            finally:
+                if settling is not None:
+                    await _undo(settling)
+
+    async def _lasts(self, settling: asyncio.Task[Opening | Replay]) -> bool:
+        """Whether a reply that is held back takes longer than a stream's status may wait.
+
+        From then on the stream is kept alive like any other that has begun, and a failure can only be told inside it.
+        """
+        done, _ = await asyncio.wait({settling}, timeout=self._settings.first_byte_s)
+        return not done
 
     async def _observe(self, turn: Turn, results: Sequence[ToolResult]) -> None:
         """Tell the gate what the client says became of earlier calls; no answer waits for that."""
         try:
             async with asyncio.timeout(self._settings.call_timeout_s):
-                await self._gate.observe(_context(turn), results)
+                await self._gate.observe(context_of(turn), results)
         except GatehouseError as error:
             _log.error("%d tool results are not recorded: %s", len(results), error.code)
         except Exception as error:  # its text may hold a result
@@ -343,7 +390,7 @@ class Journey:
 
     def _head(self, turn: Turn, receipt: Receipt | None) -> Head:
         turn.headed = True
-        return Head(_headers(turn, receipt), turn.asked.stream, turn.grant.limits, lambda: turn.reply)
+        return Head(headers_of(turn, receipt), turn.asked.stream, turn.grant.limits, lambda: turn.reply)
 
     async def _ready(self, turn: Turn) -> Opening | Replay:
         """The reply to send: the engine's as it comes, or the one that a cascade has settled on."""
@@ -352,7 +399,10 @@ class Journey:
             return opening
         settled = await self._cascade.run(turn, opening, self._open)
         if turn.course.word is Word.ESCALATED:
-            turn.reply = self._codecs[turn.ask.dialect].filter(turn.asked, self._framing(turn.ask, turn.decision))
+            framing = self._framing(turn.ask, turn.decision)
+            # What keepalives have begun goes on, under the name it was begun with: two heads would be no stream.
+            begun = turn.headed and turn.ask.dialect in _WITH_HEADS
+            turn.reply = turn.reply.again() if begun else self._codecs[turn.ask.dialect].filter(turn.asked, framing)
         return settled
 
     async def _flow(self, turn: Turn, items: Opening | Replay) -> AsyncGenerator[bytes, None]:
@@ -400,9 +450,12 @@ class Journey:
             # Unique, which a client's own request id need not be.
             request_id=RequestId(decision.route_id + ("" if turn.attempts == 1 else f"-{turn.attempts}")),
             session=turn.session,
+            cache_salt=cache_salt_of(turn.principal.tenant),
         )
         turn.engine_reached = True
-        opening = Opening(self._engines[decision.model].call(call))
+        watched = self._tier_states.begin(decision.model, asked.stream)
+        turn.calls.append((turn.attempts, watched))
+        opening = Opening(self._engines[decision.model].call(call), watched)
         try:
             await opening.start(self._settings.first_byte_s if asked.stream else None)
         except BaseException:
@@ -434,17 +487,21 @@ class Journey:
                         turn.first_byte_s = self._clock.monotonic_s()
                     yield step.data
                 case Judge():
-                    if _worth_another_attempt(turn, step):
+                    if worth_another_attempt(turn, step):
                         raise _Malformed
                     turn.tool_calls += len(step.calls)
-                    context = _context(turn, step.calls)
+                    context = context_of(turn, step.calls)
                     verdicts = await self._gate.judge(context, step.calls)
                     self._meter.judged(turn.ask.dialect, verdicts)
                     self._have_reviewed(turn.principal, verdicts)
                     if turn.principal.hold_s and any(isinstance(verdict, Held) for verdict in verdicts):
                         yield b""  # what follows may take minutes
                         began_s = self._clock.monotonic_s()
-                        before, verdicts = verdicts, await self._holder.wait(context, step.calls, verdicts)
+                        try:
+                            before, verdicts = verdicts, await self._holder.wait(context, step.calls, verdicts)
+                        finally:
+                            if turn.calls and not turn.calls[-1][1].ended:
+                                turn.held_s += self._clock.monotonic_s() - began_s
                         again = [new for old, new in zip(before, verdicts, strict=True) if new is not old]
                         self._meter.waited(turn.ask.dialect, self._clock.monotonic_s() - began_s, again)
                         self._meter.judged(turn.ask.dialect, again)
@@ -458,41 +515,6 @@ class Journey:
             if self._advisor is not None and isinstance(verdict, Held) and verdict.risk.rank >= Risk.R2.rank:
                 self._advisor.begin(principal, verdict.approval_id)
 
-    async def _finish(self, turn: Turn) -> None:
-        """Settle and record, also after a hang-up or a dead engine."""
-        usage, others = used_by(turn), turn.course.others
-        for grant, used in [(turn.course.grant or turn.grant, usage), *((each.grant, each.usage) for each in others)]:
-            await _quiet("settle", self._ledger.settle(grant, used))  # at once: it frees a place for the next request
-        if turn.error is None:
-            await self._later()
-        if turn.recording is not None:
-            await turn.recording  # the order of the log is the order of events
-        await self._cascade.listen(turn)
-        for each in others:
-            self._meter.abandoned(each.decision.model, each.usage)
-            most_kept = self._most_kept(turn.principal.tenant)
-            await self._recorder.record(records.abandoned(turn, each, most_kept, self._clock.now_ms()))
-        await self._recorder.record(self._finished(turn, usage))
-        for each in others:
-            await self._remember(turn, each.decision, each.outcome, f"{each.decision.route_id}-{each.attempt}")
-        await self._remember(turn, turn.decision, outcome_of(turn), turn.decision.route_id)
-
-    async def _remember(
-        self, turn: Turn, decision: RouteDecision, outcome: AttemptOutcome | None, event_id: str
-    ) -> None:
-        """Tell the session memory, which is about tiers, how an attempt ended."""
-        routed = self._models[decision.model].tier is not None
-        if routed and outcome is not None and (decision.watched or outcome is not AttemptOutcome.OK):
-            ms = round((self._clock.monotonic_s() - turn.started_s) * 1000)
-            attempt = Attempt(event_id, turn.principal.tenant, turn.session, decision.tier, outcome, ms)
-            await _quiet("observe", self._difficulty.observe(attempt))
-
-    async def _later(self) -> None:
-        """A moment in which the next turn of an agent, which comes at once, has the machine for its first token."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.record_delay_s):
-                await self._draining.wait()
-
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that outlives the request it belongs to, and is not forgotten meanwhile."""
         task = asyncio.create_task(work)
@@ -504,93 +526,9 @@ class Journey:
         reply_id = ask.reply_id or hashlib.sha256(decision.route_id.encode()).hexdigest()[:32]
         return Framing(reply_id, decision.model, self._clock.now_ms() // 1000, decision.effort)
 
-    def _finished(self, turn: Turn, usage: Usage) -> AuditEvent:
-        now_s = self._clock.monotonic_s()
-        duration_s = now_s - turn.started_s
-        ttft_s = None if turn.first_byte_s is None else turn.first_byte_s - turn.started_s
-        outcome = records.end_of(turn)
-        self._meter.finished(turn.ask.dialect, turn.decision.model, outcome, duration_s, ttft_s, usage)
-        self._meter.withheld(turn.ask.dialect, turn.reply.withheld)
-        return records.finished(turn, usage, now_s, self._clock.now_ms())
-
     async def _record_decided(self, turn: Turn) -> Receipt | None:
         prompt = await prompt_body(turn.ask.body, turn.asked, self._most_kept(turn.principal.tenant))
         return await self._recorder.record(records.decided(turn, prompt, self._clock.now_ms()))
-
-
-def _may_see_more(principal: Principal, ask: Ask) -> bool:
-    """Whether the answer's headers tell what decided about it: asked for, by a key that may know."""
-    wanted = ask.headers.get(explain.DEBUG_REQUEST_HEADER, "").strip().lower() == "true"
-    return wanted and Scope.ADMIN in principal.scopes
-
-
-def _refuse_held(decision: RouteDecision) -> None:
-    """Raise for a turn that only a smaller model than its floor demands could answer now: it never does."""
-    match decision.hold:
-        case None:
-            return
-        case Hold.REFUSE:
-            raise Forbidden("The routing policy gives this request to a model that is not available here.")
-        case Hold.QUEUE:
-            raise EngineOverloaded("The model that this request needs is not available. Please try again in 30s.", 30)
-
-
-def _headers(turn: Turn, receipt: Receipt | None) -> dict[str, str]:
-    decision = turn.decision
-    headers = {
-        "x-gatehouse-model": decision.model,
-        "x-gatehouse-tier": decision.tier.value,
-        "x-gatehouse-effort": decision.effort.value,
-        "x-gatehouse-route-id": decision.route_id,
-        "x-gatehouse-revision": decision.revision,
-        **dict(
-            explain.headers(
-                effort=decision.effort,
-                reason=decision.reason,
-                policy_digest=decision.policy_digest,
-                mode=decision.mode,
-                confidence=decision.confidence,
-            )
-        ),
-    }
-    if decision.detail is not None:
-        headers |= dict(explain.debug_headers(decision.detail))
-    headers |= turn.course.headers
-    if receipt is not None:
-        headers["x-gatehouse-audit-index"] = str(receipt.index)
-        headers["x-gatehouse-receipt"] = receipt.leaf_hash.hex()
-    if turn.asked.dropped_tools:
-        dropped = list(dict.fromkeys(turn.asked.dropped_tools))
-        headers["x-gatehouse-dropped-tools"] = ",".join(dropped[:_MOST_DROPPED])
-    return headers
-
-
-def _context(turn: Turn, calls: Sequence[ToolCall] = ()) -> GateContext:
-    """What the gate is told of a turn; of all schemas those of the tools that `calls` are of."""
-    return GateContext(
-        request_id=turn.ask.request_id,
-        principal=turn.principal,
-        session=turn.session,
-        model=turn.decision.model,
-        route_id=turn.decision.route_id,
-        offered_tools=turn.asked.offered_tools,
-        agent=agent_of(turn.ask.headers),
-        untrusted=turn.untrusted,
-        schemas=schemas_of(turn.asked, {call.name for call in calls}),
-    )
-
-
-def _worth_another_attempt(turn: Turn, step: Judge) -> bool:
-    """A repaired call may be a wrong guess: once, before any byte has left, ask the model again instead.
-
-    At temperature 0 it would say the same. What is repaired again goes to the gate, which trusts it with nothing.
-    """
-    return (
-        any(call.recovered for call in step.calls)
-        and turn.attempts == 1
-        and turn.first_byte_s is None
-        and turn.asked.body.get("temperature") != 0
-    )
 
 
 async def _drop(task: asyncio.Task[Any]) -> None:
@@ -599,9 +537,8 @@ async def _drop(task: asyncio.Task[Any]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def _quiet(what: str, work: Coroutine[Any, Any, None]) -> None:
-    """Do `work`; its failure is logged and must not hide the outcome of the request it closes."""
-    try:
-        await work
-    except GatehouseError as error:
-        _log.error("%s failed: %s", what, error.code)
+async def _undo(settling: asyncio.Task[Opening | Replay]) -> None:
+    """End a reply that nobody takes: one that is still being settled, or was settled and not read."""
+    await _drop(settling)
+    if not settling.cancelled() and settling.exception() is None:
+        await settling.result().aclose()

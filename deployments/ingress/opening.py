@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from deployments.errors import EngineFailed
+from deployments.errors import EngineFailed, GatehouseError
 from deployments.ingress.dialects.upstream import upstream_error
+from deployments.ingress.tiers import Call
 from deployments.ports import EngineItem, EngineStart
 
 _ERROR_BYTES = 64 * 1024
@@ -14,8 +15,10 @@ _BAD = 400
 class Opening:
     """An engine's reply after its start. Iterate it for the rest; close it to abort the generation."""
 
-    def __init__(self, items: AsyncGenerator[EngineItem, None]) -> None:
+    def __init__(self, items: AsyncGenerator[EngineItem, None], call: Call | None = None) -> None:
+        """`call` is told how the reply begins and ends."""
         self._items = items
+        self._call = call
         self._next: asyncio.Task[EngineItem | None] | None = None
 
     async def start(self, patience_s: float | None) -> None:
@@ -52,7 +55,7 @@ class Opening:
     async def __anext__(self) -> EngineItem:
         task, self._next = self._next, None
         if task is None:  # the rule; only the first item is waited for in a task of its own
-            return await anext(self._items)
+            return await self._take()
         try:
             item = await task
         finally:
@@ -67,9 +70,19 @@ class Opening:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
             self._next = None
+        if self._call is not None:
+            self._call.left()
         await self._items.aclose()
 
     async def _begin(self) -> None:
+        try:
+            await self._started()
+        except GatehouseError as error:
+            if self._call is not None:
+                self._call.failed(error)
+            raise
+
+    async def _started(self) -> None:
         try:
             first = await anext(self._items)
         except StopAsyncIteration:
@@ -79,10 +92,30 @@ class Opening:
         if first.status >= _BAD:
             raise upstream_error(first.status, await self._body())
 
+    async def _take(self) -> EngineItem:
+        """The next item, or `StopAsyncIteration` at the end."""
+        call = self._call
+        if call is None:
+            return await anext(self._items)
+        try:
+            item = await anext(self._items)
+        except StopAsyncIteration:
+            call.completed()
+            raise
+        except GatehouseError as error:
+            call.failed(error)
+            raise
+        if not call.heard and isinstance(item, bytes):
+            call.spoke()
+        return item
+
     async def _pull(self, begun: asyncio.Task[None] | None = None) -> EngineItem | None:
         if begun is not None:
             await begun
-        return await anext(self._items, None)
+        try:
+            return await self._take()
+        except StopAsyncIteration:
+            return None
 
     async def _body(self) -> bytes:
         body = bytearray()

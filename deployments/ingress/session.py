@@ -9,7 +9,7 @@ import hmac
 import json
 from collections.abc import Mapping
 
-from deployments.ports import JsonValue, Principal, SessionId
+from deployments.ports import JsonValue, Principal, SessionId, TenantId
 
 SESSION_HEADERS = (
     "x-session-id",
@@ -35,6 +35,11 @@ def session_of(
     material = named if named is not None else f"{principal.key_id}\0{_opening(body.get('model'), internal)}"
     digest = hmac.new(principal.tenant.encode(), material.encode("utf-8", "surrogatepass"), hashlib.sha256)
     return SessionId(digest.hexdigest()[:32])
+
+
+def cache_salt_of(tenant: TenantId) -> str:
+    """The salt of a tenant's prefix cache: 32 hex digits. No client can name one, so it need not be a secret."""
+    return hashlib.sha256(b"gatehouse prefix cache\0" + tenant.encode()).hexdigest()[:32]
 
 
 def _named(headers: Mapping[str, str], body: Mapping[str, JsonValue]) -> str | None:

@@ -44,6 +44,31 @@ class CascadeSettings(BaseModel):
     )  # fmt: skip
 
 
+class LoadSettings(BaseModel):
+    """When a tier counts as down or full, as one replica sees it. The router then gives it no turn that can do without.
+
+    Turns that a rule, a wish or a failure sends there wait as ever while it is full, and are held while it is down.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    failures: int = Field(default=3, ge=1, description="Calls that must fail in a row for a tier to count as down.")
+    down_s: float = Field(
+        default=10.0, gt=0, le=600, description="For how long it then does; after that one call may find out."
+    )
+    queue_s: float = Field(
+        default=5.0, gt=0, description="Wait for the first byte of streams (95th percentile of the last minute) from "
+        "which on more of a gain is demanded for a turn of the larger tier.",
+    )  # fmt: skip
+    in_flight: int | None = Field(
+        default=None, ge=1, description="Unfinished calls of this replica that count like a queue at that limit; null: "
+        "however many there are.",
+    )  # fmt: skip
+    full_at: float = Field(
+        default=2.0, ge=1, description="Multiple of either limit from which on a tier counts as full."
+    )
+
+
 class IngressSettings(BaseModel):
     """Limits and deadlines of a request."""
 
@@ -78,6 +103,7 @@ class IngressSettings(BaseModel):
         default=30.0, ge=5, le=3600, description="How often each replica sends a synthetic R2 call through the gate."
     )
     cascade: CascadeSettings = Field(default=CascadeSettings(), description="The verified cascade.")
+    load: LoadSettings = Field(default=LoadSettings(), description="What counts as a busy or a broken tier.")
     advice: AdviceSettings = Field(default=AdviceSettings(), description="Risk reviews of calls that wait.")
     call_timeout_s: float = Field(default=5.0, gt=0, description="Deadline of a call to ledger, router or gate.")
     audit_timeout_s: float = Field(default=2.0, gt=0, description="Deadline of an audit acknowledgement.")
@@ -85,10 +111,19 @@ class IngressSettings(BaseModel):
         default=2.0, ge=0, le=4, description="How long a replica trusts a key it has checked. Revocation must reach "
         "every replica within 5 s.",
     )  # fmt: skip
+    wrong_keys_per_minute: int = Field(
+        default=60, ge=1, description="Wrong API keys that one address may present, per replica; after that it is "
+        "answered with 429 until a minute's share is free again. Keys that were good here not long ago go on working.",
+    )  # fmt: skip
+    forwarded_hops: int = Field(
+        default=0, ge=0, le=8, description="How many proxies of your own stand before Gatehouse and write "
+        "`x-forwarded-for`; 0: the header is not believed.",
+    )  # fmt: skip
     record_delay_s: float = Field(
         default=0.05, ge=0, le=5, description="How long the last record of an answered request waits, so that it does "
         "not compete with the first token of the client's next one. A replica that is killed loses what waits.",
     )  # fmt: skip
     answer_tokens: int = Field(
-        default=1024, ge=1, description="Tokens reserved for an answer when the client names no limit."
-    )
+        default=1024, ge=1, description="Least tokens reserved for an answer without a limit of its own; more where "
+        "nine of ten answers at the effort that clients name need more. It cuts no answer.",
+    )  # fmt: skip

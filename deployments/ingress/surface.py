@@ -10,6 +10,7 @@ from deployments.ingress.dialects.values import Codec
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, Reader
 from deployments.ingress.meter import Meter
+from deployments.ingress.route_meter import RouteMeter, Uncounted
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.trail import Recorder
 from deployments.ingress.turn import GENERATING
@@ -99,6 +100,12 @@ class Surface:
     keeps_bodies: Keeps = keeps_nothing
 
 
+def uncounted(meter: Meter) -> RouteMeter:
+    """Routing is not counted."""
+    del meter
+    return Uncounted()
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What `serve_app/app.py` puts into an ingress replica; picklable by reference.
@@ -107,7 +114,8 @@ class Parts:
     store and the audit sink, and only these two and the HTTP app know what a classifier is. `make_canary` builds what
     tries the gate, of which the same is true. `make_api` builds the
     HTTP app; `make_counters` answers one token counter per model that has a local tokenizer. `keeps_bodies`: whose
-    prompts and outputs go to the audit sink, which encrypts them.
+    prompts and outputs go to the audit sink, which encrypts them. `make_route_meter` adds what is counted of routing to
+    what `make_meter` made.
     """
 
     make_api: Callable[[Surface], AsgiApp]
@@ -123,3 +131,4 @@ class Parts:
     loaded: Loaded
     engine_timeout_s: float
     keeps_bodies: Keeps = keeps_nothing
+    make_route_meter: Callable[[Meter], RouteMeter] = uncounted

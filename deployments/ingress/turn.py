@@ -8,6 +8,7 @@ from deployments.errors import EngineFailed, EngineOverloaded, InvalidRequest
 from deployments.ingress.course import Course
 from deployments.ingress.dialects.values import Asked, ReplyFilter
 from deployments.ingress.evidence import Spoken
+from deployments.ingress.tiers import Call
 from deployments.ports import (
     AttemptOutcome,
     Dialect,
@@ -58,6 +59,8 @@ class Turn:
     """What is known of one request by the time it ends; only the journey and its cascade write here.
 
     `decision` is of the attempt that is under way or was sent, `spent` what malformed replies before it have used.
+    `calls` are all calls of engines, each with the number of its attempt; `held_s` is for how long humans were waited
+    for while the last one was open.
     """
 
     ask: Ask
@@ -82,6 +85,20 @@ class Turn:
     repairs: set[str] = field(default_factory=set[str])
     spent: Usage = Usage()
     error: BaseException | None = None
+    calls: list[tuple[int, Call]] = field(default_factory=list[tuple[int, Call]])
+    held_s: float = 0.0
+
+
+def worked_ms(turn: Turn, attempt: int | None = None) -> int:
+    """How long an engine was at work for an attempt of a cascade that was not sent; None: for the one that was.
+
+    What a human was waited for is no work of the model.
+    """
+    if attempt is not None:
+        return sum(call.ms for number, call in turn.calls if number == attempt)
+    unsent = {each.attempt for each in turn.course.others}
+    own = sum(call.ms for number, call in turn.calls if number not in unsent)
+    return max(own - round(turn.held_s * 1000), 0)
 
 
 def with_known(request: RouteRequest, risk: Risk | None, asked: Asked, untrusted: bool) -> RouteRequest:
@@ -133,7 +150,8 @@ def used_by(turn: Turn) -> Usage:
 def outcome_of(turn: Turn) -> AttemptOutcome | None:
     """What the session memory learns; None when the attempt says nothing about the model.
 
-    A hang-up, a refused request or an overloaded engine is no failure of the model.
+    A hang-up, a refused request or an overloaded engine is no failure of the model; its time is told all the same
+    (`AttemptOutcome.ABORTED`).
     """
     if not turn.completed:
         return AttemptOutcome.FAILED if isinstance(turn.error, EngineFailed) else None

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deployments.ports import Detail, RouteDecision, RouteExplanation
+from deployments.ports import CascadeReport, Detail, RouteDecision, RouteExplanation
 from router.types import Alternative, Proposal, RuleTruth
 
 
@@ -25,6 +25,22 @@ def route_explanation(found: RouteExplanation) -> dict[str, Any]:
         "rules": [{"id": rule_id, "fired": fired} for rule_id, fired in found.rules],
         "contributions": _terms(found.contributions),
         "detail": _detail(found.detail),
+        "cascade": _cascade(found.cascade),
+    }
+
+
+def _cascade(report: CascadeReport | None) -> dict[str, Any] | None:
+    """What was checked and asked again: the decision above is the first one, `second` the other."""
+    if report is None:
+        return None
+    return {
+        "outcome": report.word,
+        "reason": report.why,
+        "verdict": report.verdict,
+        "findings": list(report.findings),
+        "second": None if report.second is None else _decided(report.second),
+        "second_verdict": report.second_verdict,
+        "error": report.error_code,
     }
 
 

@@ -255,7 +255,7 @@ async def test_the_larger_model_has_nothing_above_it() -> None:
 @pytest.mark.parametrize(
     ("strong", "code", "outcome"),
     [
-        ([EngineOverloaded("The model is busy.", 2)], "engine_overloaded", None),
+        ([EngineOverloaded("The model is busy.", 2)], "engine_overloaded", AttemptOutcome.ABORTED),
         ([JSON_START, EngineFailed("broken")], "engine_error", AttemptOutcome.FAILED),
         ([JSON_START, b'{"choices": ['], "engine_error", AttemptOutcome.FAILED),
         (json_reply(RIGHT, finish="abort"), "engine_error", AttemptOutcome.FAILED),
@@ -264,7 +264,7 @@ async def test_the_larger_model_has_nothing_above_it() -> None:
     ids=["busy", "broken", "cut", "aborted", "silent"],
 )
 async def test_when_the_larger_model_fails_the_first_answer_is_sent(
-    strong: Script, code: str, outcome: AttemptOutcome | None
+    strong: Script, code: str, outcome: AttemptOutcome
 ) -> None:
     here = world(strong=strong)
     reply = await post(here, ASKED)
@@ -280,7 +280,7 @@ async def test_when_the_larger_model_fails_the_first_answer_is_sent(
     assert nothing_is_owed(here)
     assert here.ledger.settled["grant_2"] == Usage(11, 0, 5, 0)  # the first grant: the key took number 1
     told = [(each.tier, each.outcome) for each in here.difficulty.attempts]
-    assert told == [*([(Tier.STRONG, outcome)] if outcome else []), (Tier.BASE, AttemptOutcome.VERIFIER_FAILED)]
+    assert told == [(Tier.STRONG, outcome), (Tier.BASE, AttemptOutcome.VERIFIER_FAILED)]
     assert here.strong.open == here.engine.open == 0
 
 

@@ -1,0 +1,145 @@
+"""The end of a request: settle, record, count, and tell the router what there is to learn. Nobody waits for it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from deployments.clock import Clock
+from deployments.errors import GatehouseError
+from deployments.ingress import records
+from deployments.ingress.cascade import Cascade
+from deployments.ingress.course import report_of
+from deployments.ingress.meter import Meter
+from deployments.ingress.reserving import Reserves
+from deployments.ingress.route_meter import RouteMeter
+from deployments.ingress.trail import Recorder
+from deployments.ingress.turn import Turn, outcome_of, used_by, worked_ms
+from deployments.ports import (
+    Attempt,
+    AttemptOutcome,
+    AuditEvent,
+    CascadeReport,
+    Difficulty,
+    Ledger,
+    ModelId,
+    RouteDecision,
+    TenantId,
+    Tier,
+    Usage,
+)
+
+_log = logging.getLogger("gatehouse.ingress")
+
+
+class Closing:
+    """Ends requests. Holds no state of any."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        difficulty: Difficulty,
+        cascade: Cascade,
+        recorder: Recorder,
+        meter: Meter,
+        route_meter: RouteMeter,
+        reserves: Reserves,
+        clock: Clock,
+        routed: frozenset[ModelId],
+        record_delay_s: float,
+        most_kept: Callable[[TenantId], int],
+    ) -> None:
+        """`routed` are the models of the tiers; `most_kept` bytes of each body of a tenant go to the audit sink."""
+        self._ledger = ledger
+        self._difficulty = difficulty
+        self._cascade = cascade
+        self._recorder = recorder
+        self._meter = meter
+        self._route_meter = route_meter
+        self._reserves = reserves
+        self._clock = clock
+        self._routed = routed
+        self._record_delay_s = record_delay_s
+        self._most_kept = most_kept
+        self._draining = asyncio.Event()
+
+    def hurry(self) -> None:
+        """From now on no record waits for a better moment."""
+        self._draining.set()
+
+    async def finish(self, turn: Turn) -> None:
+        """Settle and record, also after a hang-up or a dead engine."""
+        usage, course = used_by(turn), turn.course
+        own = (course.grant or turn.grant, usage)
+        for grant, used in (own, *((each.grant, each.usage) for each in course.others)):
+            await quiet("settle", self._ledger.settle(grant, used))  # at once: it frees a place for the next request
+        if turn.error is None:
+            await self._later()
+        if turn.recording is not None:
+            await turn.recording  # the order of the log is the order of events
+        await self._cascade.listen(turn)
+        for each in course.others:
+            self._meter.abandoned(each.decision.model, each.usage)
+            most_kept = self._most_kept(turn.principal.tenant)
+            await self._recorder.record(records.abandoned(turn, each, most_kept, self._clock.now_ms()))
+        await self._recorder.record(self._finished(turn, usage))
+        report = report_of(course, turn.decision)
+        if course.word is not None:
+            self._route_meter.cascaded(course.word.value, None if course.why is None else course.why.value, report)
+        for each in course.others:
+            ms, event_id = worked_ms(turn, each.attempt), f"{each.decision.route_id}-{each.attempt}"
+            await self._remember(turn, each.decision, each.outcome, event_id, ms, report)
+            report = None  # once is enough
+        await self._remember(turn, turn.decision, outcome_of(turn), turn.decision.route_id, worked_ms(turn), report)
+
+    async def _remember(
+        self,
+        turn: Turn,
+        decision: RouteDecision,
+        outcome: AttemptOutcome | None,
+        event_id: str,
+        ms: int,
+        report: CascadeReport | None,
+    ) -> None:
+        """Tell the session memory, which is about tiers, how an attempt ended, and the budget how long it took."""
+        if decision.model not in self._routed:
+            return
+        spent = decision.tier is Tier.STRONG and decision.facts is not None and decision.facts.capped
+        says = outcome is not None and (decision.watched or outcome is not AttemptOutcome.OK)
+        if spent or says or report is not None:
+            attempt = Attempt(
+                event_id=event_id,
+                tenant=turn.principal.tenant,
+                session=turn.session,
+                tier=decision.tier,
+                outcome=outcome or AttemptOutcome.ABORTED,
+                ms=ms,
+                cascade=report,
+            )
+            await quiet("observe", self._difficulty.observe(attempt))
+
+    async def _later(self) -> None:
+        """A moment in which the next turn of an agent, which comes at once, has the machine for its first token."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._record_delay_s):
+                await self._draining.wait()
+
+    def _finished(self, turn: Turn, usage: Usage) -> AuditEvent:
+        now_s = self._clock.monotonic_s()
+        duration_s = now_s - turn.started_s
+        ttft_s = None if turn.first_byte_s is None else turn.first_byte_s - turn.started_s
+        outcome = records.end_of(turn)
+        self._meter.finished(turn.ask.dialect, turn.decision.model, outcome, duration_s, ttft_s, usage)
+        self._meter.withheld(turn.ask.dialect, turn.reply.withheld)
+        if turn.completed and turn.asked.max_tokens is None and not usage.estimated and turn.asked.choices == 1:
+            self._reserves.add(turn.asked.effort, usage.output_tokens)
+        return records.finished(turn, usage, now_s, self._clock.now_ms())
+
+
+async def quiet(what: str, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`; its failure is logged and must not hide the outcome of the request it closes."""
+    try:
+        await work
+    except GatehouseError as error:
+        _log.error("%s failed: %s", what, error.code)
