@@ -2,21 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli import router_eval, router_labels, router_live
+from serve_app.cli import router_eval, router_labels, router_live, router_release, router_traffic
 from serve_app.cli.client import fail
+from serve_app.cli.router_traffic import Mixed, needs_extra
 
 if TYPE_CHECKING:
     from serve_app.routing.data import Labelled, Source
     from serve_app.routing.promotion import Promotion
+    from serve_app.routing.traffic import TrafficRow
+    from serve_app.routing.train import Trained
 
 app = typer.Typer(no_args_is_help=True, help="Train and judge the difficulty router, offline.")
 router_eval.register(app)
 router_labels.register(app)
 router_live.register(app)
+router_traffic.register(app)
+router_release.register(app)
 
 _KINDS = ("difficulty", "two")
 
@@ -28,23 +33,29 @@ def _router() -> None:
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder with a MANIFEST.json, or JSONL (.gz) of labels of your own.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder with a MANIFEST.json, JSONL (.gz) of your own labels, or `router export`.")
+    ],
     out: Annotated[Path, typer.Option(help="Snapshot to write; FILE.report.json and FILE.keys go beside it.")],
     heads: Annotated[str, typer.Option(help="'difficulty' (orders turns), or 'two' (P(ok) of both models).")] = "two",
     sets: Annotated[
         list[str] | None, typer.Option("--set", help="Set of a folder; several allowed. Default: all that can teach.")
     ] = None,
     title: Annotated[str, typer.Option(help="Name that stands in the snapshot.")] = "router",
-    labels: Annotated[int | None, typer.Option(min=50, help="Learn from so many rows, drawn by --seed.")] = None,
+    labels: Annotated[
+        int | None, typer.Option(min=50, help="Learn from so many rows, drawn by --seed; of an export the oldest.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of draws, folds and learners.")] = 0,
     bits: Annotated[int, typer.Option(min=12, max=20, help="2^bits weights for words; half a megabyte at 18.")] = 18,
     measure: Annotated[bool, typer.Option(help="Figures for the report, out of fold: several times the work.")] = True,
+    mixed: Mixed = False,
 ) -> None:
     """Learn a snapshot from rows {id, prompt, task?, weak_ok, strong_ok}. Same rows and settings give the same bytes.
 
+    An export of live traffic teaches two heads without words; --set, --bits and --no-measure mean nothing there.
     Exit code 2: the labels cannot be used.
     """
-    _needs_extra()
+    needs_extra()
     from serve_app.routing.data import DataRefused
     from serve_app.routing.train import TooFewLabels
     from serve_app.routing.train import train as learn
@@ -52,8 +63,11 @@ def train(
     if heads not in _KINDS:
         fail(f"--heads is one of {', '.join(_KINDS)}.", 2)
     try:
-        rows, sources = _labels(data, sets)
-        trained = learn(_drawn(rows, labels, seed), heads, title, sources, bits, seed, measure=measure)
+        if (turns := _traffic(data, mixed=mixed)) is not None:
+            trained = _learned(turns, heads, title, labels, seed)
+        else:
+            rows, sources = _labels(data, sets)
+            trained = learn(_drawn(rows, labels, seed), heads, title, sources, bits, seed, measure=measure)
     except (DataRefused, TooFewLabels) as error:
         fail(str(error), 2)
     report = json.dumps(trained.report, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -70,16 +84,19 @@ def train(
 @app.command()
 def promote(
     snapshot: Annotated[Path, typer.Argument(help="A snapshot that `router train` wrote, with its .keys beside it.")],
-    data: Annotated[Path, typer.Argument(help="Labels to judge it by: a folder with a MANIFEST.json, or JSONL (.gz).")],
+    data: Annotated[
+        Path, typer.Argument(help="What to judge it by: a folder with a MANIFEST.json, JSONL (.gz), `router export`.")
+    ],
     sets: Annotated[list[str] | None, typer.Option("--set", help="Set of a folder; several allowed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
+    mixed: Mixed = False,
 ) -> None:
     """May its heads act? Only where they beat random order, length and task prior on labels they never saw.
 
     Rows that the snapshot was trained on are left out. Exit code 1: no head may act; 2: cannot be judged.
     """
-    _needs_extra()
+    needs_extra()
     from router.snapshot import SnapshotError, parse
     from serve_app.routing.data import DataRefused
     from serve_app.routing.train import judged, unpacked_keys
@@ -87,8 +104,13 @@ def promote(
     try:
         parsed = parse(snapshot.read_bytes())
         known = unpacked_keys(_beside(snapshot, ".keys").read_bytes())
-        rows, _ = _labels(data, sets)
-        outcome = judged(parsed, rows, known, seed)
+        if (turns := _traffic(data, mixed=mixed)) is not None:
+            from serve_app.routing.learned_traffic import judged_by_traffic
+
+            outcome = judged_by_traffic(parsed, turns, known, seed)
+        else:
+            rows, _ = _labels(data, sets)
+            outcome = judged(parsed, rows, known, seed)
     except OSError as error:
         fail(f"cannot read {error.filename}: {error.strerror}. Without its .keys nobody knows what it has seen.", 2)
     except (SnapshotError, ValueError) as error:
@@ -105,7 +127,7 @@ def explore(
     data: Annotated[Path, typer.Argument(help="Folder with a MANIFEST.json.")],
 ) -> None:
     """Which features and recipes order prompts on material they were not made from: two tables, failures included."""
-    _needs_extra()
+    needs_extra()
     from serve_app.routing.data import DataFolder, DataRefused
     from serve_app.routing.exploring import Exploration, markdown
 
@@ -116,6 +138,29 @@ def explore(
     typer.echo(markdown(exploration.alone(), "feature alone"))
     typer.echo("")
     typer.echo(markdown(exploration.recipes(), "recipe"))
+
+
+def _traffic(data: Path, *, mixed: bool) -> "tuple[TrafficRow, ...] | None":
+    """The rows of an export; None for anything else."""
+    from serve_app.routing.learned_traffic import of_one_tenant
+    from serve_app.routing.traffic import is_traffic, read_traffic
+
+    if data.is_dir() or not is_traffic(data):
+        return None
+    rows = read_traffic(data)
+    of_one_tenant(rows, mixed=mixed)
+    return rows
+
+
+def _learned(rows: "tuple[TrafficRow, ...]", heads: str, title: str, labels: int | None, seed: int) -> "Trained":
+    """A snapshot from live traffic: of its oldest judged turns, so that later ones are left to judge it by."""
+    from serve_app.routing.learned_traffic import learn
+
+    if heads != "two":
+        fail("live traffic teaches --heads two.", 2)
+    # Not by id where times are equal: an id has the turn's draw in it, and a sorted half would hold all that explored.
+    judged = sorted((row for row in rows if row.outcome is not None), key=lambda row: (row.at_ms, row.group))
+    return learn(judged[:labels], title, seed)
 
 
 def _labels(data: Path, sets: list[str] | None) -> "tuple[tuple[Labelled, ...], tuple[Source, ...]]":
@@ -163,14 +208,3 @@ def _document(outcome: "Promotion") -> str:
 
 def _beside(file: Path, ending: str) -> Path:
     return file.with_name(file.name + ending)
-
-
-def _needs_extra() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("sklearn") is None or find_spec("numpy") is None:
-        _missing()
-
-
-def _missing() -> NoReturn:
-    fail("training needs scikit-learn and numpy: install the extra `router`. Serving does not.", 2)

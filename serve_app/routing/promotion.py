@@ -62,16 +62,19 @@ def promote(
     rulers: Mapping[str, Vector],
     own: NDArray[np.bool_] | None = None,
     seed: int = 0,
+    groups: NDArray[np.intp] | None = None,
 ) -> Promotion:
     """The gate over N labels that no head was trained on.
 
     `heads` and `rulers` map a name to one score per label (higher goes to the strong model). `own` marks the tenant's
-    own rows where labels are pooled: on those a head must not be worse than random either.
+    own rows where labels are pooled: on those a head must not be worse than random either. Labels of one of `groups`
+    are resampled together; without it each is a group of its own.
     """
-    why = _unusable(outcomes, own)
+    together = np.arange(len(outcomes)) if groups is None else groups
+    why = _unusable(outcomes, own, together)
     if why is not None:
         return Promotion(len(outcomes), tuple(Verdict(name, None, {}, (why,)) for name in heads), {}, None)
-    resamples = Resamples.over_prompts(len(outcomes), seed=seed)
+    resamples = Resamples.over_groups(together, seed=seed)
     described = describe(outcomes, resamples)
     measured = {name: rank(outcomes, score, resamples, described) for name, score in {**rulers, **heads}.items()}
     known = {name: ranking for name, ranking in measured.items() if not isinstance(ranking, Refused)}
@@ -89,12 +92,12 @@ def promote(
     )
 
 
-def _unusable(outcomes: Outcomes, own: NDArray[np.bool_] | None) -> str | None:
+def _unusable(outcomes: Outcomes, own: NDArray[np.bool_] | None, groups: NDArray[np.intp]) -> str | None:
     if len(outcomes) < LEAST_LABELS:
         return f"{len(outcomes)} labels are fewer than {LEAST_LABELS}"
     if own is not None and not own.any():
         return "none of the labels is the tenant's own"
-    refused = refusal(describe(outcomes, Resamples.over_prompts(len(outcomes))))
+    refused = refusal(describe(outcomes, Resamples.over_groups(groups)))
     return None if refused is None else refused.why
 
 
