@@ -5,7 +5,7 @@ raises, and it keeps the order of the classes. Under the data lies a floor that 
 repaired from malformed output is a guess at what was meant, and at least R2.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -43,7 +43,8 @@ class When(Strict):
     """All that is named here must be so. Lists are patterns (`*`, `?`), one of which must fit.
 
     `agent` fits also a client that does not name itself when one of its patterns is `*`: nobody escapes a rule by
-    saying less.
+    saying less. `rule` fits when one of the rules that decided about the call's commands does; alone it is no
+    circumstance.
     """
 
     recovered: Literal[True] | None = None
@@ -52,6 +53,7 @@ class When(Strict):
     agent: tuple[str, ...] = ()
     tool: tuple[str, ...] = ()
     profile: tuple[Literal["observe", "coding", "ops"], ...] = ()
+    rule: tuple[str, ...] = ()
 
 
 class RaiseSpec(Strict):
@@ -63,8 +65,10 @@ class RaiseSpec(Strict):
     keeps_standing: bool = False
     reason: str = Field(min_length=3)
 
-    def applies(self, circumstances: Circumstances, tool: str, profile: GateProfile) -> bool:
-        """True when the call came about as this raise says."""
+    def applies(
+        self, circumstances: Circumstances, tool: str, profile: GateProfile, rules: Collection[str] = ()
+    ) -> bool:
+        """True when the call came about as this raise says; `rules` are the ids of those that decided about it."""
         when = self.when
         return (
             (when.recovered is None or circumstances.recovered)
@@ -73,6 +77,7 @@ class RaiseSpec(Strict):
             and _fits(when.agent, circumstances.agent)
             and _fits(when.tool, tool)
             and (not when.profile or profile.value in when.profile)
+            and (not when.rule or any(_fits(when.rule, rule) for rule in rules))
         )
 
     def raised(self, risk: Risk, covered: bool) -> Risk:
@@ -99,12 +104,16 @@ def raised(
     profile: GateProfile,
     risk: Risk,
     covered: bool,
+    rules: Collection[str] = (),
 ) -> Raised:
-    """`risk` after every raise that applies, each on its own: the highest counts, whatever their order."""
+    """`risk` after every raise that applies, each on its own: the highest counts, whatever their order.
+
+    `rules` are the ids of the rules that decided about the call's commands.
+    """
     floor = FLOOR if circumstances.recovered else Risk.R0
     found, reasons = risk.at_least(floor), list[str]()
     for each in raises:
-        if not each.applies(circumstances, tool, profile):
+        if not each.applies(circumstances, tool, profile, rules):
             continue
         after = each.raised(risk, covered)
         if after.rank > risk.rank:
@@ -130,7 +139,7 @@ def raise_faults(raises: Iterable[RaiseSpec]) -> list[str]:
         after = [each.raised(risk, covered=False).rank for risk in _CLASSES]
         if after != sorted(after):
             faults.append(f"the raise {each.id} puts a class above one that was higher")
-        if each.when == When():
+        if each.when.model_copy(update={"rule": ()}) == When():
             faults.append(f"the raise {each.id} names no circumstance; the tables are the place for that")
     return faults
 

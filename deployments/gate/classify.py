@@ -140,23 +140,24 @@ class Classifier:
         ordered = sorted(reading.findings, key=lambda found: -found.risk.rank)
         own = ordered[0].risk
         covered = own is Risk.R1 and all(found.covered for found in ordered if found.risk is not Risk.R0)
-        after = raised(self._bundle.raises, situation.circumstances, situation.tool, situation.profile, own, covered)
+        rules = tuple(dict.fromkeys(found.rule or "no-rule" for found in ordered))
+        told, tool, profile = situation.circumstances, situation.tool, situation.profile
+        after = raised(self._bundle.raises, told, tool, profile, own, covered, rules)
         risk = after.risk
         covered = covered and risk is Risk.R1
         reasons = list(after.reasons)
         for found in ordered:
             if found.risk is not Risk.R0 or risk is Risk.R0:
                 reasons += [reason for reason in found.reasons if reason not in reasons]
-        rules = tuple(dict.fromkeys(found.rule or "no-rule" for found in ordered))
         return Classification(
             risk=risk,
-            outcome=decide(self._bundle.table_b, situation.profile, risk, covered),
+            outcome=decide(self._bundle.table_b, profile, risk, covered),
             reasons=tuple(reasons[:MAX_REASONS]),
             rules=rules,
             commands=tuple(found.command for found in reading.findings if found.command),
             arguments=arguments,
             covered=covered,
-            standing=self._bundle.standing.get(situation.profile) if covered else None,
+            standing=self._bundle.standing.get(profile) if covered else None,
             policy_digest=self._bundle.policy_digest,
             preview=reading.preview,
         )

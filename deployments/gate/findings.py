@@ -113,6 +113,8 @@ def settle(
     reasons = [f"{name}: {reason}", *(f"{name}: {note}" for note in notes)]
     if env is Env.PROD and risk is not Risk.R0:
         reasons.append(f"{name}: the target is production, or not known to be otherwise")
+    if sensitive and risk is not Risk.R0:
+        reasons.append(f"{name}: what it reads or changes is sensitive, or not known to be otherwise")
     if covered:
         reasons.append(f"{name}: inside the workspace, covered by the standing rollback plan")
     return Finding(Risk.R1 if covered else risk, covered, rule.id if rule else None, tuple(reasons), shown)
@@ -131,3 +133,15 @@ def _inside(bundle: Bundle, directory: str | None) -> bool:
     """True when commands that run in `directory` work on the workspace."""
     target = None if directory is None else bundle.target("path", directory)
     return target is not None and target.workspace
+
+
+def as_shown(argv: Sequence[Word]) -> str:
+    """The command as an approver reads it: words apart, unknown ones as `<?>`."""
+    return " ".join(_quoted(word.text) for word in argv)
+
+
+def _quoted(text: str | None) -> str:
+    if text is None:
+        return "<?>"
+    plain = text and all(char.isalnum() or char in "_./:=,@%+-*?[]{}" for char in text)
+    return text if plain else "'" + text.replace("'", "'\\''") + "'"

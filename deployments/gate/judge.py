@@ -10,11 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deployments.gate import feeds, guess, outputs
-from deployments.gate.findings import NOTHING, Facts, Finding, settle
+from deployments.gate.findings import NOTHING, Facts, Finding, as_shown, settle
 from deployments.gate.grammar import ClassOf
-from deployments.gate.paths import HOME, normal_path
+from deployments.gate.operands import (
+    RUNNING,
+    filled,
+    fits_anywhere,
+    fits_value,
+    harmless_names,
+    harmless_test,
+    judge_assignment,
+    judge_here,
+    judge_operands,
+    judge_second,
+    judge_several,
+    one_at_a_time,
+    placed,
+    take_rest,
+)
+from deployments.gate.paths import followed, normal_path
 from deployments.gate.policy import Bundle
-from deployments.gate.roles import judge_implied, judge_objects, judge_path, judge_word
+from deployments.gate.roles import judge_implied, judge_path, judge_word
 from deployments.gate.shell.atoms import (
     MAX_DEPTH,
     MAX_RUNS,
@@ -22,7 +38,6 @@ from deployments.gate.shell.atoms import (
     Atom,
     Cut,
     Redirect,
-    Source,
     Unprovable,
     Word,
     source_of,
@@ -34,21 +49,9 @@ from deployments.ports import Risk
 
 __all__ = ["Finding", "Judge", "normal_path"]
 
-_DIRECTORY_CHANGERS = frozenset({"cd", "pushd"})
-_DIRECTORY_FLAGS = re.compile(r"-[LPen@]*|--")
 _TEST_PROGRAMS = frozenset({"test", "["})
-_TEST_UNARY = frozenset({f"-{letter}" for letter in "efdrwxsLhnzbcpSt"})
-_TEST_BINARY = frozenset({"=", "==", "!=", "-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-nt", "-ot", "-ef"})
 _NUMBER_AND_FLAGS = re.compile(r"-[0-9]+(?P<letters>[A-Za-z]*)")
 _DESCRIPTOR = re.compile(r"[0-9]+|-")
-# Letters that the names of a program's own dashed words are made of: a glob with another one matches none of them.
-_WORDLIKE = re.compile(r"[a-z*?\[\]!^-]*")
-_SUFFIXED = re.compile(r".*\.[A-Za-z0-9]+", re.S)
-# Roles of words that run something: their positions are found, not judged.
-_RUNNING = frozenset({"command", "script", "assignment"})
-# Roles of words of any form, as long as they are one word.
-_ANY = frozenset({"text", "name-regex", "file", "operand", "written"})
-MAX_DIRECTORIES = 8
 MAX_GUESSED = 4_000
 MAX_GUESSES = 24
 
@@ -141,7 +144,7 @@ class Judge:
         # What is redirected into a command takes the place of the pipe.
         fed = not any(redirect.operator.startswith("<") for redirect in atom.redirects)
         found += self._command(argv, depth, atom.feed if fed else None)
-        self._follow(argv)
+        self.directories = followed(self.directories, argv)
         return [finding for finding in found if finding is not None]
 
     def _calculated(self, word: Word) -> Finding | None:
@@ -163,12 +166,12 @@ class Judge:
     # --- one command -------------------------------------------------------------------------------------------------
 
     def _command(self, argv: tuple[Word, ...], depth: int, feed: Atom | None = None) -> list[Finding]:
-        shown = _shown(argv)
+        shown = as_shown(argv)
         facts = Facts(argv=argv)
         node = self._program(argv[0], facts)
         if node is None:
             return [self._settled(facts, None, shown)]
-        if argv[0].text in _TEST_PROGRAMS and _harmless_test(argv):
+        if argv[0].text in _TEST_PROGRAMS and harmless_test(argv):
             return [self._settled(facts, self._rule(facts, node, bare=False), shown)]
         positionals: list[Word] = []
         nested: list[Finding] = []
@@ -177,17 +180,17 @@ class Judge:
         while words:
             word = words.pop(0)
             text = word.text
-            if node.operands_end_flags and positionals and not _RUNNING & set(node.args):
+            if node.operands_end_flags and positionals and not RUNNING & set(node.args):
                 positionals += [word, *words]
                 break
             if text is None:
                 # No standing plan covers a word that nobody knows: it may name hooks, or pipelines.
                 facts.wide = facts.wide or not outputs.samples(word)
-                if not _fits_anywhere(node, word, bool(positionals)):
+                if not fits_anywhere(node, word, bool(positionals)):
                     facts.unknown("a word that is only known when it runs")
                 positionals.append(word)
                 continue
-            if word.glob and not _harmless_names(node, word) and (text[0] in "*?[-" or word.loose):
+            if word.glob and not harmless_names(node, word) and (text[0] in "*?[-" or word.loose):
                 facts.unknown(f"file names in place of '{text}' may be read as flags")
             if word.loose and not word.glob and not node.any_words:
                 facts.unknown("the name of the working directory may be several words, and flags among them")
@@ -195,12 +198,12 @@ class Judge:
                 nested += self._nested(node, [word, *words], depth, feed, facts)
                 runs = True
                 break
-            if text == "--" and "--" not in node.flags:
+            if text == "--":
                 runs = bool(words) and not {"command", "script"}.isdisjoint(node.args)
                 if runs:
                     nested += self._nested(node, words, depth, feed, facts)
                 else:
-                    self._rest(facts, node, positionals, words)
+                    take_rest(facts, node, positionals, words)
                 break
             if not positionals and not word.glob and text in node.sub:
                 node = node.sub[text]
@@ -212,9 +215,9 @@ class Judge:
                 facts.opaque("runs the file that it is given")
             positionals.append(word)
         drop = bool(node.drops_first & facts.given)
-        self._positionals(facts, node, positionals, drop)
+        judge_operands(self.bundle, facts, node, positionals, self.directories, drop)
         if node.here & facts.given or ("*" in node.here and feed is None):
-            self._reads_here(facts, node, positionals, drop)
+            judge_here(self.bundle, facts, node, positionals, self.directories, drop)
         if node.requires and not node.requires & facts.given:
             facts.opaque("runs what it is given on its input or in a file")
         if (node.needs and not node.needs & facts.given) or len(positionals) < node.least:
@@ -234,8 +237,8 @@ class Judge:
         if name is None or word.glob:
             facts.opaque("the program is only known when it runs")
             return None
-        directory, _, base = name.rpartition("/")
-        if directory:
+        directory, slash, base = name.rpartition("/")
+        if slash:
             if directory not in self.bundle.program_directories:
                 facts.opaque(f"the program '{name}' is not one of the system's")
                 return None
@@ -257,30 +260,22 @@ class Judge:
             return False
         return len(positionals) >= len(fixed)
 
-    @staticmethod
-    def _rest(facts: Facts, node: Node, positionals: list[Word], words: list[Word]) -> None:
-        """The words after `--`: positional, whatever they look like."""
-        if any(word.text is None for word in words) and not node.any_words:
-            facts.unknown("a word that is only known when it runs")
-        facts.wide = facts.wide or any(word.text is None and not outputs.samples(word) for word in words)
-        positionals += words
-
     def _nested(self, node: Node, words: list[Word], depth: int, feed: Atom | None, facts: Facts) -> list[Finding]:
         """The command that a wrapper runs. `xargs` adds words of its input, or puts them in a placeholder's place."""
         if depth >= MAX_DEPTH:
-            return [self.opaque(_shown(words), f"commands nested deeper than {MAX_DEPTH}")]
+            return [self.opaque(as_shown(words), f"commands nested deeper than {MAX_DEPTH}")]
         if "script" in node.args:
             if any(word.text is None or word.glob or word.symbolic for word in words):
-                return [self.opaque(_shown(words), "runs words that are only known when it runs")]
+                return [self.opaque(as_shown(words), "runs words that are only known when it runs")]
             return self.script(" ".join(word.text or "" for word in words), depth + 1)
         if node.appends:
             placeholder = facts.placeholder
-            alone = _one_at_a_time(facts.argv)
+            alone = one_at_a_time(facts.argv)
             cut = Cut.FIELD if alone else Cut.WHOLE
             if placeholder is None:
                 words = [*words, Word(None, loose=True, several=not alone, pieces=(source_of(feed, cut),))]
             else:
-                words = [_placed(word, placeholder, source_of(feed, Cut.LINE)) for word in words]
+                words = [placed(word, placeholder, source_of(feed, Cut.LINE)) for word in words]
             feed = None
         return self.atom(Atom(tuple(words), feed=feed), depth + 1)
 
@@ -368,9 +363,9 @@ class Judge:
                 return words
             attached, *words = words
             if attached.several and not node.any_words:
-                self._several(facts, node, attached)
+                judge_several(self.bundle, facts, node, attached, self.directories)
         if flag.role == "placeholder":
-            facts.placeholder = attached.text
+            facts.placeholder = attached.text or None
             if not attached.text or attached.text.isalnum():
                 facts.unknown("an unusual placeholder")
             return words
@@ -383,30 +378,10 @@ class Judge:
                 self.arguments = outer
             return words
         facts.wide = facts.wide or (attached.text is None and not outputs.samples(attached))
-        if attached.text is None and not _fits_value(flag, attached, last=not words):
+        if attached.text is None and not fits_value(flag, attached, last=not words):
             facts.unknown("a word that is only known when it runs")
         judge_word(self.bundle, facts, flag.role, attached, self.directories)
-        return words if flag.second is None else self._second(facts, flag.second, words)
-
-    def _second(self, facts: Facts, role: str, words: list[Word]) -> list[Word]:
-        """The second value of a flag: the next word, so a word that may be none or several is not known to be it."""
-        if not words or words[0].loose or words[0].several or (words[0].text is None and role not in _ANY):
-            facts.unknown("two values of which one may be missing, or more than one word")
-            return words
-        judge_word(self.bundle, facts, role, words[0], self.directories)
-        return words[1:]
-
-    def _several(self, facts: Facts, node: Node, word: Word) -> None:
-        """The value of a flag that the shell may replace by several words: those after the first stand for themselves.
-
-        They may be positional words, and flags unless the word itself says otherwise.
-        """
-        text = word.text or ""
-        dashed = text[:1] in {"*", "?", "[", "-", ""} and (not node.single or _WORDLIKE.fullmatch(text) is not None)
-        if dashed or word.loose or not (node.repeats or node.single):
-            facts.unknown(f"file names in place of '{text}' may be read as flags, or as words of their own")
-        elif node.args:
-            judge_word(self.bundle, facts, node.args[-1], word, self.directories)
+        return words if flag.second is None else judge_second(self.bundle, facts, flag.second, words, self.directories)
 
     def _exec(self, facts: Facts, words: list[Word], depth: int, nested: list[Finding]) -> list[Word]:
         """`find -exec`: the words up to `;` or `{} +` are a command; `{}` in it is known only when it runs."""
@@ -422,7 +397,7 @@ class Judge:
         before = facts.argv[: len(facts.argv) - len(words) - 1]
         read = feeds.read_flags(self.bundle.parts.programs, before)
         below = feeds.below(read.node, read.operands, read.values) if read is not None else ()
-        command = [_filled(word, "{}", below, "./" if below else "") for word in words[: ends[0]]]
+        command = [filled(word, "{}", below, "./" if below else "") for word in words[: ends[0]]]
         nested += self.atom(Atom(tuple(command)), depth + 1)
         return words[ends[0] + 1 :]
 
@@ -436,61 +411,6 @@ class Judge:
     def _effects(self, facts: Facts, flag: Flag) -> None:
         for name in flag.effects:
             facts.effect(name, self.bundle.parts.effects[name], flag.name)
-
-    # --- positional words and their roles ----------------------------------------------------------------------------
-
-    def _positionals(self, facts: Facts, node: Node, words: Sequence[Word], drop: bool = False) -> None:
-        roles = [role for role in node.args[drop:] if role not in _RUNNING]
-        if not _RUNNING.isdisjoint(node.args):
-            self._before_command(facts, node, roles, words)
-            return
-        if roles == ["k8s-objects"]:
-            judge_objects(self.bundle, facts, words)
-            return
-        if len(words) > len(roles) and not node.repeats:
-            facts.unknown(f"'{' '.join(node.path)}' has a word too many")
-        for place, word in enumerate(words):
-            if (
-                word.text is None
-                and not node.any_words
-                and not self._open(node, roles, place)
-                and not _typed(node, word)
-            ):
-                facts.unknown("a word that is only known when it runs")
-            elif word.several and not node.repeats and not node.any_words:
-                facts.unknown(f"'{word.text or '?'}' may stand for more words than '{' '.join(node.path)}' takes")
-            # A word that the shell may replace by several stands in every place from its own on.
-            one = word.text is not None or (node.any_words and not word.loose and not word.several)
-            last = place if one and not word.glob else len(roles) - 1
-            for role in dict.fromkeys(roles[min(place, len(roles) - 1) : last + 1] or roles[-1:]):
-                judge_word(self.bundle, facts, role, word, self.directories)
-
-    def _reads_here(self, facts: Facts, node: Node, words: Sequence[Word], drop: bool) -> None:
-        """A search that names no file searches where it runs. A word that may be no word at all names none."""
-        named = sum(not word.loose for word in words) - (len(node.args) - 1 - drop)
-        if named < 1:
-            judge_path(self.bundle, facts, "file", Word("."), self.directories)
-
-    def _before_command(self, facts: Facts, node: Node, roles: Sequence[str], words: Sequence[Word]) -> None:
-        """The words of a wrapper before the command that it runs: variables to set, and its own."""
-        plain: list[Word] = []
-        for word in words:
-            name, equals, value = (word.text or "").partition("=")
-            if word.text is not None and equals and "assignment" in node.args:
-                self._check_assignment(facts, name, Word(value, word.glob))
-            else:
-                plain.append(word)
-            if word.several:
-                facts.unknown(f"'{word.text or '?'}' may stand for several words, and for a command")
-        if len(plain) > len(roles):
-            facts.unknown(f"'{' '.join(node.path)}' has a word too many")
-        for role, word in zip(roles, plain, strict=False):
-            judge_word(self.bundle, facts, role, word, self.directories)
-
-    @staticmethod
-    def _open(node: Node, roles: Sequence[str], place: int) -> bool:
-        """True when a single word of any value may stand in this place, as far as its form goes."""
-        return bool(roles) and roles[min(place, len(roles) - 1)] in _ANY
 
     # --- surroundings ------------------------------------------------------------------------------------------------
 
@@ -528,141 +448,5 @@ class Judge:
 
     def _assignment(self, name: str, value: Word) -> Finding | None:
         facts = Facts()
-        self._check_assignment(facts, name, value)
+        judge_assignment(self.bundle, facts, name, value)
         return self._settled(facts, None, f"{name}=...") if facts.classes else None
-
-    def _check_assignment(self, facts: Facts, name: str, value: Word) -> None:
-        """Variables that may be set to anything, or (`PAGER=cat`) to exactly this."""
-        exact = None if value.text is None or value.glob else f"{name}={value.text}"
-        if name not in self.bundle.environment and exact not in self.bundle.environment:
-            facts.opaque(f"sets the variable {name}, which may change what runs")
-
-    def _follow(self, argv: tuple[Word, ...]) -> None:
-        """Remember where a change of directory may have led; it may also have failed, so the old places stay."""
-        if argv[0].text not in _DIRECTORY_CHANGERS:
-            return
-        words = list(argv[1:])
-        while words and words[0].text not in {None, "-"} and _DIRECTORY_FLAGS.fullmatch(words[0].text or "."):
-            words.pop(0)
-        for known in list(self.directories):
-            # `pushd` alone goes back to a place that is known already.
-            found: list[str | None] = [HOME] if not words and argv[0].text == "cd" else []
-            for word in words:
-                literal = word.text is not None and word.text != "-" and not word.glob
-                found.append(normal_path(known, word.text or "") if literal else self._root(word))
-                found += [HOME] if word.loose else []
-            self.directories += [place for place in found if place not in self.directories]
-        if len(self.directories) > MAX_DIRECTORIES:
-            self.directories = [None]
-
-    def _root(self, word: Word) -> str | None:
-        """`cd "$(git rev-parse --show-toplevel)"`: up to the root of the work, while all places are inside it."""
-        inside = all(place is not None and not place.startswith(("/", "~", "..")) for place in self.directories)
-        return "." if word.of == ("top",) and inside else None
-
-
-def _fits_anywhere(node: Node, word: Word, later: bool) -> bool:
-    """True when a word of unknown value is surely an operand, or when no word is dangerous to the program.
-
-    `later`: an operand came before it, so that it is no subcommand.
-    """
-    if not _RUNNING.isdisjoint(node.args):
-        return False
-    if word.dashless and not _may_be_listed(node, word, later):
-        return True
-    if node.sub and not later:
-        return False
-    if node.any_words or (node.any_names and word.below):
-        return True
-    return not word.loose and bool(word.starts) and not word.starts.startswith("-")
-
-
-def _may_be_listed(node: Node, word: Word, later: bool) -> bool:
-    """True when a typed word may be a subcommand, or one of the flags that have no dash."""
-    listed = [*(() if later else node.sub), *(name for name in node.flags if not name.startswith("-"))]
-    kind = outputs.KINDS.get(word.kind)
-    if kind is None:
-        return any(name.startswith(word.starts) for name in listed)
-    # No word at all makes the next one the first.
-    if word.loose and node.sub and not later:
-        return True
-    return any(kind.fullmatch(name) for name in listed)
-
-
-def _typed(node: Node, word: Word) -> bool:
-    """True for a word whose kind is known, so that its role says whether it may stand there."""
-    return bool(word.kind) and (word.kind != "path" or word.dashless or node.any_names)
-
-
-def _fits_value(flag: Flag, word: Word, last: bool) -> bool:
-    """True when the value of a flag need not be known: it is typed, or nothing that it may be is read in any way.
-
-    Where it may be missing it must be the `last` word, or the flag would take the next one.
-    """
-    if (word.loose and not (last and word.dashless)) or word.several or flag.effects:
-        return False
-    return bool(word.kind) or (flag.role == "text" and word.starts[:1].isalnum())
-
-
-def _harmless_names(node: Node, word: Word) -> bool:
-    """True when file names in place of a glob are harmless to the program, even one that begins with a dash."""
-    return node.any_names or (node.dotted_names and not word.loose and _SUFFIXED.fullmatch(word.text or "") is not None)
-
-
-def _one_at_a_time(argv: Sequence[Word]) -> bool:
-    """True for an `xargs` that gives each command one word of its input."""
-    texts = [word.text for word in argv]
-    pairs = zip(texts, texts[1:], strict=False)
-    return "-n1" in texts or "-L1" in texts or ("-n", "1") in pairs or "--max-args=1" in texts
-
-
-def _placed(word: Word, placeholder: str, source: Source) -> Word:
-    """A word of a command with a line of an input in the placeholder's place."""
-    if word.text is None or placeholder not in word.text:
-        return word
-    pieces: list[str | Source] = []
-    for place, text in enumerate(word.text.split(placeholder)):
-        pieces += [source] if place else []
-        pieces += [text] if text else []
-    starts = pieces[0] if isinstance(pieces[0], str) else ""
-    return Word(None, pieces=tuple(pieces), starts=starts)
-
-
-def _filled(word: Word, placeholder: str, below: tuple[str, ...], starts: str = "") -> Word:
-    """A word of a command with the name of a file in the placeholder's place: not known, but perhaps where it lies."""
-    if word.text is None or placeholder not in word.text:
-        return word
-    if word.text != placeholder:
-        return Word(None)
-    return Word(None, below=below, starts=starts, kind="path" if below else "", dashless=bool(starts))
-
-
-def _harmless_test(argv: Sequence[Word]) -> bool:
-    """`[ -n "$x" ]`, `[ "$a" = b ]`: one test whose operator is literal, so that no word can become `-v NAME[...]`.
-
-    Values that are not known are only compared; `test` reads numbers as numbers and runs nothing.
-    """
-    words = list(argv[1:])
-    if argv[0].text == "[" and (not words or words.pop().text != "]"):
-        return False
-    if any((word.loose and word.kind in {"", "path"}) or word.glob for word in words):
-        return False
-    if words and words[0].text == "!" and len(words) > 1:
-        words = words[1:]
-    if len(words) == 1:
-        return True
-    if len(words) == 2:
-        return words[0].form is None and words[0].text in _TEST_UNARY
-    return len(words) == 3 and words[1].form is None and words[1].text in _TEST_BINARY
-
-
-def _shown(argv: Sequence[Word]) -> str:
-    """The command as an approver reads it: words apart, unknown ones as `<?>`."""
-    return " ".join(_quoted(word.text) for word in argv)
-
-
-def _quoted(text: str | None) -> str:
-    if text is None:
-        return "<?>"
-    plain = text and all(char.isalnum() or char in "_./:=,@%+-*?[]{}" for char in text)
-    return text if plain else "'" + text.replace("'", "'\\''") + "'"

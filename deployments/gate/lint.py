@@ -92,7 +92,7 @@ def _lax_parents(bundle: Bundle) -> Iterator[Suspicion]:
     """Flags of a command that changes something, accepted without an effect before one below it that only reads.
 
     `tool --write list`: the parent's rule speaks for its flags, and the child's rule does not know of them. A child
-    that only says its version or usage is none to worry about.
+    that only says its version or usage is none to worry about, nor is a flag that the child takes itself.
     """
     for node in _nodes(bundle):
         classes = _classes(bundle, node)
@@ -100,10 +100,13 @@ def _lax_parents(bundle: Bundle) -> Iterator[Suspicion]:
             continue
         neutral = [name for name, flag in node.flags.items() if not flag.effects and name not in node.inherited]
         children = [child for child in node.sub.values() if child.path[-1] not in _SAYS_AND_ENDS]
-        readers = sorted({" ".join(child.path) for child in children if _classes(bundle, child) == {_R0}})
-        if neutral and readers:
-            what = f"'{readers[0]}' reads, and takes {', '.join(sorted(neutral)[:5])} of '{' '.join(node.path)}'"
-            yield Suspicion("parent-flags", " ".join(node.path), what)
+        readers = sorted((child for child in children if _classes(bundle, child) == {_R0}), key=lambda each: each.path)
+        for child in readers:
+            foreign = sorted(set(neutral) - child.flags.keys() - {child.path[-1]})
+            if foreign:
+                what = f"'{' '.join(child.path)}' reads, and takes {', '.join(foreign)} of '{' '.join(node.path)}'"
+                yield Suspicion("parent-flags", " ".join(node.path), what)
+                break
 
 
 def _classes(bundle: Bundle, node: Node) -> set[ClassOf]:

@@ -17,8 +17,9 @@ from deployments.gate.specs import Prints
 
 # What every line is. No line of these kinds holds a blank or a character of globs; only `integer` and `ref`, what git
 # calls a branch or a tag, may begin with a dash: a repository may be cloned with a tag `--output=x`. `made` is a word
-# put together of such and of known text; `path` names a file below `Word.below`. Only on the way: `numbered` are lines
-# that begin with a number, `top` is a directory: where the work is, or the root of it.
+# put together of such and of known text; `path` names a file below `Word.below`. Only on the way: `numbered`, `hashed`
+# and `named` are lines that begin with a number, a hash, or a name and a blank, `top` is a directory: where the work
+# is, or the root of it.
 KINDS: Mapping[str, re.Pattern[str]] = {
     "number": re.compile(r"[0-9]+"),
     "integer": re.compile(r"-?[0-9]+"),
@@ -28,6 +29,7 @@ KINDS: Mapping[str, re.Pattern[str]] = {
     "name": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"),
     "kube-name": re.compile(r"[a-z0-9][a-z0-9.-]*"),
     "kube-object": re.compile(r"[a-z][a-z0-9.-]*/[A-Za-z0-9][A-Za-z0-9_.:-]*"),
+    "arn": re.compile(r"arn:[A-Za-z0-9_.:/+=@-]+|None"),
 }
 # Texts that stand for any other of their kind: no reader here tells one number, or one hash, from another.
 SAMPLES: Mapping[str, tuple[str, ...]] = {
@@ -46,7 +48,8 @@ _MAX_SAMPLES = 64
 class Output:
     """What each line of an output is, or (`words`) each word of it; `single`: there is at most one.
 
-    `of` are the types of objects that it names, `below` the paths below which it names files.
+    `of` are the types of objects that it names, `below` the paths below which it names files. `dashless`: no name of
+    these begins with a dash.
     """
 
     kind: str
@@ -54,11 +57,12 @@ class Output:
     below: tuple[str, ...] = ()
     of: tuple[str, ...] = ()
     words: bool = False
+    dashless: bool = False
 
 
 def output(programs: feeds.Programs, atom: Atom | None) -> Output | None:
     """The type of what a command prints; None when it may print anything."""
-    single, whole = False, atom
+    single, whole, read = False, atom, None
     for _ in range(_MAX_PIPES):
         if atom is None or not atom.argv or not all(map(_harmless, atom.redirects)):
             return None
@@ -74,7 +78,25 @@ def output(programs: feeds.Programs, atom: Atom | None) -> Output | None:
         single = single or _first_alone(read)
         atom = fed
     below = feeds.listed(programs, whole)
-    return Output("path", single, below) if below else None
+    return Output("path", single, below, dashless=read is not None and _begins_with_its_place(read)) if below else None
+
+
+def _begins_with_its_place(read: Read) -> bool:
+    """True when each name that a listing prints begins with an operand of it, and none of these with a dash.
+
+    `find` without one begins with `.`; other programs leave that out, and a file of the workspace may be called `-f`.
+    """
+    node = read.node
+    if node.bare_names or not ("*" in node.lists or node.lists & read.given):
+        return False
+    roles = [node.args[min(place, len(node.args) - 1)] for place in range(len(read.operands))] if node.args else []
+    files = [word for word, role in zip(read.operands, roles, strict=True) if role == "file"]
+    if "file" not in node.args:
+        files = [word for word in read.operands if word.text not in feeds.FIND_SIGNS]
+    plain = all(
+        word.text is not None and word.text[:1].isalnum() or (word.text or "")[:1] in {".", "/"} for word in files
+    )
+    return plain and (bool(files) or node.path == ("find",))
 
 
 def passes(read: Read) -> bool:
@@ -133,6 +155,8 @@ def _operands_fit(prints: Prints, read: Read) -> bool:
 
 def resolved(programs: feeds.Programs, word: Word, arguments: Sequence[Word] = ()) -> Word:
     """The word with its kind, when all that it is made of is typed; `arguments` are those of its script."""
+    if word.exact and word.text is not None and not word.text.startswith("-"):
+        return Word(None, kind="made", of=word.exact, dashless=True, form=word.form)
     if word.text is not None or not word.pieces or word.kind or word.below:
         return word
     pieces = list(_bound(word, arguments))
@@ -189,7 +213,9 @@ def _alone(programs: feeds.Programs, word: Word, source: Source) -> Word:
     one = source.cut in {Cut.WORD, Cut.LINE, Cut.RECORD} or source.atom is None
     kind = found.kind
     if kind == "path":
-        return replace(word, kind=kind, below=found.below)
+        # A name may hold a newline or a blank, and a dash after it: only a record is surely cut where a name begins.
+        dashless = found.dashless and source.cut is Cut.RECORD and not word.loose
+        return replace(word, kind=kind, below=found.below, dashless=dashless)
     dashless = kind not in {"integer", "ref"}
     loose = word.loose and not one
     return replace(

@@ -18,11 +18,14 @@ from deployments.gate.specs import Target
 from deployments.gate.tables import Env, Sensitivity
 
 HOME = "~"
+MAX_DIRECTORIES = 8
 UNREGISTERED = Target(env=Env.PROD, sensitivity=Sensitivity.SENSITIVE, note="not known before it runs")
 _PERSONAL = re.compile(r"/(?:home|Users)/[^/]+")
 _OUTSIDE = re.compile(r"(?:\.\./)*\.\.(?:/(?P<rest>.*))?", re.S)
 # A name followed by `..`: if the name is a link, the way up starts from where it leads.
 _THROUGH_A_NAME = re.compile(r"(?:^|/)(?!\.{1,2}/)[^/]+/+\.\.(?:/|$)")
+_DIRECTORY_CHANGERS = frozenset({"cd", "pushd"})
+_DIRECTORY_FLAGS = re.compile(r"-[LPen@]*|--")
 _REMEMBERED_DIRECTORY = re.compile(r"~(?:-|\+[0-9]|-?[0-9])")
 
 
@@ -45,19 +48,19 @@ def normal_path(directory: str | None, text: str) -> str | None:
 
 
 def _from_home(directory: str | None, text: str) -> str | None:
-    head, slash, rest = text.partition("/")
+    head, _, rest = text.partition("/")
     if _REMEMBERED_DIRECTORY.fullmatch(head):
         return None
     if head == "~+":
-        return None if directory is None else normal_path(directory, rest or ".")
+        return normal_path(directory, f"./{rest}")  # `~+//x` and `~+/~/x` lie in it as well
     if head == "~root":
         return _tidy(f"/root/{rest}")
     if head != HOME:
         return _tidy(f"/home/{head[1:]}/{rest}")
-    inside = posixpath.normpath(rest) if rest.strip("/") else "."
-    if inside == "." or not slash:
+    inside = posixpath.normpath(rest.lstrip("/"))
+    if inside == ".":
         return HOME
-    return inside if inside == ".." or inside.startswith("../") else f"{HOME}/{inside.lstrip('/')}"
+    return inside if inside == ".." or inside.startswith("../") else f"{HOME}/{inside}"
 
 
 def _tidy(text: str) -> str:
@@ -169,3 +172,28 @@ def _inside(bundle: Bundle, kind: str, name: str, fits: Callable[[str, str], boo
         for patterns, target in bundle.targets.get(kind, ())
         if any(pattern.endswith("/*") and fits(name, pattern[:-2]) for pattern in patterns)
     ]
+
+
+def followed(directories: Sequence[str | None], argv: Sequence[Word]) -> list[str | None]:
+    """Where commands may run after `argv`, if it changes the directory; it may have failed, so the old places stay."""
+    found = list(directories)
+    if argv[0].text not in _DIRECTORY_CHANGERS:
+        return found
+    words = list(argv[1:])
+    while words and words[0].text not in {None, "-"} and _DIRECTORY_FLAGS.fullmatch(words[0].text or "."):
+        words.pop(0)
+    for known in directories:
+        # `pushd` alone goes back to a place that is known already.
+        led: list[str | None] = [HOME] if not words and argv[0].text == "cd" else []
+        for word in words:
+            literal = word.text is not None and word.text != "-" and not word.glob
+            led.append(normal_path(known, word.text or "") if literal else _root(found, word))
+            led += [HOME] if word.loose else []
+        found += [place for place in led if place not in found]
+    return found if len(found) <= MAX_DIRECTORIES else [None]
+
+
+def _root(directories: Sequence[str | None], word: Word) -> str | None:
+    """`cd "$(git rev-parse --show-toplevel)"`: up to the root of the work, while all places are inside it."""
+    inside = all(place is not None and not place.startswith(("/", "~", "..")) for place in directories)
+    return "." if word.of == ("top",) and inside else None

@@ -25,7 +25,14 @@ _FREE = frozenset({"text", "name-regex", "name-extension"})
 # does no more than that, or refuses the script.
 _LINE_NUMBERS = re.compile(r"[0-9\n,+~$;!{} pdq=-]*")
 # Roles of targets of which a word of such a kind may name any.
-_NAMING = {"namespace": ("kube-name",), "container": ("name", "hash"), "release": ("name",)}
+_NAMING = {"namespace": ("kube-name", "name"), "container": ("name", "hash")}
+# Patterns that tell no name, or no address of a resource, from another.
+_PLAIN = {
+    "name": ("name", "kube-name"),
+    "aws-value": ("name", "arn"),
+    "az-value": ("name",),
+    "flagless": ("name", "kube-name"),
+}
 # As a glob it could only become the addresses `1` and `:`, which lead nowhere.
 _LOOPBACK = re.compile(r"https?://\[::1\](?::[0-9]{1,5})?(?:/[A-Za-z0-9._/-]*)?")
 # With one of these flags curl takes brackets and braces as they are.
@@ -60,13 +67,19 @@ def judge_word(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
     if role in sql.ROLES:
         _statements(facts, role, word)
         return
+    if role in scripts.SHOWING:
+        if word.text is None or word.glob or not scripts.SHOWING[role](word.text):
+            facts.targets.append(Target(sensitivity=Sensitivity.SENSITIVE))
+            facts.notes.append("the template may print settings with their secrets")
+        return
     if role in scripts.READERS:
-        if word.text is not None and not scripts.READERS[role](word.text):
+        # A file's name is a program as soon as it stands where one is read: `sed "$f"`, `awk src/* data`.
+        if word.text is None or word.glob or not scripts.READERS[role](word.text):
             facts.unknown(f"the program may do more than read and print ({role})")
         return
     if role in parts.patterns:
-        if word.text is not None and not parts.patterns[role].fullmatch(word.text):
-            facts.unknown(f"'{word.text}' is not a word that may stand here ({role})")
+        if word.text is None or word.glob or not parts.patterns[role].fullmatch(word.text):
+            facts.unknown(f"'{word.text or '?'}' is not a word that may stand here ({role})")
         return
     facts.kinds.add(role)
     judge_target(bundle, facts, role, None if word.glob else word.text)
@@ -81,7 +94,7 @@ def _judge_typed(bundle: Bundle, facts: Facts, role: str, word: Word, directorie
         judge_word(bundle, facts, role, Word(text), directories)
     if texts:
         return
-    if word.kind in {"name", "kube-name"} and role == "name":
+    if word.kind in _PLAIN.get(role, ()):
         return
     if word.kind in _NAMING.get(role, ()):
         facts.kinds.add(role)

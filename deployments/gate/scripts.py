@@ -337,3 +337,100 @@ def _jq_definition(state: str, kind: str, value: str, own: set[str]) -> str:
 
 
 READERS: dict[str, Callable[[str], bool]] = {"sed-script": sed_reads, "awk-program": awk_reads, "jq-program": jq_reads}
+
+
+# --- templates of docker inspect -------------------------------------------------------------------------------------
+
+_TEMPLATE_ACTION = re.compile(r"\{\{(-[ \t\n])?(?P<code>(?:[^{}\"`]|\"(?:[^\"\\\n]|\\[^\n])*\")*?)([ \t\n]-)?\}\}")
+_TEMPLATE_TOKEN = re.compile(
+    r"""(?P<space>[ \t\n]+)|(?P<root>\$(?=[. \t\n|)]|$)(?:\.[A-Za-z0-9_]+)*)
+    |(?P<variable>\$[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*)
+    |(?P<path>\.[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*)|(?P<dot>\.)|(?P<text>"(?:[^"\\\n]|\\[^\n])*")
+    |(?P<number>-?[0-9]+)|(?P<word>[a-z]+)|(?P<op>:=|[=,|()])""",
+    re.X,
+)
+# Below these lies no variable of the environment, no argument and no label, which may hold a password.
+_TEMPLATE_SHOWN = frozenset(
+    _words(
+        "State Created Image Id ID Name RestartCount NetworkSettings Mounts Platform Driver SizeRw SizeRootFs Path "
+        "HostConfig.RestartPolicy HostConfig.NetworkMode HostConfig.Memory HostConfig.NanoCpus HostConfig.CpuShares "
+        "HostConfig.PortBindings HostConfig.Privileged Config.Image Config.Hostname Config.User Config.WorkingDir "
+        "Config.ExposedPorts RepoTags RepoDigests Architecture Os Size VirtualSize RootFS Parent LogPath HostnamePath"
+    )
+)
+_TEMPLATE_FUNCTIONS = frozenset(
+    _words(
+        "json len println print printf join split index slice lower upper title truncate eq ne lt le gt ge and or not"
+    )
+)
+_TEMPLATE_BLOCKS = frozenset(_words("if range with"))
+
+
+def docker_shows(text: str) -> bool:
+    """A Go template that names only what is in `_TEMPLATE_SHOWN`, or lies below it; known functions only.
+
+    A word that is no template (`json`) is a form in which everything is printed.
+    """
+    if "{{" not in text:
+        return False
+    # For the template and each open block: whether the dot is such a part there.
+    inner: list[bool] = [False]
+    at = 0
+    while (opened := text.find("{{", at)) >= 0:
+        action = _TEMPLATE_ACTION.match(text, opened)
+        if action is None or not _template_action(action["code"], inner):
+            return False
+        at = action.end()
+    return len(inner) == 1
+
+
+def _template_action(code: str, inner: list[bool]) -> bool:
+    """One action; `inner` is changed by blocks that it opens or closes."""
+    tokens: list[tuple[str, str]] = []
+    at = 0
+    while at < len(code):
+        token = _TEMPLATE_TOKEN.match(code, at)
+        if token is None:
+            return False
+        at = token.end()
+        if token.lastgroup != "space":
+            tokens.append((str(token.lastgroup), token.group()))
+    keyword = tokens[0][1] if tokens and tokens[0][0] == "word" else ""
+    if keyword == "end":
+        if len(tokens) > 1 or len(inner) < 2:
+            return False
+        inner.pop()
+        return True
+    if keyword == "else":
+        # The dot of an `else` is that of outside; `else if` opens nothing of its own.
+        if len(inner) < 2:
+            return False
+        inner[-1] = inner[-2]
+        tokens = tokens[1:]
+        keyword = tokens[0][1] if tokens else ""
+        if keyword not in {"", "if"}:
+            return False
+    elif keyword in _TEMPLATE_BLOCKS:
+        inner.append(inner[-1])
+    if keyword in _TEMPLATE_BLOCKS:
+        tokens = tokens[1:]
+    plain = inner[-1]
+    for kind, value in tokens:
+        if (kind == "word" and value not in _TEMPLATE_FUNCTIONS) or (kind == "dot" and not plain):
+            return False
+        if kind == "root" and not _template_shown(value.removeprefix("$")):
+            return False
+        if kind == "path" and not plain and not _template_shown(value):
+            return False
+    if keyword in {"range", "with"}:
+        inner[-1] = True
+    return True
+
+
+def _template_shown(path: str) -> bool:
+    parts = path.removeprefix(".").split(".")
+    return parts[0] in _TEMPLATE_SHOWN or ".".join(parts[:2]) in _TEMPLATE_SHOWN
+
+
+# Roles of templates: what they may print beyond what the reader of theirs knows is sensitive.
+SHOWING: dict[str, Callable[[str], bool]] = {"docker-template": docker_shows}

@@ -8,14 +8,17 @@ the changed functions in place of the real ones and runs the tests named here. T
 
 import argparse
 import ast
+import gc
 import importlib
+import inspect
 import json
 import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType, ModuleType
 
 import pytest
@@ -30,7 +33,7 @@ from tests.gate.mutate import corpus
 
 MODULES = (
     "tables", "decide", "states", "people", "freezer", "permits", "permit_rows", "office",
-    "findings", "judge", "roles", "paths", "feeds", "globs", "addresses",
+    "findings", "judge", "operands", "roles", "paths", "feeds", "globs", "addresses",
 )  # fmt: skip
 OFFICE = ["test_permits_retries.py", "test_permits_office.py"]
 # The fastest first: most changes die there.
@@ -46,7 +49,17 @@ TESTS = {
 }
 # These need a store, on SQLite here, and no bundle.
 STORED = frozenset({"states", "people", "freezer", "permits", "permit_rows", "office"})
+# Tests of the rules of one module, on bundles of their own: they run first, and alone with `--first`.
+RULES = {
+    "findings": ["test_finding_rules.py"],
+    "judge": ["test_judge_rules.py"],
+    "operands": ["test_judge_rules.py"],
+    "roles": ["test_role_rules.py"],
+    "paths": ["test_path_rules.py"],
+}
 JUDGING = ["test_engine.py", "test_paths.py", "test_implied.py", "test_lines.py"]
+# Methods whose arguments are words for people, but for those that a decision reads too.
+TELLING = frozenset({"unknown", "opaque"})
 LIMIT_S = 120
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
@@ -56,12 +69,36 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 @dataclass(frozen=True)
 class Change:
-    """One change: where it is, what it says, and the whole module with it."""
+    """One change: where it is (`place`: the node, in the order of `ast.walk`), and what it says."""
 
     module: str
     line: int
     what: str
-    tree: ast.Module
+    place: int
+
+
+def _words(node: ast.AST) -> Iterator[ast.AST]:
+    """What is below strings that `node`, a call such as `notes.append(f"...")`, puts together for people to read.
+
+    Such a string is an argument on the spot, so nothing compares it.
+    """
+    match node:
+        case ast.Call(ast.Attribute(ast.Attribute(attr="notes") | ast.Name("notes" | "reasons"), "append"), args):
+            told = args
+        case ast.Call(ast.Attribute(attr=name), args) if name in TELLING:
+            told = args
+        case _:
+            return
+    for each in told:
+        if isinstance(each, ast.JoinedStr):
+            yield from ast.walk(each)
+
+
+def _annotations(node: ast.AST) -> Iterator[ast.AST]:
+    """What is below the annotations of `node`: they decide nothing."""
+    for field in ("annotation", "returns"):
+        if isinstance(found := getattr(node, field, None), ast.AST):
+            yield from ast.walk(found)
 
 
 def _variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -120,31 +157,40 @@ class _Replacer(ast.NodeTransformer):
 
 def changes(module: str) -> Iterator[Change]:
     """Every change of the functions of one module of the gate; words for people are left alone."""
-    imported = importlib.import_module(f"deployments.gate.{module}")
-    with open(str(imported.__file__), encoding="utf-8") as file:
-        source = file.read()
-    whole = ast.parse(source)
+    whole = ast.parse(_source(module))
     functions = [each for each in ast.walk(whole) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
     inside = {id(node) for each in functions for node in ast.walk(each)}
+    inside -= {id(word) for each in ast.walk(whole) for word in (*_words(each), *_annotations(each))}
     for place, node in enumerate(ast.walk(whole)):
         if id(node) not in inside:
             continue  # defaults and decorators of classes: they are not put in place
         for what, _ in _variants(node):
-            fresh = ast.parse(source)
-            target = list(ast.walk(fresh))[place]
-            new = dict(_variants(target))[what]
-            _Replacer(target, new).visit(fresh)
-            yield Change(module, getattr(node, "lineno", 0), what, ast.fix_missing_locations(fresh))
+            yield Change(module, getattr(node, "lineno", 0), what, place)
+
+
+def _source(module: str) -> str:
+    imported = importlib.import_module(f"deployments.gate.{module}")
+    with open(str(imported.__file__), encoding="utf-8") as file:
+        return file.read()
+
+
+def changed(change: Change) -> ast.Module:
+    """The whole module with the change."""
+    tree = ast.parse(_source(change.module))
+    target = list(ast.walk(tree))[change.place]
+    _Replacer(target, dict(_variants(target))[change.what]).visit(tree)
+    return ast.fix_missing_locations(tree)
 
 
 def put_in_place(change: Change) -> None:
     """Give the functions and methods of the module, wherever they are already known, the code of the change."""
+    tree = changed(change)
     module = sys.modules[f"deployments.gate.{change.module}"]
     scratch = ModuleType(module.__name__)
     scratch.__dict__.update({"__file__": module.__file__, "__package__": module.__package__})
     sys.modules[module.__name__] = scratch
     try:
-        exec(compile(change.tree, str(module.__file__), "exec"), scratch.__dict__)  # noqa: S102 - our own source
+        exec(compile(tree, str(module.__file__), "exec"), scratch.__dict__)  # noqa: S102 - our own source
     finally:
         sys.modules[module.__name__] = module
     for name, new in vars(scratch).items():
@@ -203,11 +249,50 @@ def keep_readings() -> None:
     ShellReader.read = read
 
 
+class Calls:
+    """A plug-in that sets tests up once and keeps them as plain calls: a child runs them without pytest, in no time.
+
+    Fixtures of such tests are values that outlive their test, and owe nothing to what is changed.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Callable[[], object]] = []
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Called by pytest in place of running the tests."""
+        items = [item for item in session.items if isinstance(item, pytest.Function)]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.ihook.pytest_runtest_setup(item=item)
+            names = inspect.signature(item.obj).parameters
+            self.found.append(partial(item.obj, **{name: item.funcargs[name] for name in names}))
+            item.ihook.pytest_runtest_teardown(item=item, nextitem=following)
+        return True
+
+
+def calls_of(module: str) -> list[Callable[[], object]]:
+    """The tests of the rules of one module."""
+    calls, names = Calls(), RULES.get(module, [])
+    options = ["-q", "--noconftest", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    if names:
+        pytest.main([*(f"tests/unit/gate/{name}" for name in names), *options], plugins=[calls])
+    return calls.found
+
+
+def holds(calls: Sequence[Callable[[], object]]) -> bool:
+    """True when none of them fails."""
+    try:
+        for call in calls:
+            call()
+    except BaseException:  # the outcomes of pytest are no `Exception`
+        return False
+    return True
+
+
 def passes(module: str, given: ModuleType) -> bool:
     """Run the tests of one module of the gate in this process."""
-    tests = [f"tests/unit/gate/{name}" for name in TESTS.get(module, JUDGING)]
-    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    options = ["-x", "-q", "--tb=no", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"]
     options += ["-k", "not postgresql"] if module in STORED else ["--noconftest"]
+    tests = [f"tests/unit/gate/{name}" for name in TESTS.get(module, JUDGING)]
     return pytest.main([*tests, *options], plugins=[given]) == 0
 
 
@@ -222,7 +307,13 @@ def keeps_examples(module: str, bundle: Bundle | None) -> bool:
     return True
 
 
-def killed(change: Change, given: ModuleType, bundle: Bundle | None) -> str:
+def killed(
+    change: Change,
+    given: ModuleType,
+    bundle: Bundle | None,
+    rules: Sequence[Callable[[], object]] = (),
+    first: bool = False,
+) -> str:
     """`killed`, `killed by time`, or `survived`: what tests and examples say in a child process that has the change."""
     child = os.fork()
     if child == 0:
@@ -232,7 +323,10 @@ def killed(change: Change, given: ModuleType, bundle: Bundle | None) -> str:
         code = 1
         try:
             put_in_place(change)
-            code = 0 if passes(change.module, given) and keeps_examples(change.module, bundle) else 1
+            survives = holds(rules)
+            if survives and not first:
+                survives = passes(change.module, given) and keeps_examples(change.module, bundle)
+            code = 0 if survives else 1
         finally:
             os._exit(code)
     end = time.monotonic() + LIMIT_S
@@ -240,7 +334,7 @@ def killed(change: Change, given: ModuleType, bundle: Bundle | None) -> str:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.kill(child, 9)
     os.waitpid(child, 0)
     return "killed by time"
@@ -253,10 +347,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lines", default="", help="of one module, only these lines, as 10-40")
     parser.add_argument("--bundle", default="default")
+    parser.add_argument("--first", action="store_true", help="only the tests of the module's own rules, which are fast")
     args = parser.parse_args()
     bundle, given = None, ModuleType("given")
-    if not STORED.issuperset(args.modules):
-        keep_readings()
+    keep_readings()
+    if not args.first and not STORED.issuperset(args.modules):
         bundle = load_bundle(args.bundle)
         reader = ShellReader(20.0)
         reader.learn(line.command for line in corpus())
@@ -267,13 +362,15 @@ def main() -> int:
         found = [change for change in found if first <= change.line <= last]
     if args.limit and len(found) > args.limit:
         found = sorted(random.Random(args.seed).sample(found, args.limit), key=lambda each: (each.module, each.line))
-    for module in dict.fromkeys(change.module for change in found):
-        if not passes(module, given):
+    rules = {module: calls_of(module) for module in dict.fromkeys(change.module for change in found)}
+    for module, calls in rules.items():
+        if not holds(calls) or not (args.first or passes(module, given)):
             sys.stderr.write(f"the tests of {module} fail without any change\n")
             return 2
     counts: dict[str, int] = {}
+    gc.freeze()  # so that children share it
     for change in found:
-        verdict = killed(change, given, bundle)
+        verdict = killed(change, given, bundle, rules[change.module], args.first)
         counts[verdict] = counts.get(verdict, 0) + 1
         if verdict == "survived":
             sys.stdout.write(json.dumps([change.module, change.line, change.what]) + "\n")

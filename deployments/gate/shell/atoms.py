@@ -46,7 +46,8 @@ class Word:
     `pieces` are the parts of a word of unknown value, in order: text that is known, and where the rest comes from. What
     that may be is for those to say who know the programs (`outputs.resolved`): then `kind` names what the whole word is
     (`outputs.KINDS`), and `of` the things that it names; `dashless` says that it, or any word of it, surely begins with
-    no dash. `items` are the elements of an array.
+    no dash. `items` are the elements of an array. `exact` are the two texts that a glob may stand for whose brackets
+    each match one character (`a[0]`): itself, and the only name that it can match.
     """
 
     text: str | None
@@ -62,6 +63,7 @@ class Word:
     of: tuple[str, ...] = ()
     dashless: bool = False
     items: "tuple[Word, ...] | None" = None
+    exact: tuple[str, ...] = ()
 
     @property
     def shape(self) -> str:
@@ -171,6 +173,13 @@ def bare(raw: str) -> tuple[str, bool]:
     return "".join(out), glob
 
 
+def exact(raw: str) -> tuple[str, ...]:
+    """The texts that an unquoted glob may stand for if there are only two: itself, and one name; else none."""
+    if not _EXACT.fullmatch(raw) or not _ONE_CHARACTER.search(raw):
+        return ()
+    return raw, _ONE_CHARACTER.sub(r"\1", raw)
+
+
 def active(raw: str) -> str:
     """The characters of an unquoted piece that no backslash protects."""
     return re.sub(r"\\.", "", raw, flags=re.S)
@@ -206,7 +215,12 @@ def _character(code: int) -> str:
     return chr(code)
 
 
-_BRACED = re.compile(r"[A-Za-z0-9_./:=@%+-]*(?:\{[A-Za-z0-9_./:=@%+,-]*\}[A-Za-z0-9_./:=@%+-]*)+")
+# Globs, and backslashes before them, are what they were without the braces.
+_BRACED = re.compile(
+    r"(?:[A-Za-z0-9_./:=@%+*?-]|\\[*?.])*(?:\{[A-Za-z0-9_./:=@%+,*?-]*\}(?:[A-Za-z0-9_./:=@%+*?-]|\\[*?.])*)+"
+)
+_ONE_CHARACTER = re.compile(r"\[([A-Za-z0-9*])\]")
+_EXACT = re.compile(rf"(?:[^\\*?\[\]~]|{_ONE_CHARACTER.pattern})+")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SEQUENCE = re.compile(r"(-?[0-9]{1,4})\.\.(-?[0-9]{1,4})")
 _LETTERS = re.compile(r"([a-z])\.\.([a-z])|([A-Z])\.\.([A-Z])")
@@ -221,10 +235,10 @@ def check_braces(active_text: str) -> None:
 
 
 def braced(raw: str) -> list[str] | None:
-    """The words that a plain, flat brace expansion stands for; None when `raw` is anything else.
+    """The words that a plain, flat brace expansion stands for, unquoted as `bare` reads them; None when it is none.
 
     Only lists (`{a,b}`), counts (`{1..9}`, no leading zeros) and letters of one case (`{a..e}`) in words without
-    quotes, globs or expansions: bash makes exactly these words of them, before anything else happens.
+    quotes or expansions: bash makes exactly these words of them, before anything else happens.
     """
     if not _BRACED.fullmatch(raw):
         return None

@@ -14,6 +14,7 @@ from deployments.gate.shell.walk import Flow, Known, redirect_shapes, same
 _UNARY_TESTS = words_in("! -e -a -f -d -r -w -x -s -L -h -n -z -b -c -p -S -t -u -g -k -O -G -N")
 _BINARY_TESTS = words_in("&& || = == != =~ < > -nt -ot -ef")
 _COUNTING_TESTS = words_in("-eq -ne -lt -le -gt -ge")
+MAX_GLOBS = 8  # patterns of names that a loop goes over, once for each of them
 _DIRECTORY_CHANGERS = frozenset({"cd", "pushd", "popd"})
 
 
@@ -33,7 +34,7 @@ class Loops(Calls):
         return same(left)
 
     def loop(self, node: Node, known: Known) -> Flow:
-        """`for`: over words that are known, once for each of them; over others as if once."""
+        """`for`: over words and globs that are known, once for each of them; over others as if once."""
         parts = fields(node, "Loop", "Do")
         loop = child(parts, "Loop")
         if loop.get("Type") == "CStyleLoop":
@@ -51,11 +52,16 @@ class Loops(Calls):
         left = self.without(node, known)
         if not items or any(item.text is None or item.glob for item in items) or len(items) > MAX_BRACES:
             before = len(self.atoms)
-            # One name that a glob matches is a word that the glob covers; anything else is not known.
+            # A name that a glob matches is a word that the glob covers; anything else is not known.
             value = Word(None)
-            if len(items) == 1 and items[0].glob:
-                value = replace(items[0], form=None)
-            elif items and all(item.text and not item.symbolic for item in items):
+            if items and len(items) <= MAX_GLOBS and all(item.text and not item.symbolic for item in items):
+                for item in items:
+                    self.statements(body, {**left, name: replace(item, form=None)})
+                    self.repeating += 1
+                self.repeating -= len(items)
+                self.check_still(before)
+                return same(left)
+            if items and all(item.text and not item.symbolic for item in items):
                 value = Word(None, below=tuple(dict.fromkeys(item.text or "" for item in items)))
             elif len(items) == 1 and len(items[0].pieces) == 1 and isinstance(source := items[0].pieces[0], Source):
                 # Each of the words that it is split into; in quotes it is one, whatever it holds.

@@ -17,6 +17,7 @@ from deployments.gate.shell.atoms import (
     braced,
     check_braces,
     double_quoted,
+    exact,
     source_of,
 )
 from deployments.gate.shell.names import ARGUMENT, PLAIN_VARIABLES, PRIVATE, may_set
@@ -63,7 +64,7 @@ class Words(Arithmetic):
             raw = text_of(parts[0], "Value")
             expanded = braced(raw)
             if expanded is not None:
-                return [Word(text, form="\0{" + raw) for text in expanded]
+                return [_expanded(text, "\0{" + raw) for text in expanded]
         if len(parts) == 1 and parts[0].get("Type") == "DblQuoted":
             inner = parts[0].get("Parts")
             if isinstance(inner, list) and len(inner) == 1 and isinstance(inner[0], dict):
@@ -93,6 +94,7 @@ class Words(Arithmetic):
         """One word; `quoted` is the body of a here-document, `assigned` a value, which is never split."""
         pieces: list[Piece] = []
         unquoted: list[str] = []
+        raws: list[str] = []
         for part in children(fields(node, "Parts"), "Parts"):
             if part.get("Type") == "Lit":
                 raw = text_of(part, "Value")
@@ -102,10 +104,13 @@ class Words(Arithmetic):
                 text, has_glob = bare(raw)
                 pieces.append(Piece(text, text, glob=has_glob))
                 unquoted.append(active(raw))
+                raws.append(raw)
                 continue
             pieces.append(self.part(part, known, within=assigned and part.get("Type") == "CmdSubst"))
         check_braces("".join(unquoted))
-        return word_of(pieces)
+        word = word_of(pieces)
+        # Only of a word without quotes: they could be a part of the brackets.
+        return replace(word, exact=exact("".join(raws))) if word.glob and len(pieces) == len(raws) else word
 
     def part(self, node: Node, known: Known, within: bool = False) -> Piece:
         """One quoted or expanded piece, `within` double quotes or not."""
@@ -263,3 +268,9 @@ class Words(Arithmetic):
         else:
             return None
         return Word(done)
+
+
+def _expanded(raw: str, form: str) -> Word:
+    """One word of a brace expansion: without quotes, but perhaps a glob."""
+    text, glob = bare(raw)
+    return Word(text, glob, form=form, several=glob)

@@ -97,6 +97,15 @@ VERSION=$(cat VERSION); echo "v$VERSION"
 [ "$A" = b ] && echo x
 """.strip("\n").split("\n")
 
+
+@pytest.fixture(scope="module")
+def classifier(bundle: Bundle) -> Classifier:
+    """The shared bundle; the lines of this module are read by few processes of the parser, not one each."""
+    reader = ShellReader(timeout_s=20.0)
+    reader.learn((*FOLLOWED, *HELD))
+    return Classifier(bundle, reader)
+
+
 HELD = r"""
 ps -p $(cat pids)
 ps -p $(pgrep -l nginx)

@@ -103,3 +103,10 @@ def test_taking_notes_changes_no_verdict(bundle: Bundle) -> None:
         covered = explain(bundle, "shell", {"command": line}, GateProfile.CODING, reader=READER)
         alone = classifier.classify("shell", {"command": line}, GateProfile.CODING)
         assert max((step.risk.rank for step in covered.steps), default=0) == alone.risk.rank, line
+
+
+def test_a_raise_by_what_is_read_has_a_reason(bundle: Bundle) -> None:
+    for line in ("cat .env", "grep -rn x . --include=LICENSE*", "kubectl get secrets", "aws iam list-users"):
+        found = explain(bundle, "shell", {"command": line}, reader=READER)
+        assert found.risk is Risk.R1
+        assert any("sensitive" in reason for reason in found.reasons), line

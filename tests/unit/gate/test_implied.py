@@ -6,12 +6,21 @@ from deployments.gate import globs
 from deployments.gate.addresses import spellings
 from deployments.gate.classify import Classifier
 from deployments.gate.grammar import BundleError
+from deployments.gate.policy import Bundle
 from deployments.gate.shell.atoms import Unprovable
 from deployments.gate.shell.reader import ShellReader
 from deployments.gate.specs import compile_flag
 from deployments.ports import GateProfile, Risk
 
 READER = ShellReader(20.0)
+
+
+@pytest.fixture(scope="module")
+def classifier(bundle: Bundle) -> Classifier:
+    """The shared bundle; the lines of this module are read by few processes of the parser, not one each."""
+    reader = ShellReader(timeout_s=20.0)
+    reader.learn((*IMPLIED, *NEAR_MISSES, *HELD_SUBSTITUTIONS))
+    return Classifier(bundle, reader)
 
 
 def held(classifier: Classifier, line: str, profile: GateProfile = GateProfile.OPS) -> bool:

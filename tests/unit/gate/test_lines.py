@@ -2,7 +2,10 @@
 
 import pytest
 
+from deployments.gate.circumstances import Circumstances
 from deployments.gate.classify import Classifier
+from deployments.gate.policy import Bundle
+from deployments.gate.shell.reader import ShellReader
 from deployments.ports import GateProfile, Risk
 
 HOSTILE = r"""
@@ -78,7 +81,7 @@ python -c 'import os'
 python3 x.py
 tar cf a --checkpoint-action=exec=sh x
 vim -c ':!id'
-less f
+less -o copy f
 man -P id ls
 sort --compress-program=./x f
 sort -o f f
@@ -115,7 +118,7 @@ set -o posix
 export A=1
 declare -x A=1
 HISTFILE=x
-ls *.{a,b}
+rm *.{a,b}
 sort *
 kubectl get s*
 find / -fprintf x y
@@ -237,6 +240,14 @@ pip list
 """.strip("\n").split("\n")
 
 
+@pytest.fixture(scope="module")
+def classifier(bundle: Bundle) -> Classifier:
+    """The shared bundle; the lines of this module are read by few processes of the parser, not one each."""
+    reader = ShellReader(timeout_s=20.0)
+    reader.learn((*HOSTILE, *WORKSPACE_WRITES, *HARMLESS, *NARROW, *NOT_NARROW, *SENSITIVE_LISTS, *OWN, *OBEYING))
+    return Classifier(bundle, reader)
+
+
 @pytest.mark.parametrize("line", [*HOSTILE, *HOSTILE_WITH_ODD_CHARACTERS])
 @pytest.mark.parametrize("profile", [GateProfile.OPS, GateProfile.CODING])
 def test_a_hostile_line_is_never_released(classifier: Classifier, line: str, profile: GateProfile) -> None:
@@ -334,3 +345,192 @@ def test_a_token_more_never_makes_a_line_milder(classifier: Classifier, line: st
 )
 def test_credentials_are_not_read_as_r0(classifier: Classifier, line: str) -> None:
     assert classifier.classify("shell", {"command": line}).risk is not Risk.R0
+
+
+# Reads that are no more than they ask for, each with near relations of it that ask for more.
+NARROW = r"""
+docker inspect -f '{{.State.Status}} {{.RestartCount}}' web
+docker inspect --format='{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' web
+docker inspect -f '{{range $k, $v := .NetworkSettings.Ports}}{{$k}} {{json $v}}{{end}}' web
+docker inspect -f '{{if .State.Running}}up{{else}}down{{end}} {{.HostConfig.RestartPolicy.Name}}' web
+docker inspect -f '{{with .State}}{{.Status}} {{$.Name}}{{end}}' $(docker ps -q)
+aws lambda list-functions --query 'Functions[].[FunctionName,Runtime]' --output text
+gcloud run services describe web --region r --format='value(status.url)'
+kubectl get pods -o custom-columns=N:.metadata.name,I:.spec.containers[0].image
+kubectl get pods -o custom-columns=N:.metadata.name,R:.status.containerStatuses[*].restartCount
+kubectl auth can-i delete pods --as=bob --as-group=ops
+kubectl get pods -n shop | awk '$3 != "Running" {print $1}' | xargs -I{} kubectl describe pod {} -n shop
+for n in $(kubectl get ns --no-headers | awk '{print $1}'); do kubectl get pods -n $n; done
+kubectl get pods --no-headers | cut -d' ' -f1 | while read -r p; do kubectl logs "$p" --tail=3; done
+helm ls -q -n shop | while read -r r; do helm history "$r" -n shop; done
+docker ps | grep api | awk '{print $1}' | xargs -n1 docker logs --tail 5
+git log --oneline -5 | awk '{print $1}' | while read -r h; do git show --stat "$h"; done
+id=$(gh run list -w ci.yml -L1 --json databaseId -q '.[0].databaseId'); gh run view "$id"
+n=$(wc -l a.py | awk '{print $1}'); echo $((n + 1))
+ls *.{js,ts}
+grep -rn --include=\*.{ts,js} TODO src
+for f in *.{yaml,yml} README.md; do head -3 "$f"; done
+find . -name '*.yaml' -print0 | while IFS= read -r -d '' f; do yq .kind "$f"; done
+less -N src/app.py
+more README.md
+findmnt -t ext4,xfs
+docker container top api -o pid,cmd
+docker compose events --json --until 0s
+cat .env.example
+diff config/.env.sample .env.template
+""".strip("\n").split("\n")
+
+NOT_NARROW = r"""
+docker inspect -f '{{.State.Status}} {{.Config.Env}}' web
+docker inspect -f json web
+docker inspect -f '{{.State}}{{$x := $}}{{$x.Config.Env}}' web
+docker inspect -f '{{with .State}}{{with $}}{{.Config.Env}}{{end}}{{end}}' web
+docker inspect -f '{{range .Mounts}}{{else}}{{.}}{{end}}' web
+docker inspect -f '{{range .Mounts}}{{end}}{{.}}' web
+docker inspect -f '{{if .State}}{{else if .Config.Env}}{{end}}' web
+docker inspect -f '{{index . "Config"}}' web
+docker inspect -f '{{.State.Status}}{{end}}{{.}}' web
+docker inspect -f '{{.HostConfig}}' web
+docker inspect -f '{{.State}}' --format '{{json .}}' web
+docker inspect -f '{{template "x" .State}}' web
+docker inspect -f '{{.State.Status' web
+docker inspect -f {{.State*}} web
+aws lambda list-functions --query 'Functions[]'
+aws lambda list-functions --query 'Functions[].[FunctionName,Environment]'
+aws lambda list-functions --query 'Functions[].FunctionName' --query @
+gcloud run services describe web --format='value(status.url, spec)'
+kubectl get pods -o custom-columns=N:.metadata.name,I:.spec.containers[0]* -A
+kubectl get pods --output=[a]b
+kubectl get pods --as=bob
+kubectl get secret -n x | awk '{print $1}' | xargs -I{} kubectl get secret {} -o yaml
+kubectl get pods -n shop | awk '{print $2}' | xargs -I{} kubectl describe pod {}
+kubectl get pods -o yaml | awk '{print $1}' | xargs -I{} kubectl describe pod {}
+kubectl get pods | awk -F: '{print $1}' | xargs -I{} kubectl describe pod {}
+kubectl get pods | awk '{print $1}' | xargs -I{} kubectl delete pod {}
+helm ls -q | while read -r r; do helm uninstall "$r"; done
+git log --format=%B | awk '{print $1}' | xargs git show
+git log --oneline --graph | awk '{print $1}' | xargs git show
+git log "$(git describe --tags --abbrev=0)..HEAD"
+git log $(git branch --show-current)
+gh run view $(gh run list --json headBranch -q '.[0].headBranch')
+for s in $(docker compose config --services); do docker compose logs "$s"; done
+cat *.{pem,txt}
+cat {~,.}/.ssh/id_rsa
+rm *.{a,b}
+sort {-o,x} *.txt
+sed -{i,n} p *.{a,b}
+git diff --output=x{1,2}
+for f in *.md *; do sort $f; done
+for f in *.md ~/.ssh/*; do head "$f"; done
+for f in *.md *.txt; do rm "$f"; done
+for f in *.md *.txt; do cd "$f"; cat x; done
+find . -type f | xargs -I{} sort {}
+find . -type f | while read -r f; do sort "$f"; done
+git ls-files -z | while IFS= read -r -d '' f; do sort "$f"; done
+find -H -print0 -- -o | while IFS= read -r -d '' f; do sort "$f"; done
+less +!id f
+less -k keys f
+more ~/.ssh/id_rsa
+cat .env.example .env
+cat .env.examples
+cat .env.exampl?
+cat ~/.env.example
+cp .env .env.example
+git archive -o x --list
+git archive --output=x -l
+git format-patch --stdout -o x HEAD~1
+""".strip("\n").split("\n")
+
+
+@pytest.mark.parametrize("line", NARROW)
+def test_what_asks_for_little_flows(classifier: Classifier, line: str) -> None:
+    found = classifier.classify("shell", {"command": line})
+    assert found.outcome == "release", found.reasons
+
+
+@pytest.mark.parametrize("line", NOT_NARROW)
+def test_what_asks_for_more_is_held(classifier: Classifier, line: str) -> None:
+    assert classifier.classify("shell", {"command": line}).outcome != "release"
+
+
+SENSITIVE_LISTS = """
+aws iam list-users
+aws iam get-role --role-name x
+aws secretsmanager list-secrets
+aws secretsmanager describe-secret --secret-id x
+aws kms list-keys
+aws ssm describe-parameters
+aws sso-admin list-instances
+gcloud iam service-accounts list
+gcloud projects get-iam-policy shop
+gcloud resource-manager folders get-iam-policy 1
+gcloud secrets list
+gcloud kms keys list --keyring k --location l
+az role assignment list
+az ad user list
+az identity list
+az keyvault list
+az keyvault secret list --vault-name v
+vault kv list secret/app
+vault list auth/approle/role
+vault policy list
+docker secret ls
+podman secret ls
+gh secret list
+fly secrets list
+oci iam user list
+kubectl get secrets
+""".strip().split("\n")
+# Who the caller is, and what it may do itself, is no list of others.
+OWN = """
+aws sts get-caller-identity
+gcloud auth list
+az account show
+az ad signed-in-user show
+kubectl auth can-i --list
+gh auth status
+vault secrets list
+""".strip().split("\n")
+
+
+@pytest.mark.parametrize("line", SENSITIVE_LISTS)
+def test_lists_of_identities_secrets_and_keys_are_reads_of_something_sensitive(
+    classifier: Classifier, line: str
+) -> None:
+    found = classifier.classify("shell", {"command": line})
+    assert found.risk is Risk.R1, found.reasons
+
+
+@pytest.mark.parametrize("line", OWN)
+def test_asking_who_one_is_stays_a_read(classifier: Classifier, line: str) -> None:
+    assert classifier.classify("shell", {"command": line}).outcome == "release"
+
+
+OBEYING = """
+pnpm list --depth 0
+yarn why react
+uv pip list
+poetry show
+cargo tree
+cargo --version
+go list ./...
+composer show
+mvn --version
+gradle --version
+python3 -m json.tool package.json
+ls && pnpm list
+""".strip().split("\n")
+
+
+@pytest.mark.parametrize("line", OBEYING)
+def test_reads_that_obey_the_workspace_need_a_plan_where_text_from_outside_was_read(
+    classifier: Classifier, line: str
+) -> None:
+    outside = Circumstances(untrusted=True)
+    assert classifier.classify("shell", {"command": line}).outcome == "release"
+    found = classifier.classify("shell", {"command": line}, GateProfile.OPS, outside)
+    assert (found.risk, found.outcome) == (Risk.R1, "needs_plan")
+    assert found.reasons[0].startswith("conversation.workspace: ")
+    # Under `coding` the workspace's own tests run as well.
+    assert classifier.classify("shell", {"command": line}, GateProfile.CODING, outside).outcome == "release"
+    assert classifier.classify("shell", {"command": "npm ls"}, GateProfile.OPS, outside).outcome == "release"
