@@ -108,18 +108,9 @@ class Freezer:
         return frozenset(KeyId(str(row.key_id)) for row in await fetch(self._engine, query))
 
     async def frozen(self) -> Sequence[Frozen]:
-        """Every frozen key, the newest first."""
-        query = select(frozen_keys).order_by(frozen_keys.c.since_ms.desc(), frozen_keys.c.key_id).limit(MAX_LISTED)
-        return [
-            Frozen(
-                key_id=KeyId(str(row.key_id)),
-                tenant=TenantId(str(row.tenant)),
-                kind=str(row.kind),
-                reason=str(row.reason),
-                since_ms=int(row.since_ms),
-            )
-            for row in await fetch(self._engine, query)
-        ]
+        """The frozen keys, the newest first; at most 10,000."""
+        query = select(frozen_keys).order_by(frozen_keys.c.since_ms.desc(), frozen_keys.c.key_id)
+        return await self._rows(query.limit(MAX_LISTED))
 
     async def count(self) -> int:
         """How many keys are frozen."""
@@ -142,7 +133,7 @@ class Freezer:
         consequence = freezing(self._engine, made, principal.key_id, self._words(reason, holder.tenant))
         if await self._say(consequence.event, *consequence.changes):
             return made
-        return next((each for each in await self.frozen() if each.key_id == key_id), made)
+        return await self._one(key_id) or made
 
     async def unfreeze(self, principal: Principal, key_id: KeyId, change_id: str, reason: str) -> None:
         """Release a frozen key under a change id. `Forbidden` for all but administrators, and for one's own key."""
@@ -152,7 +143,7 @@ class Freezer:
             raise Forbidden("A key cannot release itself: another administrator must.")
         if not change_id.strip() or len(change_id) > MAX_CHANGE_ID:
             raise ApprovalConflict("A change id is needed, of at most 128 characters.")
-        known = next((each for each in await self.frozen() if each.key_id == key_id), None)
+        known = await self._one(key_id)
         if known is None:
             raise NotFound("This key is not frozen.")
         fields: dict[str, JsonValue] = {"key_id": key_id, "change_id": change_id, "reporter": principal.person}
@@ -168,6 +159,22 @@ class Freezer:
         gone = delete(frozen_keys).where(frozen_keys.c.key_id == key_id, frozen_keys.c.since_ms == known.since_ms)
         if not await self._say(event, gone):
             raise ApprovalConflict("The key has just been released or frozen by somebody else: look at it again.")
+
+    async def _one(self, key_id: KeyId) -> Frozen | None:
+        found = await self._rows(select(frozen_keys).where(frozen_keys.c.key_id == key_id))
+        return found[0] if found else None
+
+    async def _rows(self, query: "Select[tuple[object, ...]]") -> list[Frozen]:
+        return [
+            Frozen(
+                key_id=KeyId(str(row.key_id)),
+                tenant=TenantId(str(row.tenant)),
+                kind=str(row.kind),
+                reason=str(row.reason),
+                since_ms=int(row.since_ms),
+            )
+            for row in await fetch(self._engine, query)
+        ]
 
     def _words(self, reason: str, tenant: TenantId) -> dict[BodyField, Body]:
         return {BodyField.REASON: body_of(reason, tenant, self._keeps)} if reason else {}

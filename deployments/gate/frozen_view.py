@@ -6,6 +6,7 @@ from enum import Enum, auto
 
 from deployments.clock import Clock
 from deployments.errors import GatehouseError
+from deployments.gate.freezer import MAX_LISTED
 from deployments.ports import Approvals, KeyId
 
 _log = logging.getLogger("gatehouse.gate")
@@ -19,7 +20,7 @@ _TIMEOUT_S = 1.0
 
 
 class Standing(Enum):
-    """Whether calls of a key may leave; UNKNOWN: nobody has said so lately."""
+    """Whether calls of a key may leave; UNKNOWN: nobody has said so lately, or there are too many to list."""
 
     FREE = auto()
     FROZEN = auto()
@@ -34,6 +35,7 @@ class FrozenView:
         self._clock = clock
         self._turn = asyncio.Lock()
         self._keys: frozenset[KeyId] = frozenset()
+        self._whole = True
         self._known_s: float | None = None
         self._tried_s: float | None = None
 
@@ -43,7 +45,7 @@ class FrozenView:
             await self._refresh()
         if key_id in self._keys:
             return Standing.FROZEN
-        believed = _within(self._known_s, self._clock.monotonic_s(), BELIEVED_S)
+        believed = self._whole and _within(self._known_s, self._clock.monotonic_s(), BELIEVED_S)
         return Standing.FREE if believed else Standing.UNKNOWN
 
     async def _refresh(self) -> None:
@@ -59,6 +61,7 @@ class FrozenView:
                 self._tried_s = self._clock.monotonic_s()
                 return
             self._keys = frozenset(each.key_id for each in found)
+            self._whole = len(found) < MAX_LISTED  # of a list that was cut, nobody knows who is missing
             self._known_s, self._tried_s = now_s, None
 
 

@@ -1,17 +1,16 @@
 """The permit office: one signed permit per released call, one execution per permit, one report per execution.
 
-The order of every move is the desk's: write the row without committing, record it in the audit log, commit. So no
-token is seen before `permit.issued` is on disk, and nobody executes before `permit.redeemed` is. What a refused
-attempt was is told to the desk, which freezes whoever made it if the policy says so.
+Here it is decided who gets, takes and reports what; `permit_moves.py` makes the moves, each on record first, and
+`permit_reports.py` takes the reports. What a refused attempt was is told to the desk, which freezes whoever made it if
+the policy says so.
 """
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,7 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deployments.clock import Clock
 from deployments.errors import (
     ApprovalConflict,
-    AuditRefused,
     Forbidden,
     GatehouseError,
     InvalidRequest,
@@ -28,23 +26,22 @@ from deployments.errors import (
 from deployments.gate.aftermath_store import AftermathStore
 from deployments.gate.approval_records import MAX_TEXT
 from deployments.gate.binding import plan_digest
-from deployments.gate.bodies import body_of
 from deployments.gate.canonical import Rejected, canonicalise
 from deployments.gate.commands import claim_key, run_of
 from deployments.gate.display import escaped
 from deployments.gate.freezer import FROZEN
 from deployments.gate.permit_keys import PermitKeys
+from deployments.gate.permit_moves import PermitMoves, fields_of, fields_of_ask, shown
 from deployments.gate.permit_reports import PermitReports, Teller
 from deployments.gate.permit_rows import PermitRow, new_permit_id
 from deployments.gate.permit_store import PermitStore
-from deployments.gate.permits import ISSUER, Claims, binding_of, lifetime_ms, profile_of, sign
+from deployments.gate.permits import binding_of, lifetime_ms, profile_of
 from deployments.gate.recorder import Recorder
 from deployments.gate.settings import GateSettings
 from deployments.ports import (
     ActionOutcome,
     Audit,
     AuditEvent,
-    BodyField,
     IssuedPermit,
     JsonValue,
     Keeps,
@@ -88,14 +85,14 @@ class PermitOffice:
     ) -> None:
         self._desk = desk
         self._store = PermitStore(engine)
-        self._recorder = Recorder(audit, settings.audit_timeout_s)
         self._clock = clock
-        self._keeps = keeps_arguments
         self._keys = PermitKeys(keys_dir)
         # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
-        self._turn = asyncio.Lock()
+        turn = asyncio.Lock()
+        recorder = Recorder(audit, settings.audit_timeout_s)
+        self._moves = PermitMoves(self._store, recorder, self._keys, turn, keeps_arguments)
         reading = AftermathStore(engine, _no_notices)
-        self._reports = PermitReports(desk, self._store, reading, clock, settings, self._turn, keeps_arguments)
+        self._reports = PermitReports(desk, self._store, reading, clock, settings, turn, keeps_arguments)
 
     async def open(self) -> None:
         """See to it that there is a key to sign with. The tables are the desk's to make."""
@@ -115,17 +112,17 @@ class PermitOffice:
             raise Forbidden("The policy forbids this call: there is no permit for it.")
         if binding_of(principal, ask).action_digest() != ask.action_digest:
             raise ApprovalConflict("The digest is not that of the call.")
-        await self._check_thawed(principal, _fields_of(ask))
+        await self._check_thawed(principal, fields_of_ask(ask))
         now_ms = self._clock.now_ms()
         own = True
         if ask.rollback_of is not None:
-            own = not await self._under_plan(principal, ask)
+            own = not await self._under_plan(principal, ask, ask.rollback_of)
         if ask.approval_id is not None and own:  # it lies ready since the approval was consumed
             waiting = await self._store.of_call(ask.approval_id, ask.gate_call_id)
             if waiting is None:
                 raise ApprovalConflict("No call left under this approval.")
             taken = replace(ask, change_id=waiting.ask.change_id, rollback_digest=waiting.ask.rollback_digest)
-            return await self._hand_out(principal, waiting, replace(waiting, ask=taken), now_ms)
+            return await self._moves.hand_out(principal, waiting, replace(waiting, ask=taken), now_ms)
         row = PermitRow(
             permit_id=new_permit_id(),
             state=PermitState.ISSUED,
@@ -139,13 +136,7 @@ class PermitOffice:
             plan=None,
             outcome=None,
         )
-        token = self._sign(row)
-        event = self._event(principal, "permit.issued", row, now_ms)
-        async with self._turn:
-            added = await self._recorder.made(self._store.adding(row), [event], final=False)
-        if not added:
-            raise ApprovalConflict("There is a permit for this already.")
-        return _shown(row, token)
+        return await self._moves.add(principal, row)
 
     async def claim(self, principal: Principal, tool: str, arguments: str, audience: str) -> IssuedPermit:
         """The permit of an approved call that left in one of this key's streams and was not executed yet."""
@@ -158,7 +149,7 @@ class PermitOffice:
         key = claim_key(principal.tenant, principal.key_id, tool, decoded.text)
         for row in await self._store.claimable(principal.tenant, principal.key_id, key, now_ms):
             try:
-                return await self._hand_out(
+                return await self._moves.hand_out(
                     principal, row, replace(row, ask=replace(row.ask, audience=audience)), now_ms
                 )
             except ApprovalConflict:  # another runner was faster: is there one more?
@@ -188,14 +179,14 @@ class PermitOffice:
             if row.state is PermitState.REDEEMED:
                 # The answer was lost. It is given again only once its record is certain, which it was not if the log
                 # was in doubt: the same event, word for word, is recorded at most once.
-                await self._recorder.record([self._redemption(principal, row)])
-                return _shown(row)
+                await self._moves.confirm(principal, row)
+                return shown(row)
             after = replace(row, state=PermitState.REDEEMED, redeemed_ms=now_ms, redeemer=redeemer)
-            if await self._take(principal, row, after, now_ms):
-                return _shown(after)
+            if await self._moves.take(principal, row, after, now_ms):
+                return shown(after)
             row = await self._store.get(permit_id) or row
         kind, error = refused or ("permit_invalid", ApprovalConflict("The permit has just changed."))
-        await self._bypass(principal, kind, _fields(row))
+        await self._bypass(principal, kind, fields_of(row))
         raise error
 
     async def report(self, principal: Principal, permit_id: str, report: RunReport) -> IssuedPermit:
@@ -203,7 +194,7 @@ class PermitOffice:
         row = await self._own(principal, permit_id)
         if row.key_id != principal.key_id:
             raise Forbidden("Only the key that a permit was issued to may report on it.")
-        return _shown(await self._reports.report(principal, row, report))
+        return shown(await self._reports.report(principal, row, report))
 
     async def permit(self, principal: Principal, permit_id: str) -> IssuedPermit:
         """A permit of the key's tenant, without its token; with the steps that have taken it back."""
@@ -211,7 +202,7 @@ class PermitOffice:
         steps = await self._store.steps_of(row.permit_id)
         if row.state is PermitState.ISSUED and row.expires_ms <= self._clock.now_ms():
             row = replace(row, state=PermitState.EXPIRED)
-        return replace(_shown(row), taken_back=_succeeded(steps))
+        return replace(shown(row), taken_back=_succeeded(steps))
 
     async def keys(self) -> Mapping[str, JsonValue]:
         """The public keys as a JWK set, the newest first."""
@@ -254,17 +245,17 @@ class PermitOffice:
         what = fields.get("permit_id") if "gate_call_id" in fields else "none"
         await self._desk.bypass(principal, kind, fields, f"{what}.bypass.{kind}.{principal.key_id}.{hour}")
 
-    async def _under_plan(self, principal: Principal, ask: PermitAsk) -> bool:
+    async def _under_plan(self, principal: Principal, ask: PermitAsk, permit_id: str) -> bool:
         """Whether a step goes under the approval of the call that it takes back.
 
-        Refuses one that does not take `ask.rollback_of` back, in the order of its plan.
+        Refuses one that does not take the execution of `permit_id` back, in the order of its plan.
 
         1. That call was executed, and by this tenant. 2. Its plan is the one that was recorded with its approval, and
         the step is the plan's, word for word. 3. Every step before it was executed with success, and it was not.
         4. Under the same approval nothing of a higher class runs, and nothing without this plan.
         """
         # 1
-        origin = await self._own(principal, ask.rollback_of or "")
+        origin = await self._own(principal, permit_id)
         if origin.state not in (PermitState.REDEEMED, PermitState.REPORTED) or origin.ask.rollback_of is not None:
             raise ApprovalConflict("Only a call that was executed can be taken back.")
         # 2
@@ -283,8 +274,7 @@ class PermitOffice:
         if step in done or any(before not in done for before in range(step)):
             raise ApprovalConflict("The steps of a plan are executed in order, each once.")
         # 4
-        same = ask.approval_id is not None and ask.approval_id == origin.ask.approval_id
-        if not same:  # released by the gate itself, or under an approval of its own
+        if ask.approval_id != origin.ask.approval_id:  # released by the gate itself, or under an approval of its own
             return False
         signed = plan_digest(plan.steps, plan.verify)
         if not signed == origin.ask.rollback_digest == ask.rollback_digest or ask.change_id != origin.ask.change_id:
@@ -293,148 +283,17 @@ class PermitOffice:
             raise ApprovalConflict("The step is of a higher class than the call that was approved.")
         return True
 
-    # --- moves -------------------------------------------------------------------------------------------------------
-
-    async def _hand_out(self, principal: Principal, row: PermitRow, taken: PermitRow, now_ms: int) -> IssuedPermit:
-        """Give the permit of an approved call to the one runner that takes it."""
-        after = replace(
-            taken,
-            issued_ms=now_ms,
-            expires_ms=now_ms + lifetime_ms(taken.ask.risk),
-            exec_profile=profile_of(taken.ask.risk, taken.ask.arguments),
-        )
-        if row.ask.audience or row.state is not PermitState.ISSUED:
-            raise ApprovalConflict("There is a permit for this call already.")
-        token = self._sign(after)
-        if not await self._move(row, after, now_ms, self._event(principal, "permit.issued", after, now_ms)):
-            raise ApprovalConflict("There is a permit for this call already, or its time is over.")
-        return _shown(after, token)
-
-    async def _take(self, principal: Principal, row: PermitRow, after: PermitRow, now_ms: int) -> bool:
-        """Redeem a permit; False when it has to be looked at again.
-
-        What the log has is final. A crash after the record and before the commit left a permit that nobody was told is
-        theirs: it becomes whose the record says, and whoever that is may ask again.
-        """
-        event = self._redemption(principal, after)
-        try:
-            return await self._move(row, after, now_ms, event)
-        except AuditRefused:
-            found = await self._recorder.find(event.event_id)
-            if found is None:
-                raise
-        record = cast("Mapping[str, JsonValue]", json.loads(found.entry))
-        at_ms, data = record["at_ms"], record["data"]
-        redeemer = data.get("redeemer") if isinstance(data, dict) else None
-        told = replace(
-            after,
-            redeemed_ms=at_ms if isinstance(at_ms, int) else now_ms,
-            redeemer=redeemer if isinstance(redeemer, str) else None,
-        )
-        async with self._turn:
-            await self._recorder.made(self._store.moving(row, told, now_ms), [], final=True)
-        return False
-
-    async def _move(self, before: PermitRow, after: PermitRow, now_ms: int, event: AuditEvent) -> bool:
-        """Make a move whose record is durable first; False when somebody was faster."""
-        async with self._turn:
-            final = after.state is not PermitState.ISSUED
-            return await self._recorder.made(self._store.moving(before, after, now_ms), [event], final=final)
-
-    def _redemption(self, principal: Principal, row: PermitRow) -> AuditEvent:
-        """The one record of a redemption: of the row alone, so that it is the same whenever it is made."""
-        at_ms = row.issued_ms if row.redeemed_ms is None else row.redeemed_ms
-        return self._event(principal, "permit.redeemed", row, at_ms, {"redeemer": row.redeemer})
-
-    def _sign(self, row: PermitRow) -> str:
-        ask = row.ask
-        claims = Claims(
-            iss=ISSUER,
-            aud=ask.audience,
-            sub=row.key_id,
-            jti=row.permit_id,
-            iat=row.issued_ms // 1000,
-            nbf=row.issued_ms // 1000,
-            exp=row.expires_ms // 1000,
-            act=ask.action_digest,
-            risk=ask.risk.value,
-            exec_profile=row.exec_profile,
-            policy_digest=ask.policy_digest,
-            gate_call_id=ask.gate_call_id,
-            approval_id=ask.approval_id,
-            change_id=ask.change_id,
-            rollback_digest=ask.rollback_digest,
-            rollback_of=ask.rollback_of,
-        )
-        return sign(claims, self._keys.newest())
-
     async def _own(self, principal: Principal, permit_id: str) -> PermitRow:
         row = await self._store.get(permit_id)
         if row is None or row.tenant != principal.tenant:
             raise _not_found()
         return row
 
-    def _event(
-        self, principal: Principal, name: str, row: PermitRow, at_ms: int, more: Mapping[str, JsonValue] | None = None
-    ) -> AuditEvent:
-        ask = row.ask
-        # The log has the arguments of any other call already, with its proposal; those of a step with its permit.
-        own = ask.rollback_of is not None and name == "permit.issued"
-        return AuditEvent(
-            event_id=f"{row.permit_id}.{name}",
-            name=name,
-            at_ms=at_ms,
-            tenant=row.tenant,
-            principal=principal.key_id,
-            session=ask.session,
-            data={
-                **_fields(row),
-                "audience": ask.audience,
-                "change_id": ask.change_id,
-                "exec_profile": row.exec_profile,
-                "expires_ms": row.expires_ms,
-                "policy_digest": ask.policy_digest,
-                "rollback_digest": ask.rollback_digest,
-                "rollback_of": ask.rollback_of,
-                "step": ask.step,
-                **(more or {}),
-            },
-            bodies={BodyField.ARGUMENTS: body_of(ask.arguments, row.tenant, self._keeps)} if own else {},
-        )
-
 
 def _no_notices(event: AuditEvent, now_ms: int) -> Sequence[Executable]:
     """The desk tells people; the office only reads."""
     del event, now_ms
     return ()
-
-
-def _fields(row: PermitRow) -> dict[str, JsonValue]:
-    return {"permit_id": row.permit_id, **_fields_of(row.ask)}
-
-
-def _fields_of(ask: PermitAsk) -> dict[str, JsonValue]:
-    return {
-        "gate_call_id": ask.gate_call_id,
-        "approval_id": ask.approval_id,
-        "action_digest": ask.action_digest,
-        "tool": escaped(ask.tool)[:MAX_TEXT],
-        "risk": ask.risk.value,
-    }
-
-
-def _shown(row: PermitRow, token: str = "") -> IssuedPermit:
-    return IssuedPermit(
-        permit_id=row.permit_id,
-        state=row.state,
-        token=token,
-        ask=row.ask,
-        issued_ms=row.issued_ms,
-        expires_ms=row.expires_ms,
-        exec_profile=row.exec_profile,
-        plan=row.plan,
-        rollback_of=row.ask.rollback_of,
-    )
 
 
 def _succeeded(steps: Sequence[PermitRow]) -> tuple[int, ...]:

@@ -197,10 +197,10 @@ def _claims(said: Mapping[str, JsonValue]) -> Claims:
     return claims
 
 
-def _pinned(jwks: Mapping[str, JsonValue], kid: object) -> Any:
+def _pinned(jwks: Mapping[str, JsonValue], kid: str) -> Any:
     keys = jwks.get("keys")
     for each in keys if isinstance(keys, list) else []:
-        if isinstance(each, dict) and each.get("kid") == kid and isinstance(kid, str):
+        if isinstance(each, dict) and each.get("kid") == kid:
             public = {"kty": each.get("kty"), "crv": each.get("crv"), "x": each.get("x")}
             if (public["kty"], public["crv"]) != ("OKP", "Ed25519"):
                 break

@@ -85,7 +85,7 @@ def log_of(size: int) -> str:
 
 
 def large_bodies(size: int = _LARGE) -> dict[str, Body]:
-    """Bodies of about `size` characters of text, one of each kind that is dear in its own way; the same each time."""
+    """Bodies of about `size` characters, tools included, one of each kind that is dear in its own way; the same each time."""
     review = "Please review this diff before we deploy it.\n"
     call: JsonValue = [{"id": "c", "type": "function", "function": {"name": "shell", "arguments": '{"command": "ls"}'}}]
     loop: list[JsonValue] = [_said("user", "Why do the pods of checkout fail since 14:30?")]
@@ -110,9 +110,9 @@ def large_bodies(size: int = _LARGE) -> dict[str, Body]:
                 _said("user", "Please look at the change when I show it. " + _repeated(_PROSE, size // 16)),
                 _said("assistant", _repeated(_PROSE, size // 16)),
                 _said("user", "That did not help, tests still fail.\n" + log_of(size // 8)),
-                _said("user", review + diff_of(size // 2)),
+                _said("user", review + diff_of(size // 2 - size // 8)),
             ],
-            "tools": [_tool(n) for n in range(16)],
+            "tools": [_tool(n) for n in range(16)],  # the eighth
         },
     }
 

@@ -32,23 +32,29 @@ from deployments.gate.shell.reader import ShellReader
 from tests.gate.mutate import corpus
 
 MODULES = (
-    "tables", "decide", "states", "people", "freezer", "permits", "permit_rows", "office",
+    "tables", "decide", "states", "people", "freezer", "frozen_view", "permits", "permit_rows", "permit_moves",
+    "permit_store", "office",
     "findings", "judge", "operands", "roles", "paths", "feeds", "globs", "addresses",
 )  # fmt: skip
-OFFICE = ["test_permits_retries.py", "test_permits_office.py"]
+OFFICE = ["test_permit_rules_office.py", "test_permits_office.py", "test_permits_retries.py"]
 # The fastest first: most changes die there.
 TESTS = {
     "tables": ["test_tables.py"],
     "decide": ["test_tables.py"],
     "states": ["test_state_rules.py", "test_vote_rules.py", "test_votes.py", "test_approvals.py"],
     "people": ["test_people.py", "test_vote_rules.py", "test_votes.py"],
-    "freezer": ["test_freezer.py"],
-    "permits": ["test_permits_signed.py", *OFFICE],
+    "freezer": ["test_freezer_rules.py", "test_freezer.py"],
+    "frozen_view": ["test_freezer_rules.py", "test_freezer.py"],
+    "permits": ["test_permit_rules.py", "test_permits_signed.py", *OFFICE],
     "permit_rows": OFFICE,
+    "permit_moves": OFFICE,
+    "permit_store": ["test_permit_rules_store.py", *OFFICE],
     "office": OFFICE,
 }
 # These need a store, on SQLite here, and no bundle.
-STORED = frozenset({"states", "people", "freezer", "permits", "permit_rows", "office"})
+STORED = frozenset(
+    {"states", "people", "freezer", "frozen_view", "permits", "permit_rows", "permit_moves", "permit_store", "office"}
+)
 # Tests of the rules of one module, on bundles of their own: they run first, and alone with `--first`.
 RULES = {
     "findings": ["test_finding_rules.py"],
@@ -211,6 +217,10 @@ def put_in_place(change: Change) -> None:
 
 
 def _take(old: FunctionType, new: FunctionType) -> None:
+    inside, other = getattr(old, "__wrapped__", None), getattr(new, "__wrapped__", None)
+    if isinstance(inside, FunctionType) and isinstance(other, FunctionType):  # below a decorator
+        _take(inside, other)
+        return
     if len(old.__code__.co_freevars) == len(new.__code__.co_freevars):
         old.__code__, old.__defaults__, old.__kwdefaults__ = new.__code__, new.__defaults__, new.__kwdefaults__
 

@@ -92,6 +92,7 @@ class DeskMachine(RuleBasedStateMachine):
         # Every example has calls of its own, so that all of them share one database.
         DeskMachine.examples += 1
         self.mark = DeskMachine.examples
+        self.attempts = 0
         self.do(self.world.open())
         for each in self.do(self.desk.frozen()):
             self.do(self.desk.unfreeze(ROOT, each.key_id, "CHG-0", ""))
@@ -373,7 +374,8 @@ class DeskMachine(RuleBasedStateMachine):
 
     def freezing(self, key: str) -> None:
         holder = VOTERS.get(key, AGENT)
-        self.do(self.desk.bypass(holder, "permit_invalid", {}, f"e{self.mark}.{len(self.world.audit.events)}"))
+        self.attempts += 1
+        self.do(self.desk.bypass(holder, "permit_invalid", {}, f"e{self.mark}.{self.attempts}"))
         self.frozen.add(key)
 
     # --- what must hold at any time ----------------------------------------------------------------------------------

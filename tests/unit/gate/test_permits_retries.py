@@ -230,6 +230,8 @@ async def test_what_the_log_has_is_final_when_the_process_died_before_it_could_s
         with pytest.raises(ApprovalConflict, match="used already"):
             await at.take(permit, again, elsewhere)
     assert (len(at.redeemed()), at.bypasses()) == (1, [] if wins else ["permit_replayed"])
+    (row,) = [permit_rows.read(each) for each in await fetch(at.stores[0].engine, select(permits))]
+    assert (row.redeemed_ms, row.redeemer) == (at.clock.now_ms() - 1_000, _digest(NONCE)), "as it is on record"
     assert (await at.office.permit(AGENT, permit.permit_id)).state is PermitState.REDEEMED
 
 
