@@ -141,8 +141,10 @@ def create_audit_router(authorizer: Authorizer, audit: Audit) -> APIRouter:
         return Response(await audit.checkpoint(), media_type=_TEXT, headers={"cache-control": "no-cache"})
 
     @router.get("/v1/audit/tile/{tile:path}")
-    async def tile(_: Annotated[Principal, Depends(reader)], tile: str) -> Response:
-        """A tile of hashes or a bundle of entries."""
+    async def tile(principal: Annotated[Principal, Depends(reader)], tile: str) -> Response:
+        """A tile of hashes; with the scope `admin` also a bundle of entries, which has records of every tenant."""
+        if tile.startswith("entries/") and Scope.ADMIN not in principal.scopes:
+            raise Forbidden("A bundle of entries holds the records of every tenant: it takes the scope 'admin'.")
         data = await audit.tile(f"tile/{tile}")
         return Response(data, media_type="application/octet-stream", headers={"cache-control": _FULL_TILE})
 
