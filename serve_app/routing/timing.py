@@ -85,7 +85,7 @@ def log_of(size: int) -> str:
 
 
 def large_bodies(size: int = _LARGE) -> dict[str, Body]:
-    """Bodies of about `size` characters, tools included, one of each kind that is dear in its own way; the same each time."""
+    """Bodies of about `size` characters, tools included, one of each dear kind; the same each time."""
     review = "Please review this diff before we deploy it.\n"
     call: JsonValue = [{"id": "c", "type": "function", "function": {"name": "shell", "arguments": '{"command": "ls"}'}}]
     loop: list[JsonValue] = [_said("user", "Why do the pods of checkout fail since 14:30?")]
