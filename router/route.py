@@ -8,8 +8,9 @@ latch of an escalated session; 5. inside a tool loop that is not stalled, the ar
 bound the result from above, and floors from below. A pin stands above floors that are not for safety; where it, or a
 tenant's deny, contradicts one that is, the turn is refused. Guards come last, and go up or sideways (`router.guards`).
 
-Load and deadlines touch step 7 and 8 alone: a proposal stays on the base tier while the strong one is cold, full or too
-slow for the caller's deadline, and the notes say which. What a rule, a wish or a failure asks for waits, or is held.
+Load and deadlines touch step 7 and 8 alone: a proposal stays on the base tier while the strong one fails, is cold,
+full or too slow for the caller's deadline, and the notes say which. What a rule, a wish or a failure asks for waits,
+or is held.
 """
 
 from collections.abc import Sequence
@@ -197,8 +198,8 @@ def fallback(request: RouteRequest, state: StateView | None = None, policy_diges
 
 def _in_reach(proposal: Proposal, load: Load) -> Proposal:
     """The proposal, not taken where the strong tier would be waited for, refuse, or be too late."""
-    kept = proposal.taken and (load.strong_cold or load.strong_full or not load.strong_in_time)
-    return replace(proposal, taken=False) if kept else proposal
+    waits = load.strong_failing or load.strong_cold or load.strong_full or not load.strong_in_time
+    return replace(proposal, taken=False) if proposal.taken and waits else proposal
 
 
 def _kept_back(proposal: Proposal, around: Surroundings) -> tuple[str, ...]:
@@ -208,7 +209,7 @@ def _kept_back(proposal: Proposal, around: Surroundings) -> tuple[str, ...]:
         return ()
     whys = (
         ("budget_drained", budget.drained),
-        ("strong_tier_down", load.strong_served and not load.strong_up),
+        ("strong_tier_down", load.strong_served and (load.strong_failing or not load.strong_up)),
         ("strong_tier_cold", load.strong_cold),
         ("strong_tier_full", load.strong_full or (load.strong_pressure > 1.0 and not proposal.taken)),
         ("deadline", not load.strong_in_time),

@@ -179,10 +179,11 @@ class Load:
     """How the tiers are. `strong_pressure` is the strong tier's queue time over its limit, 1 at the limit.
 
     Windows are in tokens; None is unknown. `strong_served` is False where this installation has no strong tier at all.
-    `strong_cold`: it has no replica now, so a turn would wait for the first one. `full`: the tier has just refused a
-    call, or its queue is at its bound. `spills`: who runs this lets the strong tier take turns that the full base tier
-    would refuse. `left_ms` is what the caller's deadline leaves and `strong_ms` what an attempt of the strong tier
-    usually takes; None is unknown.
+    `strong_failing`: its last calls failed, so a turn that can do without it does; one that cannot finds out whether
+    it still does. `strong_cold`: it has no replica now, so a turn would wait for the first one. `full`: the tier has
+    just refused a call, or its queue is at its bound. `spills`: who runs this lets the strong tier take turns that
+    the full base tier would refuse. `left_ms` is what the caller's deadline leaves and `strong_ms` what an attempt of
+    the strong tier usually takes; None is unknown.
     """
 
     base_up: bool = True
@@ -191,6 +192,7 @@ class Load:
     strong_pressure: float = 0.0
     base_window: int | None = None
     strong_window: int | None = None
+    strong_failing: bool = False
     strong_cold: bool = False
     strong_full: bool = False
     base_full: bool = False
@@ -206,8 +208,9 @@ class Load:
     @property
     def strong_free(self) -> bool:
         """True when nothing speaks against giving the strong tier a turn that does not need it."""
-        ready = self.strong_served and self.strong_up and not self.strong_cold and not self.strong_full
-        return ready and self.strong_pressure < 1.0 and self.strong_in_time
+        ready = self.strong_served and self.strong_up and not self.strong_failing
+        free = ready and not self.strong_cold and not self.strong_full
+        return free and self.strong_pressure < 1.0 and self.strong_in_time
 
 
 @dataclass(frozen=True, slots=True)

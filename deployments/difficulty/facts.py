@@ -16,15 +16,15 @@ _UNSEEN: Final = TierState()
 def load_of(fixed: Load, tiers: Mapping[Tier, TierState], left_ms: int | None, spill_up: bool) -> Load:
     """`fixed`, which holds what never changes, with how the tiers are.
 
-    A base tier that is down counts as full, not as down: the guards would send turns up that a wish or a ceiling binds
-    to it. A full one does so only with `spill_up`.
+    That calls failed a moment ago is a guess: nobody who needs the tier is refused for it, and their calls find out. A
+    base tier that fails counts as full, for the same reason; a full one sends turns up only with `spill_up`.
     """
     base, strong = tiers.get(Tier.BASE, _UNSEEN), tiers.get(Tier.STRONG, _UNSEEN)
     return replace(
         fixed,
         base_full=base.full or not base.up,
         spills=spill_up,
-        strong_up=strong.up,
+        strong_failing=not strong.up,
         strong_cold=strong.cold,
         strong_full=strong.full,
         strong_pressure=strong.pressure,

@@ -47,7 +47,7 @@ class CascadeSettings(BaseModel):
 class LoadSettings(BaseModel):
     """When a tier counts as down or full, as one replica sees it. The router then gives it no turn that can do without.
 
-    Turns that a rule, a wish or a failure sends there wait as ever while it is full, and are held while it is down.
+    Turns that a rule, a wish or a failure sends there are sent as ever.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -16,7 +16,6 @@ from deployments.ports import (
     Feedback,
     FeedbackSource,
     FeedbackVerdict,
-    Hold,
     KeyId,
     SessionId,
     TenantId,
@@ -39,7 +38,7 @@ def test_what_is_seen_of_the_tiers_is_what_the_router_is_told():
     tiers = {Tier.STRONG: TierState(up=False, cold=True, full=True, pressure=1.5, ms=7)}
     told = load_of(fixed, tiers, 5, spill_up=False)
     assert (told.base_window, told.strong_window, told.base_up, told.base_full) == (8, 9, True, False)
-    assert (told.strong_up, told.strong_cold, told.strong_full) == (False, True, True)
+    assert (told.strong_up, told.strong_failing, told.strong_cold, told.strong_full) == (True, True, True, True)
     assert (told.strong_pressure, told.strong_ms, told.left_ms) == (1.5, 7, 5)
     assert load_of(fixed, {}, None, spill_up=False) == fixed
 
@@ -59,13 +58,12 @@ async def test_a_base_tier_that_is_down_sends_its_turns_up_only_where_that_is_wa
     await router.close()
 
 
-async def test_a_tier_that_is_down_holds_what_needs_it_and_lowers_what_does_not(a_router: Make):
+async def test_a_tier_whose_calls_fail_keeps_nobody_from_it_who_needs_it(a_router: Make):
     router = await a_router()
     down = {Tier.STRONG: TierState(up=False)}
-    held = await router.route(routed(ask(DELETE), tiers=down))
-    assert (held.tier, held.hold, held.reason) == (Tier.STRONG, Hold.QUEUE, "strong_tier_down")
+    risky = await router.route(routed(ask(DELETE), tiers=down))
+    assert (risky.tier, risky.hold) == (Tier.STRONG, None)
     await router.observe(Attempt("e1", ACME, SessionId("s1"), Tier.BASE, AttemptOutcome.FAILED))
-    # A session that was escalated by a rule that is not about safety follows the policy for such rules.
     assert (await router.route(routed(ask("Hello!"), tiers=down))).hold is None
 
 

@@ -17,6 +17,7 @@ BUSY = {
     "full": (Load(strong_full=True), "strong_tier_full"),
     "queue": (Load(strong_pressure=1.9), "strong_tier_full"),
     "down": (Load(strong_up=False), "strong_tier_down"),
+    "failing": (Load(strong_failing=True), "strong_tier_down"),
     "late": (Load(strong_ms=4_001, left_ms=4_000), "deadline"),
 }
 every_load = pytest.mark.parametrize(("load", "why"), BUSY.values(), ids=BUSY)
@@ -106,8 +107,8 @@ def test_no_load_at_all_lowers_what_is_risky():
     for strong_up in (True, False):
         for spills in (True, False):
             load = Load(
-                strong_up=strong_up, strong_cold=True, strong_full=True, strong_pressure=9, base_full=True,
-                spills=spills, left_ms=0, strong_ms=9_000,
+                strong_up=strong_up, strong_failing=True, strong_cold=True, strong_full=True, strong_pressure=9,
+                base_full=True, spills=spills, left_ms=0, strong_ms=9_000,
             )  # fmt: skip
             decision = found(Surroundings(load=load), signals=RISKY).decision
             assert decision.tier is Tier.STRONG
