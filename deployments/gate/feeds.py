@@ -44,6 +44,23 @@ def listed(programs: Programs, feed: Atom | None) -> tuple[str, ...]:
     return ()
 
 
+def given_text(atom: Atom) -> str | None:
+    """What a command reads on its input, when that is written in the line: a here-document, or what `echo` prints."""
+    inputs = [redirect for redirect in atom.redirects if redirect.operator.startswith("<")]
+    if inputs:
+        word = inputs[0].target
+        return _exactly(word) if len(inputs) == 1 and inputs[0].operator in {"<<", "<<<"} else None
+    feed = atom.feed
+    if feed is None or len(feed.argv) != 2 or feed.argv[0].text != "echo" or feed.redirects:
+        return None
+    text = _exactly(feed.argv[1])
+    return None if text is None or text.startswith("-") else text
+
+
+def _exactly(word: Word) -> str | None:
+    return None if word.glob or word.symbolic or word.loose or word.several else word.text
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """A command as the judge reads it: its node, its flags and their values, its operands.

@@ -30,7 +30,7 @@ from deployments.gate.operands import (
 )
 from deployments.gate.paths import followed, normal_path
 from deployments.gate.policy import Bundle
-from deployments.gate.roles import judge_implied, judge_path, judge_word
+from deployments.gate.roles import judge_implied, judge_input, judge_path, judge_word
 from deployments.gate.shell.atoms import (
     MAX_DEPTH,
     MAX_RUNS,
@@ -143,7 +143,7 @@ class Judge:
             return [finding for finding in found if finding is not None]
         # What is redirected into a command takes the place of the pipe.
         fed = not any(redirect.operator.startswith("<") for redirect in atom.redirects)
-        found += self._command(argv, depth, atom.feed if fed else None)
+        found += self._command(argv, depth, atom.feed if fed else None, feeds.given_text(atom))
         self.directories = followed(self.directories, argv)
         return [finding for finding in found if finding is not None]
 
@@ -165,7 +165,9 @@ class Judge:
 
     # --- one command -------------------------------------------------------------------------------------------------
 
-    def _command(self, argv: tuple[Word, ...], depth: int, feed: Atom | None = None) -> list[Finding]:
+    def _command(
+        self, argv: tuple[Word, ...], depth: int, feed: Atom | None = None, given: str | None = None
+    ) -> list[Finding]:
         shown = as_shown(argv)
         facts = Facts(argv=argv)
         node = self._program(argv[0], facts)
@@ -221,7 +223,7 @@ class Judge:
         if node.requires and not node.requires & facts.given:
             facts.opaque("runs what it is given on its input or in a file")
         if (node.needs and not node.needs & facts.given) or len(positionals) < node.least:
-            facts.opaque("takes its commands from its input or from a person")
+            judge_input(facts, node.reads, given)
         for flag in facts.deferred:
             if not flag.waived_by & facts.plain:
                 self._effects(facts, flag)

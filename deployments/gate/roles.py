@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from deployments.gate import addresses, globs, outputs, paths, scripts, sql
+from deployments.gate import addresses, globs, outputs, paths, python_reads, scripts, sql
 from deployments.gate.findings import Facts
 from deployments.gate.grammar import ClassOf
 from deployments.gate.paths import normal_path
@@ -33,8 +33,12 @@ _PLAIN = {
     "az-value": ("name",),
     "flagless": ("name", "kube-name"),
 }
+# Up to the first `?` nothing is a wildcard, and after it there is no other part of a path.
+_QUERY = re.compile(r"[A-Za-z0-9_./{}-]+\?[A-Za-z0-9_.&%:+,-]+=[A-Za-z0-9_.=&%:+,-]*")
 # As a glob it could only become the addresses `1` and `:`, which lead nowhere.
 _LOOPBACK = re.compile(r"https?://\[::1\](?::[0-9]{1,5})?(?:/[A-Za-z0-9._/-]*)?")
+# On its input a client reads more than statements: `\\!`, `.shell`, `go`, and variables of its own (`:name`).
+_CLIENT_COMMAND = re.compile(r"\\|^\s*[./#]|^\s*go\s*$|(?<!:):(?![:\s]|$)", re.M | re.I)
 # With one of these flags curl takes brackets and braces as they are.
 _NO_GLOBBING = frozenset({"-g", "--globoff"})
 
@@ -77,12 +81,38 @@ def judge_word(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
         if word.text is None or word.glob or not scripts.READERS[role](word.text):
             facts.unknown(f"the program may do more than read and print ({role})")
         return
+    if role == "python-program":
+        _python(bundle, facts, word, directories)
+        return
     if role in parts.patterns:
-        if word.text is None or word.glob or not parts.patterns[role].fullmatch(word.text):
+        if not _fits(bundle, role, word):
             facts.unknown(f"'{word.text or '?'}' is not a word that may stand here ({role})")
+        if bundle.spec.word_uses.get(role) == "read":
+            facts.targets += paths.sensitive_targets(bundle, word, directories)
         return
     facts.kinds.add(role)
     judge_target(bundle, facts, role, None if word.glob else word.text)
+
+
+def _fits(bundle: Bundle, role: str, word: Word) -> bool:
+    """True when a word fits a pattern, and all that it may be when it runs does."""
+    pattern, use = bundle.parts.patterns[role], bundle.spec.word_uses.get(role)
+    if word.text is not None and not word.glob:
+        return pattern.fullmatch(word.text) is not None
+    if use == "any-file":
+        return all(pattern.fullmatch(place) for place in _places(word)) and bool(_places(word))
+    if use == "query" and word.text is not None:
+        # Another letter in place of the `?` makes it the address of nothing: no name there holds a `=`.
+        return _QUERY.fullmatch(word.text) is not None and pattern.fullmatch(word.text) is not None
+    return False
+
+
+def _places(word: Word) -> tuple[str, ...]:
+    """How names begin that a word may be: up to a slash for a glob, or where they were searched; none if not known."""
+    if word.text is not None:
+        known, slash, _ = re.split(r"[*?\[]", word.text, maxsplit=1)[0].rpartition("/")
+        return (f"{known}{slash}",) if slash else ()
+    return word.below if word.kind == "path" and word.dashless else ()
 
 
 def _judge_typed(bundle: Bundle, facts: Facts, role: str, word: Word, directories: Directories) -> None:
@@ -136,6 +166,19 @@ def _operand(facts: Facts, word: Word) -> None:
         facts.unknown("a word that may be read as '@FILE' or '+COMMAND'")
 
 
+def _python(bundle: Bundle, facts: Facts, word: Word, directories: Directories) -> None:
+    """A program of Python: what it reads is judged as if the command named it."""
+    found = None if word.text is None or word.glob else python_reads.reads(word.text)
+    if found is None:
+        facts.unknown("the program may do more than read and print (python-program)")
+        return
+    # Modules are looked for in the working directory first.
+    if found.modules and any(place is None or place.startswith(("/", "~", "..")) for place in directories):
+        facts.unknown("what the program imports may be files from outside of the workspace")
+    for place in found.places:
+        judge_path(bundle, facts, "file", Word(place.shown, place.glob), directories)
+
+
 def _statements(facts: Facts, role: str, word: Word) -> None:
     if word.text is None or word.glob:
         facts.opaque("statements that are only known when they run")
@@ -144,6 +187,14 @@ def _statements(facts: Facts, role: str, word: Word) -> None:
     if base is not Base.R0:
         facts.classes.append(ClassOf(base, base))
         facts.notes.append(note)
+
+
+def judge_input(facts: Facts, role: str | None, text: str | None) -> None:
+    """Statements that a client reads on its input: they are known, or they are held; so are commands of the client."""
+    if role is None or text is None or _CLIENT_COMMAND.search(text):
+        facts.opaque("takes its commands from its input or from a person")
+        return
+    _statements(facts, role, Word(text))
 
 
 def judge_target(bundle: Bundle, facts: Facts, kind: str, text: str | None) -> None:

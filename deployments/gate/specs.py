@@ -92,7 +92,8 @@ class NodeSpec(Strict):
     `style: words` is for `echo`, to which a word with a dash that is no flag is a word like any other.
 
     `needs` is as `requires`, but the flag may stand anywhere; with fewer positional words than `least` the program is
-    taken to read its commands from somewhere else.
+    taken to read its commands from somewhere else. `reads` is the role of what it reads instead, where that is known:
+    the text of a here-document, or what `echo` prints into it.
 
     With one of the flags `here` (`*`: always, but for what reads a pipe) and no operand of its last role, the program
     reads what lies in the directory that it runs in: `grep -r PATTERN`, `rg PATTERN`.
@@ -118,6 +119,7 @@ class NodeSpec(Strict):
     drops_first: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     least: int = 0
+    reads: Literal["sql-postgres", "sql-mysql", "sql-sqlite"] | None = None
     here: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
     lists_not: tuple[str, ...] = ()
@@ -168,7 +170,12 @@ class ProfileSpec(Strict):
 
 
 class Part(Strict):
-    """A file of a bundle. What two files both say is refused; lists of tools, rules and sinks are put together."""
+    """A file of a bundle. What two files both say is refused; lists of tools, rules and sinks are put together.
+
+    `word_uses` says more of the patterns in `words`. `any-file`: the name of a file fits as soon as its directory does,
+    whatever follows the slash. `query`: the `?` that begins the query of an address may be a wildcard of the shell.
+    `read`: what fits is also the name of a file that is read. It speaks of words of the same file alone.
+    """
 
     include: tuple[str, ...] = ()
     profiles: dict[Literal["observe", "coding", "ops"], ProfileSpec] = Field(
@@ -176,6 +183,9 @@ class Part(Strict):
     )
     effects: dict[str, EffectSpec] = Field(default_factory=dict[str, EffectSpec])
     words: dict[str, str] = Field(default_factory=dict[str, str])
+    word_uses: dict[str, Literal["any-file", "query", "read"]] = Field(
+        default_factory=dict[str, Literal["any-file", "query", "read"]]
+    )
     environment: tuple[str, ...] = ()
     program_directories: tuple[str, ...] = ()
     sinks: tuple[str, ...] = ()
@@ -191,6 +201,9 @@ class Part(Strict):
         names = [name for tool in self.tools for name in tool.registered]
         if len(set(names)) != len(names):
             raise ValueError("a tool name is registered twice")
+        foreign = sorted(self.word_uses.keys() - self.words.keys())
+        if foreign:  # a bundle that extends another could make its patterns milder
+            raise ValueError(f"word_uses names what is no word of this file: {', '.join(foreign)}")
         return self
 
 
@@ -255,6 +268,7 @@ class Node:
     drops_first: frozenset[str]
     needs: frozenset[str]
     least: int
+    reads: str | None
     here: frozenset[str]
     lists: frozenset[str]
     lists_not: frozenset[str]
@@ -395,6 +409,7 @@ def compile_node(
         drops_first=frozenset(spec.drops_first),
         needs=frozenset(spec.needs),
         least=spec.least,
+        reads=spec.reads,
         here=frozenset(spec.here),
         lists=frozenset(spec.lists),
         lists_not=frozenset(spec.lists_not),

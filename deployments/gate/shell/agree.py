@@ -4,6 +4,7 @@ tree-sitter never judges alone: it silently drops words in some lines. It is her
 shfmt; where the two do not see the same commands, words and redirects, the line is not understood.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -184,36 +185,36 @@ class _Reader:
         if not bodies:
             self.found.append(((), (), tuple(sorted(redirects))))
         elif len(bodies) == 1 and bodies[0].type == "command":
-            self.command(bodies[0], tuple(redirects))
+            self.command(bodies[0], tuple(redirects), _dropped(node))
         elif len(bodies) == 1 and bodies[0].type == "test_command":
             self.test(bodies[0], tuple(redirects))
         else:
             # As in shfmt's reduction: the redirects of a group are an atom of their own. tree-sitter hangs those of the
             # last command of a list or pipeline on the whole list, which is a difference of place, not of content.
             if bodies[0].type in {"list", "pipeline", "negated_command"}:
-                self.last_of(bodies[0], tuple(redirects))
+                self.last_of(bodies[0], tuple(redirects), _dropped(node))
                 return
             self.found.append(((), (), tuple(sorted(redirects))))
             for body in bodies:
                 self.visit(body)
 
-    def last_of(self, node: Node, redirects: tuple[tuple[str, str], ...]) -> None:
+    def last_of(self, node: Node, redirects: tuple[tuple[str, str], ...], dropped: tuple[str, ...]) -> None:
         """Visit a list and give `redirects` to its last command, where bash puts them."""
         *others, last = node.named_children
         for child in others:
             self.visit(child)
         match last.type:
             case "command":
-                self.command(last, redirects)
+                self.command(last, redirects, dropped)
             case "test_command":
                 self.test(last, redirects)
             case "list" | "pipeline" | "negated_command":
-                self.last_of(last, redirects)
+                self.last_of(last, redirects, dropped)
             case _:
                 self.found.append(((), (), tuple(sorted(redirects))))
                 self.visit(last)
 
-    def command(self, node: Node, outer: tuple[tuple[str, str], ...]) -> None:
+    def command(self, node: Node, outer: tuple[tuple[str, str], ...], dropped: tuple[str, ...] = ()) -> None:
         words: list[str] = []
         names: list[str] = []
         redirects = list(outer)
@@ -233,6 +234,7 @@ class _Reader:
                 words.append(self.word(child))
             else:
                 raise Unprovable("the second parser meets an unusual word")
+        words += dropped
         if words[:1] == ["time"]:
             words = words[2:] if words[1:2] == ["-p"] else words[1:]
         self.found.append((tuple(words), tuple(names), tuple(sorted(redirects))))
@@ -366,6 +368,16 @@ class _Reader:
             place = child.end_byte - start
         pieces.append(double_quoted(text[place:-1].decode("utf-8", "surrogateescape")))
         return "".join(pieces)
+
+
+def _dropped(node: Node) -> tuple[str, ...]:
+    """The last word of a command before its here-document, where that is `-`: tree-sitter has no node for it."""
+    children = node.children
+    for body, after in zip(children, children[1:], strict=False):
+        if after.type == "heredoc_redirect" and not body.type.endswith("_redirect"):
+            between = (node.text or b"")[body.end_byte - node.start_byte : after.start_byte - node.start_byte]
+            return ("-",) if re.fullmatch(rb"[ \t]+-[ \t]+", between) else ()
+    return ()
 
 
 def _source(node: Node) -> str:

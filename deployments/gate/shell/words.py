@@ -52,6 +52,8 @@ class Words(Arithmetic):
         word = self.word(child(parts, "Word"), known)
         if operator not in HEREDOCS:
             return Redirect(operator, word)
+        if number not in {"", "0"}:
+            raise Unprovable("a here-document that is not read on standard input")
         body = self.word(child(parts, "Hdoc"), known, quoted=True) if "Hdoc" in parts else Word("")
         if body.text is None or body.form is not None:
             raise Unprovable("an expansion in a here-document")

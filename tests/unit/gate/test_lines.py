@@ -244,7 +244,8 @@ pip list
 def classifier(bundle: Bundle) -> Classifier:
     """The shared bundle; the lines of this module are read by few processes of the parser, not one each."""
     reader = ShellReader(timeout_s=20.0)
-    reader.learn((*HOSTILE, *WORKSPACE_WRITES, *HARMLESS, *NARROW, *NOT_NARROW, *SENSITIVE_LISTS, *OWN, *OBEYING))
+    reader.learn((*HOSTILE, *WORKSPACE_WRITES, *HARMLESS, *NARROW, *NOT_NARROW, *SENSITIVE_LISTS, *OWN, *OBEYING,
+                  *DOCUMENTS, *DANGEROUS_DOCUMENTS))  # fmt: skip
     return Classifier(bundle, reader)
 
 
@@ -376,6 +377,26 @@ more README.md
 findmnt -t ext4,xfs
 docker container top api -o pid,cmd
 docker compose events --json --until 0s
+docker compose -f deploy/compose.prod.yml ps
+docker network inspect bridge
+helm show values ./charts/web
+tar tzf backups/*.tgz
+find . -name '*.tgz' -exec tar tzf {} \;
+find certs -name '*.crt' -exec openssl x509 -in {} -noout -subject \;
+for d in services/*; do [ -f "$d/package.json" ] && ls "$d"; done
+gsutil ls gs://b/**
+gcloud storage ls gs://b/2026/**
+gh api repos/o/r/commits?per_page=3
+find . -name '*.sh' -exec bash -n {} \;
+bash -n scripts/*.sh
+for u in $(cut -d: -f1 /etc/passwd); do id "$u"; done
+getent passwd $USER
+groups $(whoami)
+psql -d app <<< 'select 1'
+mysql shop <<< 'show processlist'
+sqlite3 app.db <<< 'select count(*) from t;'
+echo 'select version()' | psql -d app
+cat x && echo 'select 1' | psql
 cat .env.example
 diff config/.env.sample .env.template
 """.strip("\n").split("\n")
@@ -439,6 +460,46 @@ cp .env .env.example
 git archive -o x --list
 git archive --output=x -l
 git format-patch --stdout -o x HEAD~1
+helm show values charts/web
+helm show values ./charts/*
+find host:x -exec tar tzf {} \;
+ls *.tgz | xargs -n1 tar tzf
+tar tzf *.tgz
+tar tzf host:*/x.tgz
+for f in *; do [ "$f" ]; done
+[ -f * ]
+find uri:x -exec openssl x509 -in {} -noout \;
+gsutil ls g*
+gsutil ls /etc/*
+gh api repos/o/r?/actions/secrets
+gh api repos/o/r/c*?per_page=3
+gh api repos/o/r/commits?per_page=[1-3]
+bash -n *.sh
+bash -n x.sh +n
+bash -n scripts/*.sh -c 'rm x'
+finger bob@evil.example
+psql <<< 'drop table t'
+psql <<< 'select :x'
+psql <<< "select :'x'"
+psql <<< '\! id'
+psql <<< 'select 1 \gexec'
+psql <<< 'select 1' < x.sql
+psql < x.sql
+psql 3<<< 'select 1'
+mysql <<< 'system id'
+mysql mysql <<< 'select * from user'
+sqlite3 app.db <<< '.shell id'
+sqlite3 app.db <<< ' .output x'
+echo '.shell id' | sqlite3 app.db
+echo -e 'select 1' | psql
+echo 'select 1' > f | psql
+echo "$x" | psql
+printf 'select 1' | psql
+cat x.sql | psql
+(cat x.sql; echo 'select 1') | psql
+echo 'select 1' | tee x | psql
+echo 'select 1' | cat x.sql - | psql
+mongosh <<< 'db.dropDatabase()'
 """.strip("\n").split("\n")
 
 
@@ -480,6 +541,19 @@ gh secret list
 fly secrets list
 oci iam user list
 kubectl get secrets
+aws ssm list-commands
+aws ssm list-command-invocations --details
+aws ec2 get-console-output --instance-id i-1
+aws cloudtrail lookup-events
+aws stepfunctions describe-execution --execution-arn x
+aws stepfunctions get-execution-history --execution-arn x
+aws transfer list-users --server-id s
+gcloud sql users list --instance db
+gcloud asset search-all-iam-policies
+gcloud compute instances get-serial-port-output web
+docker compose -f .env ps
+docker compose -f /etc/shadow logs web
+docker-compose -f /root/compose.yml ps
 """.strip().split("\n")
 # Who the caller is, and what it may do itself, is no list of others.
 OWN = """
@@ -499,6 +573,43 @@ def test_lists_of_identities_secrets_and_keys_are_reads_of_something_sensitive(
 ) -> None:
     found = classifier.classify("shell", {"command": line})
     assert found.risk is Risk.R1, found.reasons
+
+
+DOCUMENTS = [
+    "psql -d app <<'SQL'\nselect count(*)\nfrom sessions;\nSQL",
+    "sqlite3 app.db <<'SQL'\nselect 1;\nselect 2;\nSQL",
+    "cat - <<'EOF'\nhello\nEOF",
+    "cat -n - <<'EOF' | wc -l\nhello\nEOF",
+    "ls && cat - - <<'EOF'\nhello\nEOF",
+]
+DANGEROUS_DOCUMENTS = [
+    "psql -d app <<'SQL'\nselect 1;\n\\! id\nSQL",
+    "psql -d app <<'SQL'\nselect 1;\ndelete from sessions;\nSQL",
+    "psql -d app <<SQL\nselect $x\nSQL",
+    "sqlite3 app.db <<'SQL'\nselect 1;\n.shell id\nSQL",
+    "sqlite3 app.db <<'SQL'\nselect 1\ngo\nSQL",
+    "psql 3<<'SQL'\nselect 1;\nSQL",
+    "sh - <<'EOF'\nrm x\nEOF",
+    "cat - > x <<'EOF'\nhello\nEOF",
+    "rm - <<'EOF'\nhello\nEOF",
+    "cat -<<'EOF'\nhello\nEOF",
+]
+
+
+@pytest.mark.parametrize("line", DOCUMENTS)
+def test_a_document_whose_text_is_known_is_judged_by_it(classifier: Classifier, line: str) -> None:
+    found = classifier.classify("shell", {"command": line})
+    assert found.risk is Risk.R0, found.reasons
+
+
+@pytest.mark.parametrize("line", DANGEROUS_DOCUMENTS)
+def test_a_document_that_does_more_is_held(classifier: Classifier, line: str) -> None:
+    assert classifier.classify("shell", {"command": line}).outcome != "release"
+
+
+def test_scaling_everything_everywhere_is_for_two(classifier: Classifier) -> None:
+    for line in ("kubectl scale deploy --all --replicas=0 -A", "kubectl delete pods --all --all-namespaces"):
+        assert classifier.classify("shell", {"command": line}).risk is Risk.R3
 
 
 @pytest.mark.parametrize("line", OWN)

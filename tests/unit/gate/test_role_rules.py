@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployments.gate.findings import OPAQUE, UNKNOWN, Facts
+from deployments.gate.grammar import BundleError
 from deployments.gate.paths import UNREGISTERED
 from deployments.gate.policy import Bundle, read_policy
-from deployments.gate.roles import judge_implied, judge_objects, judge_path, judge_target, judge_word
+from deployments.gate.roles import judge_implied, judge_input, judge_objects, judge_path, judge_target, judge_word
 from deployments.gate.shell.atoms import Word
 from deployments.gate.specs import Target
 from deployments.gate.tables import Egress, Env, Sensitivity
@@ -23,7 +25,13 @@ FAR = "prod sensitive other"
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     said: dict[str, Any] = tiny()
-    said["words"] |= {"letters": "[a-z]+"}
+    said["words"] |= {
+        "letters": "[a-z]+",
+        "spot": "[^:-][^:]*",
+        "query": "repos/[a-z/]+(\\?[a-z=&0-9]*)?",
+        "listed": ".*",
+    }
+    said["word_uses"] = {"spot": "any-file", "query": "query", "listed": "read"}
     said["targets"]["path"][0]["match"] += ["*/id_rsa"]
     said["targets"]["path"][2] = {"match": ["/[!o]*", "~", "~/*", "..", "../*"], "env": "prod"}
     said["targets"]["host"] += [{"match": ["127.0.0.1", "::1"], "env": "nonprod"}]
@@ -78,6 +86,73 @@ def judged(
     facts = Facts(given=set(given))
     judge_word(small, facts, role, word, directories)
     return facts
+
+
+@pytest.mark.parametrize(
+    ("role", "word", "fits"),
+    [
+        ("spot", Word("src/*", glob=True), True),
+        ("spot", Word("src/a*/b", glob=True), True),
+        ("spot", Word("a:b/*", glob=True), False),
+        ("spot", Word("-a/*", glob=True), False),
+        ("spot", Word("src*", glob=True), False),
+        ("spot", Word("s*/b", glob=True), False),
+        ("spot", Word("[a]/b", glob=True), False),
+        ("spot", Word("a:b"), False),
+        ("spot", Word(None), False),
+        ("spot", Word(None, starts="./"), False),
+        ("spot", Word(None, kind="path", below=(".", "./x"), dashless=True), True),
+        ("spot", Word(None, kind="path", below=(".", "h:x"), dashless=True), False),
+        ("spot", Word(None, kind="path", below=(".",)), False),
+        ("spot", Word(None, kind="path", dashless=True), False),
+        ("letters", Word("a/*", glob=True), False),
+        ("letters", Word(None, kind="path", below=("a",), dashless=True), False),
+        ("query", Word("repos/o/r?a=3", glob=True), True),
+        ("query", Word("repos/o/r?a", glob=True), False),
+        ("query", Word("repos/o?r/a=3", glob=True), False),
+        ("query", Word("repos/o/*?a=3", glob=True), False),
+        ("query", Word("repos/o/r?a=3?b=4", glob=True), False),
+        ("query", Word("user/o/r?a=3", glob=True), False),
+        ("query", Word(None), False),
+    ],
+)
+def test_what_a_pattern_says_of_names_that_are_not_known(small: Bundle, role: str, word: Word, fits: bool) -> None:
+    assert seen(judged(small, role, word)).classes == ([] if fits else ["UNKNOWN"])
+
+
+def test_a_pattern_may_name_a_file_that_is_read(small: Bundle) -> None:
+    assert seen(judged(small, "listed", Word("src/a.py"))) == Seen([], [], set())
+    assert seen(judged(small, "listed", Word("x/id_rsa"))) == Seen([], ["- sensitive"], set())
+    assert seen(judged(small, "letters", Word("id_rsa"))) == Seen(["UNKNOWN"], [], set())
+
+
+def test_what_a_pattern_is_used_for_is_said_beside_it(tmp_path: Path) -> None:
+    said: dict[str, Any] = tiny()
+    said["word_uses"] = {"elsewhere": "any-file"}
+    with pytest.raises(BundleError, match="no word of this file: elsewhere"):
+        read_policy(write(tmp_path, said))
+
+
+@pytest.mark.parametrize(
+    ("role", "text", "classes"),
+    [
+        ("sql-postgres", "select 1;\nselect a::text from t", []),
+        ("sql-postgres", "drop table t", ["R3"]),
+        ("sql-postgres", "select 1 \\gexec", ["OPAQUE"]),
+        ("sql-postgres", "select :a", ["OPAQUE"]),
+        ("sql-postgres", "select :'a'", ["OPAQUE"]),
+        ("sql-sqlite", "select 1;\n.shell id", ["OPAQUE"]),
+        ("sql-sqlite", "select 1\n GO \n", ["OPAQUE"]),
+        ("sql-sqlite", "select 1\n/\n", ["OPAQUE"]),
+        ("sql-mysql", "# a\nselect 1", ["OPAQUE"]),
+        ("sql-mysql", None, ["OPAQUE"]),
+        (None, "select 1", ["OPAQUE"]),
+    ],
+)
+def test_what_a_client_reads_on_its_input(role: str | None, text: str | None, classes: list[str]) -> None:
+    facts = Facts()
+    judge_input(facts, role, text)
+    assert seen(facts).classes == classes
 
 
 @pytest.mark.parametrize("role", ["text", "name-regex", "name-extension"])
@@ -233,7 +308,7 @@ def test_scripts_are_read(small: Bundle, word: Word, fits: bool) -> None:
         ("sed-script", Word(None, kind="name"), ["UNKNOWN"]),
         ("host", Word(None, kind="number"), ["UNKNOWN"]),
         ("release", Word(None, kind="kube-name"), ["UNKNOWN"]),
-        ("place", Word(None, kind="name"), ["UNKNOWN"]),
+        ("spot", Word(None, kind="name"), ["UNKNOWN"]),
     ],
 )
 def test_a_word_of_a_known_kind(small: Bundle, role: str, word: Word, classes: list[str]) -> None:
