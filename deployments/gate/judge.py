@@ -111,12 +111,13 @@ class Judge:
         if self.guessing:
             return
         self.guessing = True
+        ran, self.count = self.count, 0  # what the call runs leaves the guesses a count of their own
         text = text[:MAX_GUESSED]
         text = f"{text} ; {guess.undone(text)}".replace("\n", " ; ")
         tried: set[tuple[str, ...]] = set()
         worst = Risk.R2
         for found in guess.torn(text, self.bundle.parts.programs):
-            if not found or tuple(found) in tried:
+            if tuple(found) in tried:
                 continue
             if len(tried) >= MAX_GUESSES:
                 break
@@ -127,7 +128,7 @@ class Judge:
         if worst is not Risk.R2:
             facts.classes.append(ClassOf(Base(worst.value), Base(worst.value)))
             facts.notes.append("something forbidden or destructive shows in it")
-        self.guessing = False
+        self.guessing, self.count = False, ran
 
     def atom(self, atom: Atom, depth: int) -> list[Finding]:
         """One simple command, its redirects, and the commands inside it."""

@@ -46,7 +46,7 @@ def judge_operands(
         # A word that the shell may replace by several stands in every place from its own on.
         one = word.text is not None or (node.any_words and not word.loose and not word.several)
         last = place if one and not word.glob else len(roles) - 1
-        for role in dict.fromkeys(roles[min(place, len(roles) - 1) : last + 1] or roles[-1:]):
+        for role in dict.fromkeys(roles[min(place, len(roles) - 1) : last + 1]):
             judge_word(bundle, facts, role, word, directories)
 
 

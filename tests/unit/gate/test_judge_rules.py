@@ -9,7 +9,7 @@ import yaml
 
 from deployments.gate.findings import Facts, Finding
 from deployments.gate.grammar import ClassOf
-from deployments.gate.judge import MAX_GUESSES, Judge
+from deployments.gate.judge import MAX_GUESSED, MAX_GUESSES, Judge
 from deployments.gate.operands import fits_anywhere, harmless_test
 from deployments.gate.paths import UNREGISTERED
 from deployments.gate.policy import Bundle, read_policy
@@ -41,6 +41,7 @@ programs:
   only: {args: [count], style: single, flags: ["-num=count"]}
   spare: {style: single, flags: ["-num=count"]}
   say: {args: ["text*"], style: words, flags: [-n, "-w @R3"]}
+  signs: {args: ["file*"], flags: ["(", "! @R3"]}
   top: {args: ["file*"], flags: ["-#", -q, "-n=count", "-z @R3", "-1 @R3"]}
   tree: {inherited: ["-C=directory", -v], flags: ["-c=count"], sub: {log: {args: ["file*"], flags: [-p]},
          grow: {args: ["file*"]}, deep: {sub: {end: {args: [name]}}}, lost: {}}}
@@ -73,8 +74,9 @@ programs:
   "<, >": {}
 rules:
   - {id: a.read, class: R0, reason: reads, match: [look], commands: [look, one, none, free, pair, bare-names, dotted,
-     ends, single, only, spare, say, top, tree, tree log, tree grow, tree deep end, wrap, just, set, both, ended, watch,
-     each, seek, sh, run-checked, asks, least, search, always, counts, mixed, open, objects, test, "[", cd, pushd, "<"]}
+     ends, single, only, spare, say, signs, top, tree, tree log, tree grow, tree deep end, wrap, just, set, both, ended,
+     watch, each, seek, sh, run-checked, asks, least, search, always, counts, mixed, open, objects, test, "[", cd,
+     pushd, "<"]}
   - {id: a.write, class: R1, reason: writes, standing: true, match: [work], commands: [work, ">"]}
   - {id: a.delete, class: R2, reason: deletes, match: [rm], commands: [rm]}
   - {id: a.wipe, class: R3, reason: wipes, match: [wipe], commands: [wipe]}
@@ -247,6 +249,8 @@ KNOWN, UNKNOWN, OPAQUE = "a.read", "a.read UNKNOWN", "a.read OPAQUE"
         ("say -x --y -- a", KNOWN),
         ("say a -n", KNOWN),
         ("say -w a", "a.read R3 any wide"),
+        ("signs ( a", "a.read here"),
+        ("signs ! a", "a.read R3 any here wide"),
         ("top -1", "a.read R3 any wide"),
         ("ends a b @.env", "a.read secret"),
         ("mixed x go", "a.read here here"),
@@ -382,6 +386,7 @@ def test_words_that_are_known(small: Bundle, argv: str, found: str) -> None:
         (["mixed", "x", LOOSE_NUMBER], "a.read here here here"),
         (["open", ANY], "a.read UNKNOWN wide"),
         (["open", LOOSE], "a.read UNKNOWN nobody wide"),
+        (["open", Word(None, several=True)], "a.read UNKNOWN nobody wide"),
         (["open", "3", ANY], "a.read nobody wide"),
         (["open", Word("3*", glob=True)], "a.read UNKNOWN here"),
         (["one", "-m", Word("3", several=True)], UNKNOWN),
@@ -416,6 +421,7 @@ def test_words_that_are_known(small: Bundle, argv: str, found: str) -> None:
         (["look", "-n", Word("3*", glob=True, several=True)], "a.read UNKNOWN here"),
         (["look", "-t", Word("a*", glob=True, several=True)], "a.read here"),
         (["look", "-t", Word("*a", glob=True, several=True)], UNKNOWN),
+        (["look", "-t", Word("*.3", glob=True, several=True)], UNKNOWN),
         (["look", "-t", Word("-a", several=True)], UNKNOWN),
         (["look", "-t", Word("?", several=True)], UNKNOWN),
         (["look", "-t", Word("[", several=True)], UNKNOWN),
@@ -427,6 +433,7 @@ def test_words_that_are_known(small: Bundle, argv: str, found: str) -> None:
         (["spare", "-num", Word("3", several=True)], KNOWN),
         (["one", "-a", Word("3", several=True)], UNKNOWN),
         (["free", "-n", Word("3", several=True)], KNOWN),
+        (["free", "-n", Word(None, kind="number", dashless=True, several=True)], UNKNOWN),
         (["look", "--text=*.py"], KNOWN),
         (["look", Word("--num=3", glob=True)], UNKNOWN),
         (["look", Word("--text=a*", glob=True)], UNKNOWN),
@@ -495,6 +502,8 @@ def test_words_that_the_shell_makes(small: Bundle, argv: list[str | Word], found
         ("seek -exec rm + ;", ["a.delete here", KNOWN]),
         ("seek -exec rm {}", [UNKNOWN]),
         ("seek -exec rm +", [UNKNOWN]),
+        ("seek -exec rm {} .env ;", ["a.delete here here secret wide", KNOWN]),
+        ("seek -exec + ; {}", ["- UNKNOWN", "a.read here"]),
         ("seek -exec ;", [UNKNOWN]),
         ("seek -exec", [UNKNOWN]),
         ("each rm", ["a.delete UNKNOWN nobody wide", KNOWN]),
@@ -547,6 +556,9 @@ def test_commands_that_run_what_the_shell_makes(small: Bundle, argv: list[str | 
         ("mixed", NAME, False, True),
         ("mixed", LOOSE_NUMBER, False, True),
         ("mixed", Word(None, starts="a"), False, True),
+        ("signs", NUMBER, True, True),
+        ("signs", Word(None, kind="path", below=("a",), dashless=True), False, False),
+        ("one", Word(None, kind="path", below=("a",), dashless=True), True, True),
         ("one", LOOSE_NUMBER, True, True),
         ("one", ANY, False, False),
         ("one", Word(None, starts="-"), False, False),
@@ -789,6 +801,8 @@ def script(small: Bundle, text: str) -> list[str]:
          ["a.read prod", "a.read prod prod", "a.delete here prod prod", "a.delete here prod", "a.delete here"]),
         ("(cd /x); (rm a)", ["a.read prod", "a.delete here"]),
         ("( (cd /x) ); rm a", ["a.read prod", "a.delete here"]),
+        ("cd b; (cd /x; (rm a))", ["a.read here", "a.read prod prod", "a.delete here here prod"]),
+        ("cd b; (rm; (cd /x); rm a)", ["a.read here", "a.delete", "a.read prod prod", "a.delete here here"]),
         ("LANG=C", ["shell.test R0"]),
         ("LANG=C; LANG=D", ["shell.test R0"]),
         ("rm $(", ["- OPAQUE"]),
@@ -840,6 +854,12 @@ def test_so_many_guesses_are_made(small: Bundle, before: int, risk: Risk) -> Non
     assert Noting(small).opaque("; ".join([*twice, "wipe a"]), "it is long").risk is risk
 
 
+def test_a_guess_made_before_uses_nothing_up(small: Bundle) -> None:
+    text = "just a; " * MAX_RUNS + "just wipe"
+    assert len(text) < MAX_GUESSED
+    assert Noting(small).opaque(text, "it is long").risk is Risk.R3
+
+
 def test_a_call_of_plain_fields(small: Bundle) -> None:
     r2 = ClassOf(Base.R2, Base.R2)
     for standing, path, expected in [
@@ -878,3 +898,9 @@ def test_later_commands_run_where_a_directory_was_changed_to(small: Bundle) -> N
     assert judge.directories == [".", "./src"]
     judge.atom(Atom(words(["wrap", "3", "cd", "/x"])), 0)
     assert judge.directories == [".", "./src", "/x"]
+
+
+def test_a_call_of_many_commands_leaves_its_guesses_a_count(small: Bundle) -> None:
+    loops = [f"for i in {' '.join(f'{a}{b}' for b in range(50))}; do just one $i; done" for a in range(6)]
+    found = Noting(small).script("; ".join([*loops, "just wipe"]))
+    assert max(found, key=lambda each: each.risk.rank).risk is Risk.R3

@@ -77,7 +77,7 @@ sed 's/x/y/e' f
 sed -n '1e id' f
 sed -n 'w /tmp/x' f
 perl -e 'unlink x'
-python -c 'import os'
+python -c 'import os; os.remove("x")'
 python3 x.py
 tar cf a --checkpoint-action=exec=sh x
 vim -c ':!id'
@@ -164,7 +164,8 @@ HOSTILE_WITH_ODD_CHARACTERS = [
 ]
 
 # Held under `ops`; under `coding` the standing rollback plan of the workspace covers them.
-WORKSPACE_WRITES = ["echo x >| f", "ls &> f", "tee f", "tail -f x > y", "touch a.py", "pytest -q", "git commit -am x"]
+WORKSPACE_WRITES = ["echo x >| f", "ls &> f", "tee f", "tail -f x > y", "touch a.py", "pytest -q", "git commit -am x",
+                    "python -c 'import os'"]  # fmt: skip
 
 HARMLESS = r"""
 ls -la
@@ -399,6 +400,18 @@ echo 'select version()' | psql -d app
 cat x && echo 'select 1' | psql
 cat .env.example
 diff config/.env.sample .env.template
+git merge-tree --trivial-merge HEAD main topic
+go tool dist list
+trap -l
+nohup --version
+pgbench --version
+info --version
+view --version
+nvim --headless --version
+editorconfig-checker --version
+code --list-extensions --show-versions
+gh api repos/:owner/:repo/pulls
+redis-cli -u redis://localhost:6379/0 info memory
 """.strip("\n").split("\n")
 
 NOT_NARROW = r"""
@@ -500,6 +513,42 @@ cat x.sql | psql
 echo 'select 1' | tee x | psql
 echo 'select 1' | cat x.sql - | psql
 mongosh <<< 'db.dropDatabase()'
+git merge-tree --trivial-merge HEAD:.env main topic
+git merge-tree --write-tree main topic
+go tool dist test
+go tool dist list ./x
+trap -l 'rm x' EXIT
+trap -- -l
+nohup --version rm x
+nohup -- --version
+pgbench --version -i
+pgbench -i --version shop
+info --version -o x
+view --version -c '!id'
+view -- --version
+nvim --headless
+nvim --headless -c '!id' --version
+editorconfig-checker -config x
+code --install-extension x
+code --list-extensions --extensions-dir x
+vagrant up
+vagrant status
+exiftool -Artist=x a.jpg
+exiftool -s=x a.jpg
+exiftool -@ a.jpg
+exiftool -config a.jpg b.jpg
+exiftool -o a.jpg b.jpg
+exiftool *.jpg -overwrite_original
+exiftool 'id|'
+gh api repos/:owner/:repo/actions/secrets
+gh api repos/:owner/:repo/contents/.env
+gh api -X DELETE repos/:owner/:repo
+redis-cli -u redis://localhost:6379/0 flushall
+redis-cli -u redis://localhost:6379/0
+redis-cli -u redis://localhost@evil.example/0 info
+redis-cli -u redis://x:y@localhost/0 info
+crane delete alpine
+crane digest --tarball x
 """.strip("\n").split("\n")
 
 
