@@ -5,7 +5,7 @@ CONFIG ?= configs/serve.local.yaml
 CHECKS := lint types imports unit api manifests serve
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test $(CHECKS) engines hybrid audit proofs conformance gpu upstream cluster fmt lock clean dev-env run-env
+.PHONY: help setup run test $(CHECKS) samples engines hybrid audit proofs conformance gpu upstream cluster fmt lock clean dev-env run-env
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,8 @@ api: dev-env ## the HTTP surface over fakes
 manifests: dev-env ## packaging, locks, manifests, image
 	@exec scripts/check.sh $@
 serve: dev-env ## the whole graph with real engines on CPU
+	@exec scripts/check.sh $@
+samples: dev-env ## samples of the long proofs: crashes at every step, hostile lines, machines of states (minutes)
 	@exec scripts/check.sh $@
 engines: dev-env ## the contract of the vLLM adapter, and a tier that scales (minutes)
 	@exec scripts/check.sh $@

@@ -7,16 +7,26 @@ export PATH="$PWD/.venv/bin:$PATH" PYTHONUNBUFFERED=1
 mkdir -p .gatehouse/logs
 colour=$([ -t 1 ] && echo yes || echo no)
 
+# Tests that draw from a large space, break at every step, or read all that was ever graded: minutes.
+samples=(
+  tests/unit/audit/test_{sealer,semantics,witness}.py tests/unit/bench/test_bench_gate.py tests/unit/routing/test_{evaluate,learning_loop}.py
+  tests/unit/gate/test_{bash_differential,corpora,crashes,desk_machine,laws,obfuscation,permits_retries,policy_docs,python_reads}.py
+)
+without=()
+
 check() {
   case $1 in
     lint) ruff format --check --quiet . && ruff check . ;;
     types) pyright ;;
     imports) lint-imports ;;
     unit)
+      # Without the samples of long proofs: they are the check `samples`.
+      for each in "${samples[@]}"; do without+=("--ignore=$each"); done
       # The harmony tests read the vocabulary; without it they skip and say so.
       gatehouse demo prepare >/dev/null || echo 'the demonstration models could not be prepared; some tests will skip'
-      pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile "tests/$1" # a file stays with one worker: its fixtures are costly
+      pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile "${without[@]}" "tests/$1" # a file stays with one worker: its fixtures are costly
       ;;
+    samples) pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile "${samples[@]}" ;;
     api) pytest "--color=$colour" -n auto --maxprocesses 4 --dist worksteal "tests/$1" ;;
     proofs)
       # Samples of all of this are in the unit tier: mutants of commands, bash as an oracle, races, crashes, fragmentations.
@@ -47,7 +57,7 @@ for name in "$@"; do
   check "$name" 2>&1 | tee "$log" || status=$?
   closing=
   case $name in
-    unit | api | manifests | serve | engines | hybrid | audit | proofs | gpu | cluster | upstream | conformance)
+    unit | samples | api | manifests | serve | engines | hybrid | audit | proofs | gpu | cluster | upstream | conformance)
       closing=$(sed -E 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '^=+ .* in [0-9.]+s' | tail -n 1 | sed -E 's/^=+ //; s/ =+$//') || true
       passed=$((passed + $(count "$closing" passed))) skipped=$((skipped + $(count "$closing" skipped)))
       failed=$((failed + $(count "$closing" failed) + $(count "$closing" error)))

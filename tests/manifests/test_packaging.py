@@ -265,8 +265,8 @@ def test_clean_keeps_keys_and_the_audit_log() -> None:
 def test_ci_runs_make_test_and_nothing_that_hides_its_result() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "set -euo pipefail" in script
-    calls = [f"make {each} </dev/null" for each in ("test", "engines", "audit", "hybrid")]
-    assert script.strip().splitlines()[-5:-1] == calls
+    calls = [f"make {each} </dev/null" for each in ("test", "samples", "engines", "audit", "hybrid")]
+    assert script.strip().splitlines()[-6:-1] == calls
     assert script.strip().endswith(" make conformance </dev/null")
 
 

@@ -70,7 +70,8 @@ class Server:
 KEY: dict[str, Any] = {
     "tenant": "acme", "name": "laptop", "person": "ann", "scopes": ["inference", "approve"], "models": None,
     "gate_profile": "ops", "created_ms": 1_767_225_600_000, "expires_ms": None, "revoked_ms": None, "hold_s": 0,
-    "budget_tokens": None, "roles": [],
+    "budget_tokens": None, "roles": [], "team": "platform", "requests_per_minute": 60, "tokens_per_minute": 100_000,
+    "concurrent_requests": 4, "rotated_ms": None, "previous_until_ms": None,
 }  # fmt: skip
 APPROVAL: dict[str, Any] = {
     "state": "NEEDS_PLAN", "risk": "R2", "tool": "mcp__gatehouse__run", "votes": [], "votes_required": 1,

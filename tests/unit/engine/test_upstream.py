@@ -472,12 +472,12 @@ async def test_retry_after_is_respected_within_bounds(header: str | None, wait_s
 @pytest.mark.parametrize(
     ("parts", "more"),
     [
-        ((), {"first_byte_s": 0.05}),
-        ((head(),), {"first_byte_s": 0.05}),
-        ((head(), b": ping\n\n"), {"first_byte_s": 0.05}),
-        ((head(), HELLO), {"read_s": 0.05}),
-        ((head(), HELLO, b": ping\n\n"), {"read_s": 0.05}),
-        ((head(), HELLO), {"request_deadline_s": 0.05}),
+        ((), {"first_byte_s": 0.5}),
+        ((head(),), {"first_byte_s": 0.5}),
+        ((head(), b": ping\n\n"), {"first_byte_s": 0.5}),
+        ((head(), HELLO), {"read_s": 0.5}),
+        ((head(), HELLO, b": ping\n\n"), {"read_s": 0.5}),
+        ((head(), HELLO), {"request_deadline_s": 0.5}),
     ],
 )
 async def test_silence_is_a_timeout_at_every_stage(parts: tuple[bytes, ...], more: dict[str, object]) -> None:

@@ -164,6 +164,10 @@ async def test_other_signatures_are_taken_where_the_settings_name_them(
     await world.ledger.authenticate(token(key, algorithm, {"kid": kid}))
 
 
+def _now_s() -> int:
+    return int(time.time())  # when the test runs, which may be long after this module was read
+
+
 def _unsigned() -> str:
     _, body, _ = token().split(".")
     head = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT","kid":"r1"}').rstrip(b"=").decode()
@@ -186,7 +190,6 @@ def _tampered() -> str:
     return f"{head}.{other}.{signature}"
 
 
-NOW_S = int(time.time())
 BAD = {
     "unsigned": _unsigned,
     "hmac": _with_public_key_as_secret,
@@ -202,12 +205,12 @@ BAD = {
     "no-audience": lambda: token(aud=None),
     "issuer": lambda: token(iss=ISSUER + "/"),
     "no-issuer": lambda: token(iss=None),
-    "expired": lambda: token(iat=NOW_S - 900, exp=NOW_S - 300),
+    "expired": lambda: token(iat=_now_s() - 900, exp=_now_s() - 300),
     "no-expiry": lambda: token(exp=None),
     "expiry-as-words": lambda: token(exp="soon"),
-    "endless": lambda: token(exp=NOW_S + 90_000),
-    "from-the-future": lambda: token(iat=NOW_S + 900, exp=NOW_S + 1200),
-    "not-yet": lambda: token(nbf=NOW_S + 300),
+    "endless": lambda: token(exp=_now_s() + 90_000),
+    "from-the-future": lambda: token(iat=_now_s() + 900, exp=_now_s() + 1200),
+    "not-yet": lambda: token(nbf=_now_s() + 300),
     "no-subject": lambda: token(sub=None),
     "number-as-subject": lambda: token(sub=7),
     "critical-extension": lambda: token(headers={"crit": ["b64"], "b64": False}),
