@@ -338,6 +338,11 @@ class CascadeReport:
     second_verdict: str | None = None
     error_code: str | None = None
 
+    @property
+    def sent(self) -> RouteDecision | None:
+        """The decision whose answer was sent in the place of the first one's; None when that one was."""
+        return self.second if self.word == "escalated" else None
+
 
 @dataclass(frozen=True, slots=True)
 class RouteExplanation:
@@ -373,7 +378,6 @@ class AttemptOutcome(StrEnum):
     VERIFIER_FAILED = "verifier_failed"
     PARSE_FAILED = "parse_failed"
     LOOPING = "looping"
-    HEDGED = "hedged"
     ABORTED = "aborted"
 
 

@@ -40,13 +40,10 @@ from deployments.store import open_store
 from router.explain import explain
 from router.policy import Policy, Unmet
 from router.route import Trace, fallback, trace
-from router.signals.evidence import WEIGHTS, EvidenceKind
 from router.types import Decision, Load, RouteRequest, StateView, Surroundings
 
 _log = logging.getLogger("gatehouse.router")
 _DAY_MS: Final = 86_400_000
-# Whatever else went wrong is a hard failure.
-_WEIGHTS: Final = {AttemptOutcome.OK: 0.0, AttemptOutcome.HEDGED: WEIGHTS[EvidenceKind.HEDGED]}
 
 
 class DifficultyRouter:
@@ -155,7 +152,9 @@ class DifficultyRouter:
                     tenant=attempt.tenant,
                     session=attempt.session,
                     tier=attempt.tier,
-                    weight=_WEIGHTS.get(attempt.outcome, 1.0),
+                    weight=0.0
+                    if attempt.outcome is AttemptOutcome.OK
+                    else 1.0,  # whatever else went wrong is a hard failure
                 )
             )
         if attempt.cascade is not None:

@@ -8,16 +8,7 @@ from deployments.difficulty.memory import Evidence
 from deployments.difficulty.sessions import Sessions
 from deployments.difficulty.store import RouteRows
 from deployments.errors import InvalidRequest, NotFound, QuotaExceeded
-from deployments.ports import (
-    CascadeReport,
-    Feedback,
-    FeedbackSource,
-    FeedbackVerdict,
-    Principal,
-    RouteDecision,
-    Scope,
-    Tier,
-)
+from deployments.ports import Feedback, FeedbackSource, FeedbackVerdict, Principal, Scope
 
 VERIFIER_ROLE: Final = "verifier"
 _WINDOW_MS: Final = 60_000
@@ -44,12 +35,6 @@ def trusted(principal: Principal, source: FeedbackSource) -> float:
     return _TRUST[source]
 
 
-def _answered(decision: RouteDecision, cascade: CascadeReport | None) -> Tier:
-    """The tier whose answer was sent, which is the one a verdict is about."""
-    second = None if cascade is None or cascade.word != "escalated" else cascade.second
-    return (second or decision).tier
-
-
 class FeedbackDesk:
     """Takes verdicts."""
 
@@ -73,15 +58,16 @@ class FeedbackDesk:
         found = await self._rows.decision(said.tenant, said.route_id)
         if found is None or now_ms - found.explanation.at_ms > self._days * _DAY_MS:
             raise NotFound("There is no such route decision, or it is too old to be judged.")
-        escalated = await self._rows.cascade(said.tenant, said.route_id)
         # The memory first: it knows the event by its id, so a crash between the two costs nothing when it is repeated.
         if said.verdict is not FeedbackVerdict.OVERKILL and found.session:
+            cascade = await self._rows.cascade(said.tenant, said.route_id)
+            answered = (cascade and cascade.sent) or found.explanation.decision  # a verdict is about what was sent
             await self._sessions.observe(
                 Evidence(
                     event_id=f"feedback:{said.event_id}",
                     tenant=said.tenant,
                     session=found.session,
-                    tier=_answered(found.explanation.decision, escalated),
+                    tier=answered.tier,
                     weight=said.weight if said.verdict in _AGAINST else 0.0,
                     turn=said.route_id,
                     anchored=True,

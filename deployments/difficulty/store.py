@@ -121,7 +121,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A decision, and all that was said of the answer to it, the oldest first.
+    """A decision, what a cascade did after it, and all that was said of the answer, the oldest first.
 
     `explained` is None where another version wrote what this one cannot read.
     """
@@ -130,6 +130,7 @@ class Told:
     route_id: RouteId
     explained: Explained | None
     said: tuple[Feedback, ...]
+    cascade: CascadeReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +259,7 @@ class RouteRows:
         if after is not None:
             query = query.where(tuple_(_decisions.c.tenant, _decisions.c.route_id) > tuple_(*after))
         verdicts: dict[tuple[str, str], list[Feedback]] = {}
+        cascades: dict[tuple[str, str], CascadeReport] = {}
         async with self._reading() as connection:
             rows = (await connection.execute(query)).all()
             for owner in sorted({row.tenant for row in rows}):
@@ -265,12 +267,16 @@ class RouteRows:
                 about = select(_feedback).where(_feedback.c.tenant == owner, _feedback.c.route_id.in_(ids))
                 for said in await connection.execute(about.order_by(_feedback.c.at_ms, _feedback.c.event_id)):
                     verdicts.setdefault((owner, said.route_id), []).append(_said(said))
+                after_them = select(_cascades).where(_cascades.c.tenant == owner, _cascades.c.route_id.in_(ids))
+                for row in await connection.execute(after_them):
+                    cascades[owner, row.route_id] = _CASCADE.validate_json(row.report)
         return [
             Told(
                 TenantId(row.tenant),
                 RouteId(row.route_id),
                 _readable(row),
                 tuple(verdicts.get((row.tenant, row.route_id), ())),
+                cascades.get((row.tenant, row.route_id)),
             )
             for row in rows
         ]

@@ -5,7 +5,7 @@ hold for it. One process counts: nothing is awaited between the checks and the c
 moment is counted one by one. A restart forgets the minutes, not the open requests.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -104,6 +104,7 @@ class Admission:
         self._settings = settings
         self._occupancy = Occupancy(settings.grant_ttl_s * 1000)
         self._rates: dict[tuple[str, LimitKind], Rate] = {}
+        self._most_rates = _MOST_RATES
         self._taken: dict[str, tuple[Rate, ...]] = {}
         """By grant: the limits on tokens that its reservation was counted in."""
 
@@ -111,42 +112,26 @@ class Admission:
         """Take over the open requests of an earlier process, oldest first."""
         self._occupancy.load(requests)
 
-    def check(self, principal: Principal, model: ModelId, tokens: int, now_ms: int, now_ns: int) -> None:
-        """Raise `QuotaExceeded` for the first limit that `tokens` more, or one request more, would go beyond."""
-        for bearer in bearers(principal, model, self._settings):
-            at_once = bearer.limits.concurrent_requests
-            if at_once is not None and self._occupancy.open(bearer.name, now_ms) >= at_once:
-                raise QuotaExceeded(
-                    f"Concurrency limit of {at_once} requests reached for {bearer.name}. Please try again in 1s.",
-                    1,
-                    Limit(LimitKind.REQUESTS, at_once, 0, 1),
-                )
-            for kind, rate, amount in self._of(bearer, tokens, now_ns):
-                wait_ns = rate.wait_ns(amount, now_ns)
-                if wait_ns:
-                    wait_s = min(_LONGEST_WAIT_S, -(-wait_ns // 10**9))
-                    limit = Limit(kind, rate.per_minute, rate.remaining(now_ns), rate.reset_s(now_ns))
-                    raise QuotaExceeded(
-                        f"Rate limit of {rate.per_minute} {kind.value} per minute reached for {bearer.name}: "
-                        f"{limit.remaining} left, {amount} asked for. Please try again in {wait_s}s.",
-                        wait_s,
-                        limit,
-                    )
-
-    def take(
+    def admit(
         self, grant_id: str, principal: Principal, model: ModelId, tokens: int, now_ms: int, now_ns: int
     ) -> list[Limit]:
-        """Count a request that `check` let through; the tightest limit of each kind, this request included."""
+        """Count one request more, with `tokens`; all limits that hold for it, this request included.
+
+        Raises `QuotaExceeded` for the first one that it would go beyond; then it counts nowhere.
+        """
+        self._forget_idle(now_ns)
+        asked = [(bearer, self._rates_of(bearer, tokens)) for bearer in bearers(principal, model, self._settings)]
+        for bearer, rates in asked:
+            self._check(bearer, rates, now_ms, now_ns)
+        self._occupancy.add(grant_id, [bearer.name for bearer, _ in asked], now_ms)
         found, taken = list[Limit](), list[Rate]()
-        mine = bearers(principal, model, self._settings)
-        self._occupancy.add(grant_id, [bearer.name for bearer in mine], now_ms)
-        for bearer in mine:
+        for bearer, rates in asked:
             at_once = bearer.limits.concurrent_requests
             if at_once is not None:
                 found.append(Limit(LimitKind.REQUESTS, at_once, at_once - self._occupancy.open(bearer.name, now_ms), 0))
-            for kind, rate, amount in self._of(bearer, tokens, now_ns):
+            for kind, rate, amount in rates:
                 rate.take(amount, now_ns)
-                found.append(Limit(kind, rate.per_minute, rate.remaining(now_ns), rate.reset_s(now_ns)))
+                found.append(_standing(kind, rate, now_ns))
                 if kind is LimitKind.TOKENS:
                     taken.append(rate)
         if taken:
@@ -164,27 +149,49 @@ class Admission:
         for rate in self._taken.pop(grant_id, ()):
             rate.give_back(reserved - used)
 
-    def _of(self, bearer: Bearer, tokens: int, now_ns: int) -> Iterator[tuple[LimitKind, Rate, int]]:
+    def _check(self, bearer: Bearer, rates: Sequence[tuple[LimitKind, Rate, int]], now_ms: int, now_ns: int) -> None:
+        at_once = bearer.limits.concurrent_requests
+        if at_once is not None and self._occupancy.open(bearer.name, now_ms) >= at_once:
+            raise QuotaExceeded(
+                f"Concurrency limit of {at_once} requests reached for {bearer.name}. Please try again in 1s.",
+                1,
+                Limit(LimitKind.REQUESTS, at_once, 0, 1),
+            )
+        for kind, rate, amount in rates:
+            wait_ns = rate.wait_ns(amount, now_ns)
+            if wait_ns:
+                wait_s = min(_LONGEST_WAIT_S, -(-wait_ns // 10**9))
+                limit = _standing(kind, rate, now_ns)
+                raise QuotaExceeded(
+                    f"Rate limit of {rate.per_minute} {kind.value} per minute reached for {bearer.name}: "
+                    f"{limit.remaining} left, {amount} asked for. Please try again in {wait_s}s.",
+                    wait_s,
+                    limit,
+                )
+
+    def _rates_of(self, bearer: Bearer, tokens: int) -> list[tuple[LimitKind, Rate, int]]:
         """The limits per minute of a bearer, and how much of each a request takes."""
-        limits: Mapping[LimitKind, tuple[int | None, int]] = {
-            LimitKind.REQUESTS: (bearer.limits.requests_per_minute, 1),
-            LimitKind.TOKENS: (bearer.limits.tokens_per_minute, tokens),
-        }
-        for kind, (per_minute, amount) in limits.items():
-            if per_minute is None:
-                continue
-            rate = self._rates.get((bearer.name, kind))
-            if rate is None:
-                self._forget_idle(now_ns)
-                rate = self._rates[bearer.name, kind] = Rate(per_minute)
-            rate.per_minute = per_minute
-            yield kind, rate, amount
+        found = list[tuple[LimitKind, Rate, int]]()
+        for kind, per_minute, amount in (
+            (LimitKind.REQUESTS, bearer.limits.requests_per_minute, 1),
+            (LimitKind.TOKENS, bearer.limits.tokens_per_minute, tokens),
+        ):
+            if per_minute is not None:
+                rate = self._rates.setdefault((bearer.name, kind), Rate(per_minute))
+                rate.per_minute = per_minute
+                found.append((kind, rate, amount))
+        return found
 
     def _forget_idle(self, now_ns: int) -> None:
         """What is full again is as good as new; there may be as many bearers as keys were ever made."""
-        if len(self._rates) >= _MOST_RATES:
+        if len(self._rates) >= self._most_rates:
             for name in [name for name, rate in self._rates.items() if rate.free_ns <= now_ns]:
                 del self._rates[name]
+            self._most_rates = max(_MOST_RATES, 2 * len(self._rates))  # not looked through again for every request
+
+
+def _standing(kind: LimitKind, rate: Rate, now_ns: int) -> Limit:
+    return Limit(kind, rate.per_minute, rate.remaining(now_ns), rate.reset_s(now_ns))
 
 
 def tightest(limits: Sequence[Limit]) -> tuple[Limit, ...]:

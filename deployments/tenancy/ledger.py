@@ -116,8 +116,7 @@ class KeyLedger:
         )
         reserved = grant.reserved_tokens
         self._budgets.check(grant.key_id, reserved)  # first: this refusal is final, the other one is not
-        self._admission.check(principal, grant.model, reserved, now_ms, now_ns)
-        limits = self._admission.take(grant.grant_id, principal, grant.model, reserved, now_ms, now_ns)
+        limits = self._admission.admit(grant.grant_id, principal, grant.model, reserved, now_ms, now_ns)
         limits += self._budgets.reserve(grant.key_id, grant.grant_id, reserved)
         self._writer.grant(grant, now_ms)
         return replace(grant, limits=tightest(limits))

@@ -99,7 +99,7 @@ def record_of(identity: Identity, issuer: IssuerSettings, now_ms: int) -> KeyRec
         tenant=TenantId(first.tenant),
         name=issuer.issuer[:128],
         person=identity.person,
-        scopes=_union([group.scopes for group in same]),
+        scopes=frozenset[Scope]().union(*(group.scopes for group in same)),
         models=_models(same),
         gate_profile=first.gate_profile,
         created_ms=now_ms,
@@ -109,10 +109,6 @@ def record_of(identity: Identity, issuer: IssuerSettings, now_ms: int) -> KeyRec
         roles=frozenset[str]().union(*(group.roles for group in same)),
         team=first.team,
     )
-
-
-def _union(scopes: Sequence[frozenset[Scope]]) -> frozenset[Scope]:
-    return frozenset[Scope]().union(*scopes)
 
 
 def _models(groups: Sequence[GroupSettings]) -> frozenset[Any] | None:

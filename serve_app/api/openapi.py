@@ -562,7 +562,7 @@ def _headers() -> dict[str, Schema]:
         "x-gatehouse-route-mode": ("Whether the learned proposal acts.", {"enum": ["apply", "shadow", "bypass"]}),
         "x-gatehouse-cascade": (
             "What became of a verified cascade.",
-            {"enum": ["kept", "escalated", "unverified", "refused"]},
+            {"enum": ["kept", "escalated", "unverified", "refused", "pending"]},
         ),
         "x-gatehouse-cascade-reason": ("Why it was not verified, or not asked for again.", {}),
         "x-gatehouse-cascade-usage": ("Model and tokens of the attempt that was not sent.", {}),

@@ -53,7 +53,7 @@ A closed question whose options are all numbers is a calculation without room to
 one set only, hence 1/4, and of no effect on a turn without options.
 """
 
-_GUARDED: Final = ("length", "sentence_words", "word_length", "distinct_words", "punctuation", "non_ascii")
+GUARDED: Final = ("length", "sentence_words", "word_length", "distinct_words", "punctuation", "non_ascii")
 """Fitted weights mean nothing beyond these ranges."""
 
 _TOO_LONG: Final = ("length",)
@@ -100,7 +100,7 @@ class Linear:
 
 def fit_two(design: Design, outcomes: Outcomes, title: str, folds: Sequence[Fold], settings: TwoHeads) -> bytes:
     """A snapshot with the heads `weak` and `strong`; `folds` serve the calibration and the gain's lower bound."""
-    scales = scales_of(design, NAMES, np.ones(len(design)), _GUARDED, _GUARDED)
+    scales = scales_of(design, NAMES, np.ones(len(design)), GUARDED, GUARDED)
     numbers = scaled(design, scales)
     weak, strong = linear_pair(numbers, design.words, outcomes, settings)
     guessed = np.zeros((2, len(design)))

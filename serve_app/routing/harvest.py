@@ -35,11 +35,10 @@ async def harvest(
         while page := await rows.history(after, _PAGE, tenant):
             after = (page[-1].tenant, page[-1].route_id)
             for told in page:
-                report = await rows.cascade(told.tenant, told.route_id)
-                if report is not None and report.word == "escalated" and report.second is not None:
+                if told.cascade is not None and told.cascade.sent is not None:
                     # A verdict is about the answer that was sent.
-                    sent = ends.get(told.route_id, Finished({}))
-                    ends[told.route_id] = replace(sent, sent=report.second.tier)
+                    known = ends.get(told.route_id, Finished({}))
+                    ends[told.route_id] = replace(known, sent=told.cascade.sent.tier)
             made = (row_of(told, snapshots, ends, counts) for told in page)
             found += [row for row in made if row is not None]
     finally:

@@ -26,6 +26,7 @@ from serve_app.routing.coldstart import cold_start
 from serve_app.routing.data import DataRefused
 from serve_app.routing.design import Design, scaled, scales_of
 from serve_app.routing.fitting import (
+    GUARDED,
     ISOTONIC_ROWS,
     Linear,
     curved,
@@ -47,7 +48,6 @@ GATE_TRUST: Final = 0.5
 """What the gate believes: verifiers, people who may approve, tools, checks. A user's thumb only teaches."""
 
 _BITS: Final = 8
-_GUARDED: Final = ("length", "sentence_words", "word_length", "distinct_words", "punctuation", "non_ascii")
 _LEAST_TURNS: Final = 200
 _LEAST_WEIGHT: Final = 1e-3
 
@@ -151,7 +151,7 @@ def learn(rows: Sequence[TrafficRow], title: str, seed: int = 0) -> Trained:
     if not turns.names:
         raise TooFewLabels("the turns have no feature in common")
     settings = FromTraffic(seed=seed)
-    guarded = [name for name in _GUARDED if name in turns.names]
+    guarded = [name for name in GUARDED if name in turns.names]
     scales = widened(
         scales_of(turns.design, turns.names, turns.logged.weights() * turns.logged.trust, guarded, guarded)
     )

@@ -110,9 +110,9 @@ async def test_a_diagnosis_that_failed_once_escalates_and_the_session_stays_ther
     assert (await router.route(routed(ask("What is the capital of Peru?")))).reason == "default"
 
 
-async def test_a_hedge_or_a_hang_up_is_no_failure_and_every_other_bad_end_is_one(a_router: Make):
+async def test_a_hang_up_is_no_failure_and_every_other_bad_end_is_one(a_router: Make):
     router = await a_router()
-    harmless = {AttemptOutcome.HEDGED, AttemptOutcome.ABORTED}
+    harmless = {AttemptOutcome.ABORTED}
     for number, outcome in enumerate(each for each in AttemptOutcome if each is not AttemptOutcome.OK):
         session = SessionId(f"s{number}")
         await router.observe(Attempt("e1", TenantId("acme"), session, Tier.BASE, outcome))
