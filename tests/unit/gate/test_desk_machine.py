@@ -7,7 +7,7 @@ release exactly when the model says that it may, and never otherwise; what the l
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -49,7 +49,8 @@ calls, keys = st.sampled_from(sorted(CALLS)), st.sampled_from(sorted(VOTERS))
 WEATHER = ("time", "keys", "freeze", "log", "ledger", "policy", "late", *("fair",) * 5)
 ANYTHING = ("emit", "plan", "approve", "reject", "stale", "cancel", "expire")
 FULL = bool(os.environ.get("GATEHOUSE_FULL_RACES"))
-EXAMPLES = 1_000 if FULL else 60  # with 20, what a process had imported before decided whether every state was reached
+EXAMPLES = 1_000 if FULL else 60
+USUAL = {"approval.requested", "approval.planned", "approval.voted", "approval.granted", "tool_call.released"}
 REACHED = {
     "approval.requested", "approval.planned", "approval.voted", "approval.granted", "approval.reopened",
     "approval.rejected", "approval.expired", "approval.cancelled", "approval.stale", "permit.consumed",
@@ -403,5 +404,50 @@ def test_the_desk_is_what_its_model_says(store_url: str) -> None:
     machine = type("Machine", (DeskMachine,), {"url": store_url, "seen": Counter[str]()})
     tuned = settings(max_examples=EXAMPLES, stateful_step_count=50, deadline=None, database=None, derandomize=not FULL)
     run_state_machine_as_test(machine, settings=tuned)
-    missed = REACHED - machine.seen.keys()
-    assert not missed, "the steps must lead through every state"
+    # What a process has imported before gives Hypothesis its constants, so few steps lead to a rare state or do not.
+    missed = (REACHED if FULL else USUAL) - machine.seen.keys()
+    assert not missed, "the steps must lead through the states"
+
+
+def test_the_steps_of_the_machine_reach_every_state(store_url: str) -> None:
+    """The way through all of them, with the model looking on, so that no state depends on what was drawn."""
+    machine = type("Machine", (DeskMachine,), {"url": store_url, "seen": Counter[str]()})()
+
+    def step(move: Callable[[], object]) -> None:
+        move()
+        machine.terminal_states_stay_and_nothing_is_edited()
+
+    def open_one(call: str) -> Request:
+        step(lambda: machine.emit(call, late=False))
+        request = machine.current(call)
+        assert request is not None
+        step(lambda: machine.plan(request))
+        assert request.approval.state is (ApprovalState.PENDING if NEEDED[request.risk] else ApprovalState.APPROVED)
+        return request
+
+    try:
+        reopened = open_one("three")
+        for key in ("key_carol", "key_dan"):
+            step(lambda key=key: machine.vote(reopened, key, approve=True, stale=False))
+        assert reopened.approval.state is ApprovalState.APPROVED
+        step(lambda: machine.lapse(0, "gone"))
+        assert reopened.votes == ["key_dan"]
+        machine.keys_change("key_carol", "back")
+        step(lambda: machine.vote(reopened, "key_carol", approve=True, stale=False))
+        step(lambda: machine.emit("three", late=False))
+        assert reopened.approval.state is ApprovalState.CONSUMED
+
+        rejected, cancelled = open_one("two"), open_one("one")
+        step(lambda: machine.vote(rejected, "key_bob", approve=False, stale=False))
+        step(lambda: machine.cancel(cancelled))
+        expired = open_one("two")
+        machine.world.clock.advance(TTL_S * 1000)
+        step(lambda: machine.expire(expired))
+        outdated = open_one("two")
+        step(lambda: machine.vote(outdated, "key_bob", approve=True, stale=False))
+        step(lambda: machine.outdate(0))
+        assert outdated.approval.state is ApprovalState.STALE
+        step(lambda: machine.freezing(AGENT.key_id))
+    finally:
+        machine.teardown()
+    assert REACHED - machine.seen.keys() == set()
