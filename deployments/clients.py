@@ -68,6 +68,7 @@ from deployments.ports import (
     RouteExplanation,
     RouteId,
     RunReport,
+    Served,
     StoredRecord,
     StoredResponse,
     TenantId,
@@ -249,9 +250,9 @@ class LedgerClient(_Client):
         """Set tokens aside."""
         return cast(Grant, await self._ask("admit", principal, request_id, model, tokens))
 
-    async def settle(self, grant: Grant, usage: Usage) -> None:
+    async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used."""
-        await self._ask("settle", grant, usage)
+        await self._ask("settle", grant, usage, served)
 
     async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
         """Create a key."""

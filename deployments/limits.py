@@ -28,3 +28,22 @@ class RateLimits:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
+
+
+class Priority(StrEnum):
+    """How urgent a tenant's requests are where models are saturated. None starves: see `Share`."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a tenant gets of a saturated model: tokens in proportion to `weight` (1 to 1000), among those who wait.
+
+    `priority` orders whoever is owed alike, and is a larger or smaller part of the model, never all or nothing of it.
+    """
+
+    weight: int = 100
+    priority: Priority = Priority.NORMAL

@@ -12,7 +12,9 @@ from typing import NewType, Protocol, TypeAlias
 
 from deployments.limits import Limit as Limit
 from deployments.limits import LimitKind as LimitKind
+from deployments.limits import Priority as Priority
 from deployments.limits import RateLimits as RateLimits
+from deployments.limits import Share as Share
 from router.types import Detail, Effort, Hold, Mode, Risk, Role, RouteRequest, Tier, Turn
 
 # re-exported: ports speak the router's words
@@ -78,7 +80,8 @@ class Principal:
     `egress`: prompts of the tenant may leave the premises, to an upstream that is not local. `hold_s`: how long a call
     that needs an approval waits for it inside the stream; 0 withholds it at once. `roles` are what the person may
     decide about: a policy can ask for approvers of one of them. `team`: the part of the tenant that the key belongs to.
-    `limits` are the key's own; those of its team, its tenant and of a model hold beside them.
+    `limits` are the key's own; those of its team, its tenant and of a model hold beside them. `share` is the tenant's
+    part of saturated models.
     """
 
     tenant: TenantId
@@ -92,6 +95,7 @@ class Principal:
     roles: frozenset[str] = frozenset()
     team: str | None = None
     limits: RateLimits = RateLimits()
+    share: Share = Share()
 
     def may_use(self, model: ModelId) -> bool:
         """True when the key is granted `model`."""
@@ -107,6 +111,19 @@ class Usage:
     output_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Who did the work that is settled, and why: what costs are attributed to. `outcome` as in the audit log.
+
+    `tier` is None for a model that no policy chooses. `reason` is the first reason of the route.
+    """
+
+    model: ModelId
+    tier: Tier | None
+    reason: str
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +206,8 @@ class Ledger(Protocol):
         """Set `tokens` aside for one generation, or `QuotaExceeded` / `BudgetExceeded`."""
         ...
 
-    async def settle(self, grant: Grant, usage: Usage) -> None:
-        """Replace the reservation by what was used. Idempotent per grant."""
+    async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
+        """Replace the reservation by what was used. Idempotent per grant. `served` None: no engine was asked."""
         ...
 
     async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
@@ -469,6 +486,7 @@ class EngineCall:
     """One HTTP request for the engine's own API. Header names are lower case; keys of clients never travel here.
 
     `cache_salt`: prompts share cached prefixes only with prompts of the same salt; hex digits, or empty for none.
+    `tenant` and `share` say whose turn it is where several wait; they never reach the engine's own API.
     """
 
     path: str
@@ -478,6 +496,8 @@ class EngineCall:
     session: SessionId
     method: str = "POST"
     cache_salt: str = ""
+    tenant: TenantId = TenantId("")
+    share: Share = Share()
 
 
 @dataclass(frozen=True, slots=True)

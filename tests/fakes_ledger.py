@@ -19,6 +19,7 @@ from deployments.ports import (
     Principal,
     RequestId,
     Scope,
+    Served,
     TenantId,
     Usage,
 )
@@ -37,6 +38,7 @@ class InMemoryLedger:
         self.keys: dict[str, KeyRecord] = {}
         self.grants: dict[str, Grant] = {}
         self.settled: dict[str, Usage] = {}
+        self.served: dict[str, Served] = {}
         self.actors: list[str] = []
         self.full = False
         self.is_ready = True
@@ -109,8 +111,10 @@ class InMemoryLedger:
         self.grants[grant.grant_id] = grant
         return grant
 
-    async def settle(self, grant: Grant, usage: Usage) -> None:
+    async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         self.settled.setdefault(grant.grant_id, usage)
+        if served is not None:
+            self.served.setdefault(grant.grant_id, served)
 
     async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
         presented = f"gh-fake{next(self._numbers)}"

@@ -44,6 +44,7 @@ from deployments.ports import (
     Principal,
     RequestId,
     RollbackPlan,
+    Served,
     SessionId,
     TenantId,
     Tier,
@@ -194,6 +195,8 @@ class Advisor:
                 request_id=request_id,
                 session=SessionId(request_id),
                 cache_salt=cache_salt_of(principal.tenant),
+                tenant=principal.tenant,
+                share=principal.share,
             )
             data = bytearray()
             async with aclosing(Opening(self._engines[model].call(call))) as opening:
@@ -206,11 +209,12 @@ class Advisor:
             text, usage = _answer(bytes(data))
             return text
         finally:
-            await self._settle(grant, usage)
+            await self._settle(grant, usage, model)
 
-    async def _settle(self, grant: Grant, usage: Usage) -> None:
+    async def _settle(self, grant: Grant, usage: Usage, model: ModelId) -> None:
+        tier = next((tier for tier, reach in self._tiers if reach.model == model), None)
         with suppress(GatehouseError):  # the reservation ends by itself
-            await self._ledger.settle(grant, usage)
+            await self._ledger.settle(grant, usage, Served(model, tier, "review_of_a_held_call"))
 
 
 def question(approval: Approval) -> str:

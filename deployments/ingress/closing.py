@@ -25,6 +25,7 @@ from deployments.ports import (
     Ledger,
     ModelId,
     RouteDecision,
+    Served,
     TenantId,
     Tier,
     Usage,
@@ -71,9 +72,10 @@ class Closing:
     async def finish(self, turn: Turn) -> None:
         """Settle and record, also after a hang-up or a dead engine."""
         usage, course = used_by(turn), turn.course
-        own = (course.grant or turn.grant, usage)
-        for grant, used in (own, *((each.grant, each.usage) for each in course.others)):
-            await quiet("settle", self._ledger.settle(grant, used))  # at once: it frees a place for the next request
+        own = (course.grant or turn.grant, usage, self._served(turn.decision, records.end_of(turn)))
+        others = [(each.grant, each.usage, self._served(each.decision, "abandoned")) for each in course.others]
+        for grant, used, served in (own, *others):  # at once: it frees a place for the next request
+            await quiet("settle", self._ledger.settle(grant, used, served))
         if turn.error is None:
             await self._later()
         if turn.recording is not None:
@@ -118,6 +120,10 @@ class Closing:
                 cascade=report,
             )
             await quiet("observe", self._difficulty.observe(attempt))
+
+    def _served(self, decision: RouteDecision, outcome: str) -> Served:
+        tier = decision.tier if decision.model in self._routed else None
+        return Served(decision.model, tier, decision.reason, outcome)
 
     async def _later(self) -> None:
         """A moment in which the next turn of an agent, which comes at once, has the machine for its first token."""

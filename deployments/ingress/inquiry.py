@@ -87,6 +87,8 @@ class Inquiries:
                 body=json.dumps({**body, "model": target}).encode(),
                 request_id=request_id,
                 session=SessionId(request_id),
+                tenant=principal.tenant,
+                share=principal.share,
             )
             async with aclosing(Opening(self._engines[target].call(call))) as opening:
                 await opening.start(None)

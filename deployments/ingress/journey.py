@@ -451,6 +451,8 @@ class Journey:
             request_id=RequestId(decision.route_id + ("" if turn.attempts == 1 else f"-{turn.attempts}")),
             session=turn.session,
             cache_salt=cache_salt_of(turn.principal.tenant),
+            tenant=turn.principal.tenant,
+            share=turn.principal.share,
         )
         turn.engine_reached = True
         watched = self._tier_states.begin(decision.model, asked.stream)

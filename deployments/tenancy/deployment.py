@@ -9,7 +9,19 @@ from typing import Any
 from deployments.clients import AuditClient
 from deployments.clock import Clock, SystemClock
 from deployments.errors import AuditUnavailable
-from deployments.ports import Grant, KeyId, KeyRecord, KeySpec, ModelId, NewKey, Principal, RequestId, TenantId, Usage
+from deployments.ports import (
+    Grant,
+    KeyId,
+    KeyRecord,
+    KeySpec,
+    ModelId,
+    NewKey,
+    Principal,
+    RequestId,
+    Served,
+    TenantId,
+    Usage,
+)
 from deployments.store import open_store
 from deployments.tenancy.bootstrap import bootstrap
 from deployments.tenancy.ledger import KeyLedger
@@ -56,9 +68,9 @@ class Ledger:
         """Set tokens aside for one generation, or `QuotaExceeded` / `BudgetExceeded`."""
         return await (await self._ledger()).admit(principal, request_id, model, tokens)
 
-    async def settle(self, grant: Grant, usage: Usage) -> None:
+    async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used. Idempotent per grant."""
-        await (await self._ledger()).settle(grant, usage)
+        await (await self._ledger()).settle(grant, usage, served)
 
     async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
         """Create a key."""

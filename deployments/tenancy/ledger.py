@@ -21,6 +21,7 @@ from deployments.ports import (
     NewKey,
     Principal,
     RequestId,
+    Served,
     TenantId,
     Usage,
 )
@@ -121,7 +122,7 @@ class KeyLedger:
         self._writer.grant(grant, now_ms)
         return replace(grant, limits=tightest(limits))
 
-    async def settle(self, grant: Grant, usage: Usage) -> None:
+    async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used; on disk when it returns, and the first settlement counts.
 
         The place among the unfinished requests is free at once, the tokens when the usage is on disk: after a crash the
@@ -282,6 +283,7 @@ class KeyLedger:
             roles=record.roles,
             team=record.team,
             limits=record.limits,
+            share=self._settings.tenants.get(record.tenant, TenantSettings()).share.to_share(),
         )
 
     async def _lookup(self, presented: str) -> KeyRecord | None:

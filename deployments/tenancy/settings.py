@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from deployments.ports import RateLimits
+from deployments.ports import Priority, RateLimits, Share
 from deployments.tenancy.oidc_settings import IssuerSettings
 
 MOST_PER_MINUTE = 10**9
@@ -27,6 +27,19 @@ class RateLimitSettings(BaseModel):
         return RateLimits(self.requests_per_minute, self.tokens_per_minute, self.concurrent_requests)
 
 
+class ShareSettings(BaseModel):
+    """A tenant's part of a model that is saturated; where nobody waits, everybody gets all they ask for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    weight: int = Field(default=100, ge=1, le=1000, description="Tokens are given in proportion to it.")
+    priority: Priority = Field(default=Priority.NORMAL, strict=False, description="How urgent its requests are.")
+
+    def to_share(self) -> Share:
+        """The same, as engines count it."""
+        return Share(self.weight, self.priority)
+
+
 class TenantSettings(BaseModel):
     """What holds for every key of a tenant."""
 
@@ -34,6 +47,7 @@ class TenantSettings(BaseModel):
 
     egress: bool = Field(default=False, description="Prompts may leave the premises, to an upstream that is not local.")
     limits: RateLimitSettings = Field(default=RateLimitSettings(), description="Of all keys of the tenant together.")
+    share: ShareSettings = ShareSettings()
     teams: dict[str, RateLimitSettings] = Field(
         default_factory=dict, description="Of all keys of a team together; one that is not named has no limits."
     )
