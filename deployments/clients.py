@@ -34,6 +34,8 @@ from deployments.ports import (
     AuditEvent,
     AuditHead,
     AuditStatus,
+    Budget,
+    BudgetState,
     CallResult,
     Conclusion,
     Consistency,
@@ -246,9 +248,11 @@ class LedgerClient(_Client):
         """The principal behind a key, or `Unauthenticated`."""
         return cast(Principal, await self._ask("authenticate", presented))
 
-    async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
+    async def admit(
+        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+    ) -> Grant:
         """Set tokens aside."""
-        return cast(Grant, await self._ask("admit", principal, request_id, model, tokens))
+        return cast(Grant, await self._ask("admit", principal, request_id, model, tokens, prompt_tokens))
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used."""
@@ -277,6 +281,18 @@ class LedgerClient(_Client):
     async def expire_key(self, key_id: KeyId, in_s: int | None, actor: str = "system") -> KeyRecord:
         """Set when a key ends."""
         return cast(KeyRecord, await self._ask("expire_key", key_id, in_s, actor))
+
+    async def put_budget(self, budget: Budget, actor: str = "system") -> BudgetState:
+        """Set a budget."""
+        return cast(BudgetState, await self._ask("put_budget", budget, actor))
+
+    async def remove_budget(self, budget_id: str, actor: str = "system") -> None:
+        """End a budget."""
+        await self._ask("remove_budget", budget_id, actor)
+
+    async def budgets(self, tenant: TenantId | None) -> Sequence[BudgetState]:
+        """Where budgets stand."""
+        return cast(Sequence[BudgetState], await self._ask("budgets", tenant))
 
     async def ready(self) -> bool:
         """True when the store answers."""

@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType, Protocol, TypeAlias
 
+from deployments.limits import Budget as Budget
+from deployments.limits import BudgetState as BudgetState
 from deployments.limits import Limit as Limit
 from deployments.limits import LimitKind as LimitKind
 from deployments.limits import Priority as Priority
 from deployments.limits import RateLimits as RateLimits
 from deployments.limits import Share as Share
+from deployments.limits import Unit as Unit
+from deployments.limits import Window as Window
 from router.types import Detail, Effort, Hold, Mode, Risk, Role, RouteRequest, Tier, Turn
 
 # re-exported: ports speak the router's words
@@ -131,6 +135,7 @@ class Grant:
     """Permission to generate, with the tokens that were set aside for it. `grant_id` makes settling idempotent.
 
     `limits` holds the tightest limit of each kind, for the rate-limit headers; empty when nothing is limited.
+    `reserved_micros`: what was set aside of budgets of money. `admitted_ms` says which windows of budgets are charged.
     """
 
     grant_id: str
@@ -140,6 +145,9 @@ class Grant:
     request_id: RequestId
     model: ModelId
     limits: tuple[Limit, ...] = ()
+    team: str | None = None
+    reserved_micros: int = 0
+    admitted_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +210,13 @@ class Ledger(Protocol):
         """The principal behind a key, or `Unauthenticated`."""
         ...
 
-    async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
-        """Set `tokens` aside for one generation, or `QuotaExceeded` / `BudgetExceeded`."""
+    async def admit(
+        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+    ) -> Grant:
+        """Set `tokens` aside for one generation, or `QuotaExceeded` / `BudgetExceeded`.
+
+        `prompt_tokens` of them are the prompt's, which costs less; 0 when that is not known.
+        """
         ...
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
@@ -238,6 +251,18 @@ class Ledger(Protocol):
 
         `NotFound` for an unknown id, `InvalidRequest` for a key that was revoked.
         """
+        ...
+
+    async def put_budget(self, budget: Budget, actor: str = "system") -> BudgetState:
+        """Set a budget, in place of the one with its id; what was used in its window counts at once."""
+        ...
+
+    async def remove_budget(self, budget_id: str, actor: str = "system") -> None:
+        """End a budget; `NotFound` for an unknown id."""
+        ...
+
+    async def budgets(self, tenant: TenantId | None) -> Sequence[BudgetState]:
+        """Where the budgets of a tenant, or of everybody, stand: its own, those of teams, those of keys."""
         ...
 
     async def ready(self) -> bool:

@@ -7,6 +7,8 @@ from itertools import count
 from deployments.clock import Clock, FixedClock
 from deployments.errors import BudgetExceeded, InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
 from deployments.ports import (
+    Budget,
+    BudgetState,
     GateProfile,
     Grant,
     KeyId,
@@ -23,6 +25,7 @@ from deployments.ports import (
     TenantId,
     Usage,
 )
+from deployments.tenancy.windows import window_of
 
 
 class InMemoryLedger:
@@ -39,6 +42,8 @@ class InMemoryLedger:
         self.grants: dict[str, Grant] = {}
         self.settled: dict[str, Usage] = {}
         self.served: dict[str, Served] = {}
+        self.prompt_tokens: list[int] = []
+        self.kept_budgets: dict[str, Budget] = {}
         self.actors: list[str] = []
         self.full = False
         self.is_ready = True
@@ -80,7 +85,9 @@ class InMemoryLedger:
             raise Unauthenticated("Incorrect API key provided.")
         return _principal(record)
 
-    async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
+    async def admit(
+        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+    ) -> Grant:
         mine = [grant for grant in self.grants.values() if grant.key_id == principal.key_id]
         waiting = [grant for grant in mine if grant.grant_id not in self.settled]
         limits = list[Limit]()
@@ -107,7 +114,10 @@ class InMemoryLedger:
             request_id=request_id,
             model=model,
             limits=tuple(limits),
+            team=principal.team,
+            admitted_ms=self._clock.now_ms(),
         )
+        self.prompt_tokens.append(prompt_tokens)
         self.grants[grant.grant_id] = grant
         return grant
 
@@ -166,8 +176,28 @@ class InMemoryLedger:
         self.actors.append(actor)
         return self.keys[presented]
 
+    async def put_budget(self, budget: Budget, actor: str = "system") -> BudgetState:
+        """Kept and shown; what it means is tested with the real ledger."""
+        if budget.key_id is not None:
+            self._find(KeyId(budget.key_id))
+        self.kept_budgets[budget.budget_id] = budget
+        self.actors.append(actor)
+        return self._standing(budget)
+
+    async def remove_budget(self, budget_id: str, actor: str = "system") -> None:
+        if self.kept_budgets.pop(budget_id, None) is None:
+            raise NotFound(f"No budget '{budget_id}'.")
+        self.actors.append(actor)
+
+    async def budgets(self, tenant: TenantId | None) -> Sequence[BudgetState]:
+        found = [each for each in self.kept_budgets.values() if tenant is None or each.tenant == tenant]
+        return [self._standing(each) for each in found]
+
     async def ready(self) -> bool:
         return self.is_ready
+
+    def _standing(self, budget: Budget) -> BudgetState:
+        return BudgetState(budget, *window_of(budget, self._clock.now_ms()), 0, 0)
 
     def _find(self, key_id: KeyId) -> tuple[str, KeyRecord]:
         for presented, record in self.keys.items():

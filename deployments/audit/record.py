@@ -129,9 +129,11 @@ def _fields(kind: str, /, **meanings: str) -> dict[str, Field]:
 FIELDS: Mapping[str, Field] = {
     **_fields(
         "text",
+        alerts="percentages of a budget's amount at which somebody is told",
         agent="the client software that asked, as far as it names itself",
         approval_id="the request for approval that it belongs to",
         audience="the runner that a permit is for",
+        budget_id="the budget",
         call_id="id of the tool call, as the model wrote it",
         cascade="what became of a verified cascade that the client asked for: kept, escalated, unverified or refused",
         change_id="the change or ticket that it belongs to; stored in the envelope",
@@ -173,9 +175,11 @@ FIELDS: Mapping[str, Field] = {
         team="the part of the tenant that a key belongs to",
         tier="the router's tier of the model",
         title="what an operator calls it; written in clear, so no secrets",
+        unit="what a budget counts: tokens, or micros (millionths of the currency of the price table)",
         tool="name of the tool, escaped and cut to 256 characters",
         verdict="what the checks of an answer say together: pass, fail or unknown",
         version="version of the code",
+        window="how long a budget lasts: hour, day, week, month (UTC), fixed or total",
         voter="the natural person who voted",
         voter_key="the key they voted with",
     ),
@@ -221,6 +225,8 @@ FIELDS: Mapping[str, Field] = {
     ),
     **_fields(
         "count",
+        amount="what may be used in the window of a budget",
+        anchor_ms="when the first window of a budget of fixed windows began, in milliseconds since the epoch",
         attempts="generations it took; 2 when a malformed reply was thrown away",
         bodies="how many stored bodies became unreadable or were deleted",
         budget_tokens="what a key may use in all its time; null: no limit",
@@ -230,13 +236,16 @@ FIELDS: Mapping[str, Field] = {
         days="age in days after which bodies are deleted",
         duration_ms="from the request's arrival to its end",
         epoch="how often the log was opened for writing, this time included",
+        every_s="how long each window of a budget of fixed windows is",
         expires_ms="when it ends, in milliseconds since the epoch",
         hold_s="of a key: how long a call that needs an approval waits for it",
         index="place of a call within its turn",
         input_tokens="tokens of the prompt",
         output_tokens="tokens that were generated",
+        percent="of the amount of a budget",
         previous_until_ms="until when the text of a key before its rotation is good, in milliseconds since the epoch",
         reasoning_tokens="those of them that were reasoning",
+        reserved="what is set aside of a budget for requests that are open",
         requests_per_minute="of a key; null: no limit",
         size="records before this one",
         status="HTTP status",
@@ -246,8 +255,10 @@ FIELDS: Mapping[str, Field] = {
         torn_bytes="bytes of an unacknowledged write that recovery cut off",
         ttft_ms="from the request's arrival to the first byte of the answer",
         ttl_s="lifetime of a key",
+        used="what was used of a budget in its window",
         votes="approving votes so far",
         votes_required="approving votes it takes",
+        window_start_ms="when the window of a budget began, in milliseconds since the epoch",
     ),
     **_fields("integer", exit_code="exit status of the process; negative: the signal that ended it"),
     **_fields(
@@ -257,6 +268,7 @@ FIELDS: Mapping[str, Field] = {
     ),
     **_fields(
         "flag",
+        hard="true: a budget refuses what does not fit; false: it only tells",
         approve="true: a vote for, false: against",
         estimated="the tokens are a reservation that no engine confirmed",
         plan_required="a change id and a rollback plan are still missing",
@@ -305,6 +317,7 @@ _KEY = (
     "budget_tokens concurrent_requests expires_ms gate_profile hold_s key_name models person previous_until_ms reason "
     "requests_per_minute roles scopes team tokens_per_minute ttl_s"
 )
+_BUDGET = "alerts anchor_ms every_s hard key_id team"
 _PERMIT = (
     "approval_id arguments_body arguments_commit audience change_id exec_profile expires_ms gate_call_id policy_digest "
     "requester_key risk rollback_digest rollback_of source step tool"
@@ -429,6 +442,13 @@ EVENTS: Mapping[str, EventSchema] = {
     "key.rotated": _event("the ledger, before a key gets a new text", "key_id", _KEY),
     "key.changed": _event("the ledger, before an identity has the rights that its issuer says now", "key_id", _KEY),
     "key.expiry_changed": _event("the ledger, before a key ends at another time than it did", "key_id", _KEY),
+    "budget.set": _event("the ledger, before a budget holds", "budget_id unit amount window", _BUDGET),
+    "budget.removed": _event("the ledger, before a budget holds no more", "budget_id", f"unit amount window {_BUDGET}"),
+    "budget.alert": _event(
+        "the ledger, once a window, when a budget has reached a percentage of its amount, or refuses what is asked for",
+        "budget_id percent used amount",
+        f"reserved unit window window_start_ms {_BUDGET}",
+    ),
     "policy.changed": _event(
         "the approval desk, when it starts with another policy bundle than before",
         "policy_digest rule_set",

@@ -10,6 +10,8 @@ from deployments.clients import AuditClient
 from deployments.clock import Clock, SystemClock
 from deployments.errors import AuditUnavailable
 from deployments.ports import (
+    Budget,
+    BudgetState,
     Grant,
     KeyId,
     KeyRecord,
@@ -64,9 +66,11 @@ class Ledger:
         """The principal behind a key, or `Unauthenticated`."""
         return await (await self._ledger()).authenticate(presented)
 
-    async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
+    async def admit(
+        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+    ) -> Grant:
         """Set tokens aside for one generation, or `QuotaExceeded` / `BudgetExceeded`."""
-        return await (await self._ledger()).admit(principal, request_id, model, tokens)
+        return await (await self._ledger()).admit(principal, request_id, model, tokens, prompt_tokens)
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used. Idempotent per grant."""
@@ -99,6 +103,18 @@ class Ledger:
     async def usage(self, tenant: TenantId | None) -> Sequence[UsageTotal]:
         """Totals per key and model."""
         return await (await self._ledger()).usage(tenant)
+
+    async def put_budget(self, budget: Budget, actor: str = "system") -> BudgetState:
+        """Set a budget, in place of the one with its id."""
+        return await (await self._ledger()).put_budget(budget, actor)
+
+    async def remove_budget(self, budget_id: str, actor: str = "system") -> None:
+        """End a budget; `NotFound` for an unknown id."""
+        await (await self._ledger()).remove_budget(budget_id, actor)
+
+    async def budgets(self, tenant: TenantId | None) -> Sequence[BudgetState]:
+        """Where the budgets of a tenant, or of everybody, stand."""
+        return await (await self._ledger()).budgets(tenant)
 
     async def ready(self) -> bool:
         """True when the store answers and the operator key exists."""

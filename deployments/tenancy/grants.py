@@ -8,27 +8,27 @@ only after its commit.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from deployments.errors import PartUnavailable
-from deployments.ports import Grant, Usage
+from deployments.ports import Grant
 from deployments.tenancy.budgets import Booking
-from deployments.tenancy.store import TenancyStore
+from deployments.tenancy.store import Settled, TenancyStore
 
 _log = logging.getLogger("gatehouse.tenancy")
 _BATCH = 512
 _QUEUE = 100_000
 _RETRY_S = 1.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a grant used, and who waits for the commit."""
+    """What is to be written, and who waits for the commit."""
 
-    grant: Grant
-    usage: Usage
-    at_ms: int
+    settled: Settled
     committed: "asyncio.Future[None]" = field(compare=False)
 
 
@@ -41,22 +41,36 @@ class GrantWriter:
     def __init__(self, store: TenancyStore, booked: Callable[[Booking], None]) -> None:
         self._store = store
         self._booked = booked
-        self._grants: deque[tuple[Grant, int]] = deque()
+        self._grants: deque[Grant] = deque()
         self._settlements: deque[Settlement] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
 
-    def grant(self, grant: Grant, now_ms: int) -> None:
+    def grant(self, grant: Grant) -> None:
         """Write the row of a grant soon."""
         if len(self._grants) < _QUEUE:  # without its row a grant is only missing from the books of open ones
-            self._grants.append((grant, now_ms))
+            self._grants.append(grant)
         self._wake()
 
-    async def settle(self, grant: Grant, usage: Usage, now_ms: int) -> None:
+    async def settle(self, settled: Settled) -> None:
         """Return when the usage is on disk; raises the store's error when it could not be written."""
-        settlement = Settlement(grant, usage, now_ms, asyncio.get_running_loop().create_future())
+        settlement = Settlement(settled, asyncio.get_running_loop().create_future())
         self._settlements.append(settlement)
         self._wake()
         await settlement.committed
+
+    async def alone(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do `work` while the books stand still: all grants so far are in them, and nothing is written meanwhile.
+
+        What `work` does after its last `await` happens before the next booking. Raises the store's error.
+        """
+        async with self._turn:
+            while self._grants:
+                grants = [self._grants[i] for i in range(min(_BATCH, len(self._grants)))]
+                await self._store.write(grants, [])
+                for _ in grants:
+                    self._grants.popleft()
+            return await work()
 
     async def drain(self) -> None:
         """Return when everything that was handed in has been written, or failed."""
@@ -69,26 +83,30 @@ class GrantWriter:
 
     async def _run(self) -> None:
         while self._grants or self._settlements:
-            grants = [self._grants[i] for i in range(min(_BATCH, len(self._grants)))]
-            settlements = [self._settlements.popleft() for _ in range(min(_BATCH, len(self._settlements)))]
-            try:
-                await self._write(grants, settlements)
-            except Exception as error:  # whatever it is, nobody may wait for ever behind it
-                _log.error("the ledger's store failed: %s", type(error).__name__)
-                await self._write_singly(grants, settlements)
-            else:
-                for _ in grants:
-                    self._grants.popleft()
+            async with self._turn:
+                await self._batch()
 
-    async def _write(self, grants: Sequence[tuple[Grant, int]], settlements: Sequence[Settlement]) -> None:
-        bookings = await self._store.write(grants, [(each.grant, each.usage, each.at_ms) for each in settlements])
+    async def _batch(self) -> None:
+        grants = [self._grants[i] for i in range(min(_BATCH, len(self._grants)))]
+        settlements = [self._settlements.popleft() for _ in range(min(_BATCH, len(self._settlements)))]
+        try:
+            await self._write(grants, settlements)
+        except Exception as error:  # whatever it is, nobody may wait for ever behind it
+            _log.error("the ledger's store failed: %s", type(error).__name__)
+            await self._write_singly(grants, settlements)
+        else:
+            for _ in grants:
+                self._grants.popleft()
+
+    async def _write(self, grants: Sequence[Grant], settlements: Sequence[Settlement]) -> None:
+        bookings = await self._store.write(grants, [each.settled for each in settlements])
         for booking in bookings:
             self._booked(booking)
         for each in settlements:
             if not each.committed.done():
                 each.committed.set_result(None)
 
-    async def _write_singly(self, grants: Sequence[tuple[Grant, int]], settlements: Sequence[Settlement]) -> None:
+    async def _write_singly(self, grants: Sequence[Grant], settlements: Sequence[Settlement]) -> None:
         """After a failed batch: one row that the store does not take must not keep the others from it.
 
         While the store is away grants wait for it, and whoever settles learns of the failure.

@@ -12,6 +12,8 @@ from deployments.ports import (
     SYSTEM_TENANT,
     Audit,
     AuditEvent,
+    Budget,
+    BudgetState,
     Grant,
     JsonValue,
     KeyId,
@@ -26,14 +28,16 @@ from deployments.ports import (
     Usage,
 )
 from deployments.tenancy.admission import Admission, tightest
-from deployments.tenancy.budgets import Booking, Budgets
+from deployments.tenancy.budgets import Booking, budget_of_key
 from deployments.tenancy.grants import GrantWriter
 from deployments.tenancy.jwks import KeySets
 from deployments.tenancy.keys import PREFIX_CHARS, SECRET_CHARS, digest, generate, matches, parse, pepper_check
 from deployments.tenancy.oidc import PREFIX, UNKNOWN_IDENTITY, Identities, is_token, prefix_of, record_of
 from deployments.tenancy.pepper import BadPepper
+from deployments.tenancy.prices import cost_micros
 from deployments.tenancy.settings import TenancySettings, TenantSettings
-from deployments.tenancy.store import TenancyStore, UsageTotal
+from deployments.tenancy.store import Settled, TenancyStore, UsageTotal
+from deployments.tenancy.treasury import Treasury
 
 INCORRECT_KEY = "Incorrect API key provided. Ask whoever runs this Gatehouse for a key."
 _MAX_TOKENS = 10**9
@@ -64,14 +68,15 @@ class KeyLedger:
         self._settings = settings
         self._admission = Admission(settings)
         self._identities = Identities(settings.issuers, key_sets or KeySets(clock))
-        self._budgets = Budgets()
+        self._prices = settings.prices.to_table()
         self._writer = GrantWriter(store, self._book)
+        self._treasury = Treasury(store, self._writer, clock, audit, settings.grant_ttl_s, self._prices.currency)
 
     async def open(self) -> None:
         """Create missing tables; `BadPepper` when the stored keys were made under another pepper."""
         await self._store.create_tables()
         self._admission.load(await self._store.open_grants(self._clock.now_ms() - self._settings.grant_ttl_s * 1000))
-        self._budgets.load(await self._store.accounts())
+        await self._treasury.open()
         check = pepper_check(self._pepper)
         if await self._store.remember("pepper_check", check) != check:
             raise BadPepper("file", "the stored keys were made with another one; restore it from your backup")
@@ -99,41 +104,70 @@ class KeyLedger:
         """True when this key was issued here, whatever became of it."""
         return await self._lookup(presented) is not None
 
-    async def admit(self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int) -> Grant:
-        """Set `tokens` aside for one generation.
+    async def admit(
+        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+    ) -> Grant:
+        """Set `tokens` aside for one generation, of which `prompt_tokens` are the prompt's.
 
-        `BudgetExceeded` when the key's budget does not hold them, `QuotaExceeded` when the key, its team, its tenant or
-        the model asks for too much at once or per minute. Nothing is awaited between check and reservation: what is
-        asked at once is counted one by one.
+        `BudgetExceeded` when a budget of the key, its team or its tenant does not hold them, `QuotaExceeded` when one
+        of these or the model asks for too much at once or per minute. Nothing is awaited between check and reservation:
+        what is asked at once is counted one by one.
         """
+        await self._treasury.steady()
         now_ms, now_ns = self._clock.now_ms(), int(self._clock.monotonic_s() * 10**9)
+        tokens = min(tokens, _MAX_TOKENS)
         grant = Grant(
             grant_id=f"grant_{secrets.token_hex(16)}",
             tenant=principal.tenant,
             key_id=principal.key_id,
-            reserved_tokens=min(tokens, _MAX_TOKENS),
+            reserved_tokens=tokens,
             request_id=RequestId(_stored(request_id, 128)),  # both come from the client; the columns end there
             model=ModelId(_stored(model, 256)),
+            team=principal.team,
+            reserved_micros=self._prices.reserve_micros(tokens, prompt_tokens, model),
+            admitted_ms=now_ms,
         )
-        reserved = grant.reserved_tokens
-        self._budgets.check(grant.key_id, reserved)  # first: this refusal is final, the other one is not
-        limits = self._admission.admit(grant.grant_id, principal, grant.model, reserved, now_ms, now_ns)
-        limits += self._budgets.reserve(grant.key_id, grant.grant_id, reserved)
-        self._writer.grant(grant, now_ms)
+        self._treasury.check(grant)  # first: this refusal is final, the other one is not
+        limits = self._admission.admit(grant.grant_id, principal, grant.model, tokens, now_ms, now_ns)
+        limits += self._treasury.reserve(grant)
+        self._writer.grant(grant)
         return replace(grant, limits=tightest(limits))
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used; on disk when it returns, and the first settlement counts.
 
         The place among the unfinished requests is free at once, the tokens when the usage is on disk: after a crash the
-        books then never hold more than was admitted.
+        books then never hold more than was admitted. What was never settled is estimated at its reservation after
+        `grant_ttl_s`; a settlement that comes after all takes the place of that.
         """
         self._admission.release(grant.grant_id)
-        await self._writer.settle(grant, _within(usage), self._clock.now_ms())
+        usage = _within(usage)
+        micros = cost_micros(usage, self._prices.price(served.model if served is not None else None))
+        if usage.estimated and usage.output_tokens == grant.reserved_tokens and not usage.input_tokens:
+            micros = min(micros, grant.reserved_micros)  # tokens that nobody has told apart
+        await self._writer.settle(Settled(grant, usage, served, micros, self._clock.now_ms()))
+
+    async def put_budget(self, budget: Budget, actor: str = "system") -> BudgetState:
+        """Set a budget, in place of the one with its id; what was used in its window, and is open, counts at once.
+
+        `NotFound` for a key that does not exist, `InvalidRequest` for one of another tenant.
+        """
+        if budget.key_id is not None and (await self._known(KeyId(budget.key_id))).tenant != budget.tenant:
+            raise InvalidRequest(f"Key '{budget.key_id}' is not of tenant '{budget.tenant}'.", "key_id")
+        return await self._treasury.put(budget, actor)
+
+    async def remove_budget(self, budget_id: str, actor: str = "system") -> None:
+        """End a budget; `NotFound` for an unknown id, `InvalidRequest` for what a key was created with."""
+        await self._treasury.remove(budget_id, actor)
+
+    async def budgets(self, tenant: TenantId | None) -> Sequence[BudgetState]:
+        """Where the budgets of a tenant, or of everybody, stand."""
+        return self._treasury.states(tenant)
 
     async def drain(self) -> None:
         """Return when everything that was handed in is on disk."""
         await self._writer.drain()
+        await self._treasury.drain()
 
     async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
         """Create a key. Its text is in the answer and nowhere else; the record precedes the key."""
@@ -160,7 +194,7 @@ class KeyLedger:
         )
         await self._record("key.created", record, actor, now_ms)
         if record.budget_tokens is not None:  # before the key is good
-            self._budgets.open(record.key_id, record.budget_tokens)
+            self._treasury.begin(budget_of_key(record.key_id, record.tenant, record.budget_tokens))
         await self._store.add_key(record, key.prefix, digest(self._pepper, key.text))
         return NewKey(record=record, presented=key.text)
 
@@ -219,8 +253,8 @@ class KeyLedger:
 
     def _book(self, booking: Booking) -> None:
         """Follow the books: what was used takes the place of what was set aside."""
-        self._budgets.book(booking)
-        self._admission.correct(booking.grant.grant_id, booking.grant.reserved_tokens, booking.tokens)
+        self._treasury.book(booking)
+        self._admission.correct(booking.grant.grant_id, booking.grant.reserved_tokens, booking.cost.tokens)
 
     async def _federated(self, presented: str) -> KeyRecord:
         """What the ledger has of the identity behind a token, which it meets for the first time or brings up to date.

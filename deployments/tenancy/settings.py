@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deployments.ports import Priority, RateLimits, Share
 from deployments.tenancy.oidc_settings import IssuerSettings
+from deployments.tenancy.prices import PriceSettings
 
 MOST_PER_MINUTE = 10**9
 
@@ -70,6 +71,9 @@ class TenancySettings(BaseModel):
     )
     tenants: dict[str, TenantSettings] = Field(
         default_factory=dict, description="Per tenant; one that is not named has the defaults."
+    )
+    prices: PriceSettings = Field(
+        default=PriceSettings(), description="What tokens cost, for budgets of money and for reports of usage."
     )
     issuers: tuple[IssuerSettings, ...] = Field(
         default=(),

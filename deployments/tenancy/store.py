@@ -1,4 +1,4 @@
-"""Tables of keys, grants and usage, and the statements on them. Integers only; times are milliseconds.
+"""Statements on the tables of keys, grants and usage. Integers only; times are milliseconds.
 
 Every method is one transaction and is durable when it returns.
 """
@@ -8,18 +8,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import (
     DDL,
-    BigInteger,
-    Boolean,
-    Column,
     Connection,
     Dialect,
-    Index,
     Integer,
-    LargeBinary,
-    MetaData,
     Row,
-    String,
-    Table,
     bindparam,
     exists,
     func,
@@ -27,7 +19,6 @@ from sqlalchemy import (
     inspect,
     literal,
     select,
-    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -41,84 +32,48 @@ from deployments.ports import (
     KeyRecord,
     ModelId,
     RateLimits,
+    RequestId,
     Scope,
+    Served,
     TenantId,
     Usage,
 )
 from deployments.tenancy.admission import OpenRequest, bearer_names
-from deployments.tenancy.budgets import Account, Booking
+from deployments.tenancy.budget_store import BudgetStore
+from deployments.tenancy.budgets import Booking, Cost
+from deployments.tenancy.tables import facts as _facts
+from deployments.tenancy.tables import grants as _grants
+from deployments.tenancy.tables import keys as _keys
+from deployments.tenancy.tables import metadata
+from deployments.tenancy.tables import usage as _usage
 
-_metadata = MetaData()
-
-_facts = Table(
-    "tenancy_facts",
-    _metadata,
-    Column("name", String(64), primary_key=True),
-    Column("value", LargeBinary, nullable=False),
-)
-
-_keys = Table(
-    "keys",
-    _metadata,
-    Column("key_id", String(64), primary_key=True),
-    Column("prefix", String(16), nullable=False, unique=True),
-    Column("digest", LargeBinary, nullable=False),
-    Column("tenant", String(128), nullable=False, index=True),
-    Column("name", String(256), nullable=False),
-    Column("person", String(256)),
-    Column("scopes", String(256), nullable=False),
-    Column("models", String),  # null: all models
-    Column("gate_profile", String(32), nullable=False),
-    Column("created_ms", BigInteger, nullable=False),
-    Column("expires_ms", BigInteger),
-    Column("revoked_ms", BigInteger),
-    Column("hold_s", Integer, nullable=False, server_default=text("0")),
-    Column("budget_tokens", BigInteger),  # null: no budget
-    Column("roles", String(4096), nullable=False, server_default=text("''")),  # one a line
-    Column("team", String(128)),
-    Column("requests_per_minute", BigInteger),
-    Column("tokens_per_minute", BigInteger),
-    Column("concurrent_requests", BigInteger),
-    Column("rotated_ms", BigInteger),
-    # The text before the last rotation, good for a while; null: there is none.
-    Column("previous_prefix", String(16), index=True),
-    Column("previous_digest", LargeBinary),
-    Column("previous_until_ms", BigInteger),
-)
-
-_grants = Table(
-    "grants",
-    _metadata,
-    Column("grant_id", String(64), primary_key=True),
-    Column("tenant", String(128), nullable=False),
-    Column("key_id", String(64), nullable=False),
-    Column("request_id", String(128), nullable=False),
-    Column("model", String(256), nullable=False),
-    Column("reserved_tokens", BigInteger, nullable=False),
-    Column("created_ms", BigInteger, nullable=False),
-    Column("settled_ms", BigInteger),
-    Index("grants_open", "key_id", "settled_ms", "created_ms"),
-)
-
-_usage = Table(
-    "usage",
-    _metadata,
-    Column("grant_id", String(64), primary_key=True),
-    Column("tenant", String(128), nullable=False, index=True),
-    Column("key_id", String(64), nullable=False),
-    Column("request_id", String(128), nullable=False),
-    Column("model", String(256), nullable=False),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("reasoning_tokens", BigInteger, nullable=False),
-    Column("estimated", Boolean, nullable=False),
-    Column("settled_ms", BigInteger, nullable=False),
-)
-
+LOST = "lost"
+"""The outcome of a request of which nobody ever said what became of it."""
 _tokens = _usage.c.input_tokens + _usage.c.output_tokens
+_micros = func.coalesce(_usage.c.cost_micros, 0)
 # A settlement may be written before the row of its grant, which then stays open in its own table only.
 _is_open = _grants.c.settled_ms.is_(None) & ~exists().where(_usage.c.grant_id == _grants.c.grant_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a grant used, who did the work, what that costs, and when it was said."""
+
+    grant: Grant
+    usage: Usage
+    served: Served | None
+    micros: int
+    at_ms: int
+
+    @property
+    def cost(self) -> Cost:
+        """What it takes of budgets."""
+        return Cost(self.usage.input_tokens + self.usage.output_tokens, self.micros)
+
+    @property
+    def is_lost(self) -> bool:
+        """True for an estimate of what a request used that was never settled."""
+        return self.served is not None and self.served.outcome == LOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +96,12 @@ class TenancyStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self.budgets = BudgetStore(engine)
 
     async def create_tables(self) -> None:
         """Create what is missing: tables, and columns that a file of an earlier version lacks. Nothing is dropped."""
         async with self._engine.begin() as connection:
-            await connection.run_sync(_metadata.create_all)
+            await connection.run_sync(metadata.create_all)
             await connection.run_sync(_add_columns)
 
     async def ping(self) -> None:
@@ -266,84 +222,74 @@ class TenancyStore:
                 for row in await connection.execute(query)
             ]
 
-    async def accounts(self) -> dict[KeyId, Account]:
-        """What every key with a budget used, and what is set aside for its open grants, however old."""
-        budgets = select(_keys.c.key_id, _keys.c.budget_tokens).where(_keys.c.budget_tokens.is_not(None))
-        limited = select(_keys.c.key_id).where(_keys.c.budget_tokens.is_not(None))
-        used = select(_usage.c.key_id, func.sum(_tokens)).where(_usage.c.key_id.in_(limited)).group_by(_usage.c.key_id)
-        reserved = select(_grants.c.key_id, _grants.c.grant_id, _grants.c.reserved_tokens).where(
-            _grants.c.key_id.in_(limited), _is_open
+    async def unsettled(self, before_ms: int, most: int) -> list[Grant]:
+        """Grants that began before `before_ms` and were never settled, oldest first, `most` at a time."""
+        query = (
+            select(_grants)
+            .where(_is_open, _grants.c.created_ms <= before_ms)
+            .order_by(_grants.c.created_ms)
+            .limit(most)
         )
         async with self._engine.connect() as connection:
-            found = {key_id: int(budget) for key_id, budget in await connection.execute(budgets)}
-            if not found:
-                return {}
-            spent = {key_id: int(tokens) for key_id, tokens in await connection.execute(used)}
-            held: dict[str, dict[str, int]] = {}
-            for key_id, grant_id, tokens in await connection.execute(reserved):
-                held.setdefault(key_id, {})[grant_id] = int(tokens)
-        return {
-            KeyId(key_id): Account(budget, spent.get(key_id, 0), held.get(key_id, {}))
-            for key_id, budget in found.items()
-        }
+            return [
+                Grant(
+                    grant_id=row.grant_id,
+                    tenant=TenantId(row.tenant),
+                    key_id=KeyId(row.key_id),
+                    reserved_tokens=row.reserved_tokens,
+                    request_id=RequestId(row.request_id),
+                    model=ModelId(row.model),
+                    team=row.team,
+                    reserved_micros=row.reserved_micros,
+                    admitted_ms=row.created_ms,
+                )
+                for row in await connection.execute(query)
+            ]
 
-    async def write(
-        self, grants: Sequence[tuple[Grant, int]], settlements: Sequence[tuple[Grant, Usage, int]]
-    ) -> list[Booking]:
-        """Store grants with their times, then close others and store their usage; of two settlements the first counts.
+    async def write(self, grants: Sequence[Grant], settlements: Sequence[Settled]) -> list[Booking]:
+        """Store grants, then close others and store their usage; of two settlements the first counts.
 
-        A settlement needs no row of its grant: it brings all that usage has to say. The answer says of every grant that
+        One that was made for a request that was thought lost is no more than an estimate: the next takes its place. A
+        settlement needs no row of its grant: it brings all that usage has to say. The answer says of every grant that
         was settled, once, what the books have of it now.
         """
-        opened = [
-            {
-                "grant_id": grant.grant_id,
-                "tenant": grant.tenant,
-                "key_id": grant.key_id,
-                "request_id": grant.request_id,
-                "model": grant.model,
-                "reserved_tokens": grant.reserved_tokens,
-                "created_ms": at_ms,
-            }
-            for grant, at_ms in grants
-        ]
-        first: dict[str, tuple[Grant, Usage, int]] = {}
-        for settlement in settlements:
-            first.setdefault(settlement[0].grant_id, settlement)
+        first: dict[str, Settled] = {}
+        for each in settlements:
+            if each.grant.grant_id not in first or first[each.grant.grant_id].is_lost:
+                first[each.grant.grant_id] = each
         async with self._engine.begin() as connection:
-            if opened:
-                await connection.execute(insert(_grants), opened)
+            if grants:
+                await connection.execute(insert(_grants), [_grant_row(each) for each in grants])
             if not first:
                 return []
-            known = select(_usage.c.grant_id, _tokens).where(_usage.c.grant_id.in_(first))
-            settled = {grant_id: int(tokens) for grant_id, tokens in await connection.execute(known)}
-            rows = [
-                {
-                    "grant_id": grant.grant_id,
-                    "tenant": grant.tenant,
-                    "key_id": grant.key_id,
-                    "request_id": grant.request_id,
-                    "model": grant.model,
-                    "input_tokens": usage.input_tokens,
-                    "cached_tokens": usage.cached_tokens,
-                    "output_tokens": usage.output_tokens,
-                    "reasoning_tokens": usage.reasoning_tokens,
-                    "estimated": usage.estimated,
-                    "settled_ms": at_ms,
-                }
-                for grant, usage, at_ms in first.values()
-                if grant.grant_id not in settled
+            query = select(_usage.c.grant_id, _tokens.label("tokens"), _micros.label("micros"), _usage.c.outcome)
+            known = {row.grant_id: row for row in await connection.execute(query.where(_usage.c.grant_id.in_(first)))}
+            new = [each for grant_id, each in first.items() if grant_id not in known]
+            mended = [
+                each
+                for grant_id, each in first.items()
+                if grant_id in known and known[grant_id].outcome == LOST and not each.is_lost
             ]
-            if rows:
-                await connection.execute(insert(_usage), rows)
+            if new:
+                await connection.execute(insert(_usage), [_usage_row(each) for each in new])
                 await connection.execute(
                     update(_grants).where(_grants.c.grant_id == bindparam("closed")).values(settled_ms=bindparam("at")),
-                    [{"closed": row["grant_id"], "at": row["settled_ms"]} for row in rows],
+                    [{"closed": each.grant.grant_id, "at": each.at_ms} for each in new],
                 )
-        return [
-            Booking(grant, settled.get(grant_id, usage.input_tokens + usage.output_tokens), grant_id not in settled)
-            for grant_id, (grant, usage, _) in first.items()
-        ]
+            for each in mended:
+                own = _usage.c.grant_id == each.grant.grant_id
+                await connection.execute(update(_usage).where(own).values(_usage_row(each)))
+        bookings = list[Booking]()
+        for grant_id, each in first.items():
+            before = known.get(grant_id)
+            if before is None:
+                bookings.append(Booking(each.grant, each.cost, new=True))
+            elif each in mended:
+                more = Cost(each.cost.tokens - int(before.tokens), each.cost.micros - int(before.micros))
+                bookings.append(Booking(each.grant, more, new=True))
+            else:
+                bookings.append(Booking(each.grant, Cost(int(before.tokens), int(before.micros)), new=False))
+        return bookings
 
     async def usage(self, tenant: TenantId | None) -> list[UsageTotal]:
         """Totals per key and model, of a tenant or of all, ordered by tenant, key and model."""
@@ -375,7 +321,7 @@ def missing_columns(present: Mapping[str, Collection[str]], dialect: Dialect) ->
     quote = dialect.identifier_preparer
     return [
         f"ALTER TABLE {quote.format_table(table)} ADD COLUMN {CreateColumn(column).compile(dialect=dialect)}"
-        for table in _metadata.sorted_tables
+        for table in metadata.sorted_tables
         for column in table.columns
         if table.name in present and column.name not in present[table.name]
     ]
@@ -383,12 +329,50 @@ def missing_columns(present: Mapping[str, Collection[str]], dialect: Dialect) ->
 
 def _add_columns(connection: Connection) -> None:
     inspector = inspect(connection)
-    present = {name: [column["name"] for column in inspector.get_columns(name)] for name in _metadata.tables}
+    present = {name: [column["name"] for column in inspector.get_columns(name)] for name in metadata.tables}
     for statement in missing_columns(present, connection.dialect):
         connection.execute(DDL(statement))
-    for table in _metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         for index in table.indexes:
             index.create(connection, checkfirst=True)
+
+
+def _grant_row(grant: Grant) -> dict[str, object]:
+    return {
+        "grant_id": grant.grant_id,
+        "tenant": grant.tenant,
+        "team": grant.team,
+        "key_id": grant.key_id,
+        "request_id": grant.request_id,
+        "model": grant.model,
+        "reserved_tokens": grant.reserved_tokens,
+        "reserved_micros": grant.reserved_micros,
+        "created_ms": grant.admitted_ms,
+    }
+
+
+def _usage_row(each: Settled) -> dict[str, object]:
+    grant, usage, served = each.grant, each.usage, each.served
+    return {
+        "grant_id": grant.grant_id,
+        "tenant": grant.tenant,
+        "team": grant.team,
+        "key_id": grant.key_id,
+        "request_id": grant.request_id,
+        "model": grant.model,
+        "input_tokens": usage.input_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "estimated": usage.estimated,
+        "admitted_ms": grant.admitted_ms,
+        "settled_ms": each.at_ms,
+        "cost_micros": each.micros,
+        "served_model": None if served is None or each.is_lost else served.model,
+        "tier": None if served is None or served.tier is None else served.tier.value,
+        "reason": None if served is None else served.reason[:128],
+        "outcome": None if served is None else served.outcome[:32],
+    }
 
 
 def _rights(record: KeyRecord) -> dict[str, object]:

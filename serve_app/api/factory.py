@@ -17,6 +17,7 @@ from serve_app.api.approvals import create_approvals_router
 from serve_app.api.audit import create_audit_router
 from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import Intake
+from serve_app.api.budgets import create_budgets_router
 from serve_app.api.catalogue import create_catalogue_router
 from serve_app.api.errors import caller_of, error_response, no_such_url, wrong_method
 from serve_app.api.feedback import create_feedback_router
@@ -78,6 +79,7 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_status_router(surface, counters, authorize))
     app.include_router(create_gate_health_router(surface.approvals, canary))
     app.include_router(create_keys_router(authorize, surface.ledger))
+    app.include_router(create_budgets_router(authorize, surface.ledger, surface.clock))
     app.include_router(create_audit_router(authorize, surface.audit))
     app.include_router(create_operations_router(authorize, surface.audit, surface.clock, surface.keeps_bodies))
     app.include_router(create_route_router(authorize, surface.difficulty, surface.readers[Dialect.CHAT], intake))

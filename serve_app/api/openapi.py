@@ -117,6 +117,7 @@ _TAGS: Final = {
     "gate": "Tool calls that wait for a human.",
     "runners": "Permits: what a runner asks before, and says after, it executes a call.",
     "keys": "Virtual keys; scope `admin`.",
+    "budgets": "What tenants, teams and keys may use; setting them takes the scope `admin`.",
     "audit": "The audit log; scope `audit-read` or `admin`.",
     "reports": "What operators and their tools report into the audit log; scope `admin`.",
     "operations": "Probes and metrics.",
@@ -323,6 +324,28 @@ def _permits() -> Iterator[_Operation]:
     )  # fmt: skip
 
 
+def _budgets() -> Iterator[_Operation]:
+    path, named = "/v1/admin/budgets", "/v1/admin/budgets/{budget_id}"
+    tenant = _query("tenant", {"type": "string"}, "Only budgets of this tenant.")
+    yield _Operation(
+        "post", path, "budgets", "Set a new budget; what was used in its window counts at once.", "Budget",
+        body="NewBudget", errors=_KEYED | _BODY | {404}, status=201,
+    )  # fmt: skip
+    yield _Operation("get", path, "budgets", "Where budgets stand.", "BudgetList", errors=_KEYED, query=(tenant,))
+    yield _Operation(
+        "put", named, "budgets", "Set a budget under a name of your own, in place of the one that has it.", "Budget",
+        body="NewBudget", errors=_KEYED | _BODY | {404},
+    )  # fmt: skip
+    yield _Operation(
+        "delete", named, "budgets", "End a budget; what was used stays in the books.", "BudgetRemoved",
+        errors=_KEYED | {404},
+    )  # fmt: skip
+    yield _Operation(
+        "get", "/v1/budgets", "budgets", "Where the budgets stand that hold for the key that asks.", "BudgetList",
+        errors=_KEYED,
+    )  # fmt: skip
+
+
 def _administration() -> Iterator[_Operation]:
     tenant = _query("tenant", {"type": "string"}, "Only keys of this tenant.")
     path = "/v1/admin/keys"
@@ -343,6 +366,7 @@ def _administration() -> Iterator[_Operation]:
         "post", f"{path}/{{key_id}}/expire", "keys", "Set when a key ends; effective everywhere within 5 s.", "Key",
         body="KeyExpiry", errors=_KEYED | _BODY | {404},
     )  # fmt: skip
+    yield from _budgets()
     yield _Operation(
         "get", "/v1/admin/engines", "operations", "What the engines say of themselves; scope `admin`.", "EngineList",
         errors=_KEYED,

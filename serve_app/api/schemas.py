@@ -40,6 +40,7 @@ from serve_app.api.audit import (
     RecordsReply,
     ShredBody,
 )
+from serve_app.api.budgets import BudgetBody, BudgetGone, BudgetListReply, BudgetReply
 from serve_app.api.errors import TABLE
 from serve_app.api.feedback import FeedbackBody, FeedbackReply
 from serve_app.api.gate_health import GateHealthReply
@@ -78,6 +79,7 @@ _REQUESTS: Final[Mapping[str, type[BaseModel]]] = {
     "TokenizeRequest": TokenizeRequest,
     "DetokenizeRequest": DetokenizeRequest,
     "NewKey": NewKeyBody,
+    "NewBudget": BudgetBody,
     "KeyExpiry": ExpireBody,
     "KeyRotation": RotateBody,
     "Verdict": FeedbackBody,
@@ -99,6 +101,9 @@ _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "VerdictTaken": FeedbackReply,
     "CreatedKey": NewKeyReply,
     "KeyList": KeyListReply,
+    "Budget": BudgetReply,
+    "BudgetList": BudgetListReply,
+    "BudgetRemoved": BudgetGone,
     "AuditHead": HeadReply,
     "AuditReceipt": ReceiptReply,
     "AuditConsistency": ConsistencyReply,

@@ -12,6 +12,7 @@ from serve_app.cli import (
     bench_audit,
     bench_gate,
     bench_more,
+    budgets,
     change,
     client_config,
     demo,
@@ -41,6 +42,7 @@ app.command("serve-config")(schema.serve_config)
 app.command("check-config")(schema.check_config)
 app.command("client-config")(client_config.client_config)
 app.add_typer(keys.app, name="keys")
+app.add_typer(budgets.app, name="budgets")
 approvals_review.register(approvals.app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(gate.app, name="gate")

@@ -60,7 +60,7 @@ AGENT, MATE, BOB, AUDITOR, ROOT = "gh-a-agent", "gh-a-mate", "gh-a-bob", "gh-a-a
 VICTIM, THIEF = "gh-a-victim", "gh-a-thief"
 RUNNER = "gatehouse-run@here"
 SESSION = "acme-session"
-CHANGE, INCIDENT, VERDICT = "CHG-acme-1", "inc-acme-1", "acme-verdict-1"
+CHANGE, INCIDENT, VERDICT, BUDGET = "CHG-acme-1", "inc-acme-1", "acme-verdict-1", "acme-budget-1"
 PLAN = {"change_id": CHANGE, "steps": ["touch acme-marker"], "verify": "test -e acme-marker"}
 SECRET = "The word of acme is xylophone."
 NOT_ADMIN = frozenset(Scope) - {Scope.ADMIN}
@@ -108,6 +108,7 @@ class Ids:
     frozen: str
     change: str
     incident: str
+    budget: str
     session: str
     tenant: str
     own_response: str
@@ -135,6 +136,7 @@ class Ids:
             frozen="key_900002",
             change="CHG-nobody-1",
             incident="inc-nobody-1",
+            budget="nobodys-budget",
             session="nobodys-session",
             tenant="nobody",
             own_response=self.own_response,
@@ -292,6 +294,7 @@ class Tenants:
             ("/v1/incidents", {"tenant": ACME, "incident_id": INCIDENT, "kind": "outage", "severity": "low"}),
         ):
             await self.done(ROOT, "post", path, body)
+        await self.done(ROOT, "put", f"/v1/admin/budgets/{BUDGET}", {"tenant": ACME, "tokens": 10**9})
         return Ids(
             response=response["id"],
             live=live,
@@ -312,6 +315,7 @@ class Tenants:
             frozen=self.thief.key_id,
             change=CHANGE,
             incident=INCIDENT,
+            budget=BUDGET,
             session=SESSION,
             tenant=ACME,
             own_response=own_response,

@@ -207,6 +207,12 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
         await ask("get", "/v1/admin/keys")
         await ask("post", "/v1/admin/keys/{key_id}/rotate", {"grace_s": 60}, key_id=key["id"])
         await ask("post", "/v1/admin/keys/{key_id}/expire", {"in_s": 60}, key_id=key["id"])
+        budget = {"tenant": "acme", "money": "12.50", "window": "day"}
+        made = await ask("post", "/v1/admin/budgets", budget)
+        await ask("put", "/v1/admin/budgets/{budget_id}", {**budget, "key_id": key["id"]}, budget_id="mine")
+        await ask("get", "/v1/admin/budgets")
+        await ask("get", "/v1/budgets")
+        await ask("delete", "/v1/admin/budgets/{budget_id}", budget_id=made["id"])
         await ask("delete", "/v1/admin/keys/{key_id}", key_id=key["id"])
         await ask("get", "/v1/admin/engines")
         for path in ("head", "status", "keys", "records"):

@@ -343,7 +343,7 @@ async def test_a_row_that_cannot_be_written_does_not_keep_the_others_waiting(
     write = world.store.write
 
     async def refuses(grants: Any, settlements: Any) -> list[Booking]:
-        if any(grant.request_id == "bad" for grant, *_ in settlements):
+        if any(each.grant.request_id == "bad" for each in settlements):
             raise UnicodeEncodeError("utf-8", "x", 0, 1, "no")
         return await write(grants, settlements)
 
@@ -478,8 +478,9 @@ async def test_a_rotated_key_is_the_same_key_with_another_text(world: World) -> 
     assert again == principal
     with pytest.raises(BudgetExceeded):
         await world.ledger.admit(again, RequestId("r"), MODEL, 41)
-    assert world.audit.names() == ["key.created", "key.rotated"]
-    assert world.audit.events[1].principal == "key_admin"
+    changes = [event for event in world.audit.events if event.name.startswith("key.")]
+    assert [event.name for event in changes] == ["key.created", "key.rotated"]
+    assert changes[1].principal == "key_admin"
     recorded = repr(world.audit.events[1].data)
     assert before.presented not in recorded
     assert after.presented not in recorded

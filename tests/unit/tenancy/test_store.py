@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from deployments.ports import KeyId
 from deployments.store import open_store, sqlite_url
-from deployments.tenancy.budgets import Account
+from deployments.tenancy.budgets import budget_of_key
 from deployments.tenancy.store import TenancyStore, missing_columns
 
 # The tables as they were before keys had a hold time and a budget.
@@ -37,6 +37,16 @@ CREATE INDEX ix_usage_tenant ON usage (tenant);
 OLD_KEY = """
 INSERT INTO keys (key_id, prefix, digest, tenant, name, scopes, gate_profile, created_ms)
 VALUES ('key_old', 'prefix', x'00', 'acme', 'agent', 'inference', 'ops', 1)
+"""
+NOW_MS = 1_767_225_600_000
+GRANTS = """
+INSERT INTO grants (grant_id, tenant, key_id, request_id, model, reserved_tokens, created_ms, settled_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+USAGE = """
+INSERT INTO usage (grant_id, tenant, key_id, request_id, model, input_tokens, cached_tokens, output_tokens,
+    reasoning_tokens, estimated, settled_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 COLUMNS_OF_KEYS = ["key_id", "prefix", "digest", "tenant", "name", "person", "scopes", "models", "gate_profile"]
 COLUMNS_OF_KEYS += ["created_ms", "expires_ms", "revoked_ms"]
@@ -86,18 +96,21 @@ async def test_an_earlier_version_can_still_write_to_the_file(old_file: Path) ->
 async def test_accounts_are_those_of_keys_with_a_budget(old_file: Path) -> None:
     store = TenancyStore(open_store(sqlite_url(old_file)))
     await store.create_tables()
-    assert await store.accounts() == {}
+    assert await store.budgets.accounts(NOW_MS) == []
     with sqlite3.connect(old_file) as connection:
         connection.execute(OLD_KEY.replace("key_old", "key_new").replace("'prefix'", "'other'"))
         connection.execute("UPDATE keys SET budget_tokens = 100 WHERE key_id = 'key_new'")
         for key in ("key_old", "key_new"):
             usage = [f"{key}_1", "acme", key, "r", "m", 10, 9, 5, 4, False, 1]
             settled, waiting = [f"{key}_1", "acme", key, "r", "m", 50, 1, 1], [f"{key}_2", "acme", key, "r", "m", 30, 1]
-            connection.execute("INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", usage)
-            connection.execute("INSERT INTO grants VALUES (?, ?, ?, ?, ?, ?, ?, ?)", settled)
-            connection.execute("INSERT INTO grants VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", waiting)
+            connection.execute(USAGE, usage)
+            connection.execute(GRANTS, settled)
+            connection.execute(GRANTS, [*waiting, None])
     connection.close()
-    assert await store.accounts() == {KeyId("key_new"): Account(100, used=15, reserved={"key_new_2": 30})}
+    [account] = await store.budgets.accounts(NOW_MS)
+    assert (account.budget, account.used, account.reserved) == (
+        budget_of_key(KeyId("key_new"), "acme", 100), 15, {"key_new_2": 30},
+    )  # fmt: skip
     await store.close()
 
 
