@@ -254,6 +254,20 @@ class LedgerClient(_Client):
         """Set tokens aside."""
         return cast(Grant, await self._ask("admit", principal, request_id, model, tokens, prompt_tokens))
 
+    async def lease(
+        self, principal: Principal, model: ModelId, tokens: int, prompt_tokens: int, count: int
+    ) -> Sequence[Grant]:
+        """Grants for requests that are still to come."""
+        return cast(Sequence[Grant], await self._ask("lease", principal, model, tokens, prompt_tokens, count))
+
+    async def opened(self, grants: Sequence[Grant]) -> None:
+        """Grants of leases are in use now."""
+        await self._ask("opened", grants)
+
+    async def returned(self, grants: Sequence[Grant]) -> None:
+        """Grants of leases that nobody will use."""
+        await self._ask("returned", grants)
+
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used."""
         await self._ask("settle", grant, usage, served)

@@ -219,6 +219,24 @@ class Ledger(Protocol):
         """
         ...
 
+    async def lease(
+        self, principal: Principal, model: ModelId, tokens: int, prompt_tokens: int, count: int
+    ) -> Sequence[Grant]:
+        """At most `count` grants for requests that are still to come; fewer, or none, where limits are near.
+
+        Each is good for `LEASE_S` seconds, is set aside like any other, and is given back by itself when nobody has
+        said by then that it was opened.
+        """
+        ...
+
+    async def opened(self, grants: Sequence[Grant]) -> None:
+        """Grants of leases are in use now, with the ids of their requests. Settling says so, too."""
+        ...
+
+    async def returned(self, grants: Sequence[Grant]) -> None:
+        """Grants of leases that nobody will use."""
+        ...
+
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used. Idempotent per grant. `served` None: no engine was asked."""
         ...
@@ -268,6 +286,10 @@ class Ledger(Protocol):
     async def ready(self) -> bool:
         """True when the store answers."""
         ...
+
+
+LEASE_S = 5.0
+"""How long a ledger waits to hear that a grant of a lease was opened. Who holds it must stop using it well before."""
 
 
 # --- difficulty --------------------------------------------------------------------------------------------------

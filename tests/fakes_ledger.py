@@ -121,6 +121,18 @@ class InMemoryLedger:
         self.grants[grant.grant_id] = grant
         return grant
 
+    async def lease(
+        self, principal: Principal, model: ModelId, tokens: int, prompt_tokens: int, count: int
+    ) -> Sequence[Grant]:
+        """None: what leases are is tested with the real ledger."""
+        return []
+
+    async def opened(self, grants: Sequence[Grant]) -> None:
+        raise AssertionError("there are no leases")
+
+    async def returned(self, grants: Sequence[Grant]) -> None:
+        raise AssertionError("there are no leases")
+
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         self.settled.setdefault(grant.grant_id, usage)
         if served is not None:

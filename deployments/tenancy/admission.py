@@ -107,6 +107,8 @@ class Admission:
         self._most_rates = _MOST_RATES
         self._taken: dict[str, tuple[Rate, ...]] = {}
         """By grant: the limits on tokens that its reservation was counted in."""
+        self._asked: dict[str, tuple[Rate, ...]] = {}
+        """By grant: the limits on requests that it was counted in."""
 
     def load(self, requests: Sequence[OpenRequest]) -> None:
         """Take over the open requests of an earlier process, oldest first."""
@@ -124,7 +126,7 @@ class Admission:
         for bearer, rates in asked:
             self._check(bearer, rates, now_ms, now_ns)
         self._occupancy.add(grant_id, [bearer.name for bearer, _ in asked], now_ms)
-        found, taken = list[Limit](), list[Rate]()
+        found, taken, counted = list[Limit](), list[Rate](), list[Rate]()
         for bearer, rates in asked:
             at_once = bearer.limits.concurrent_requests
             if at_once is not None:
@@ -132,12 +134,12 @@ class Admission:
             for kind, rate, amount in rates:
                 rate.take(amount, now_ns)
                 found.append(_standing(kind, rate, now_ns))
-                if kind is LimitKind.TOKENS:
-                    taken.append(rate)
-        if taken:
-            self._taken[grant_id] = tuple(taken)
-            if len(self._taken) > _MOST_UNSETTLED:  # what nobody ever settles stays counted as it was set aside
-                del self._taken[next(iter(self._taken))]
+                (taken if kind is LimitKind.TOKENS else counted).append(rate)
+        for kept, mine in ((self._taken, taken), (self._asked, counted)):
+            if mine:
+                kept[grant_id] = tuple(mine)
+                if len(kept) > _MOST_UNSETTLED:  # what nobody ever settles stays counted as it was set aside
+                    del kept[next(iter(kept))]
         return found
 
     def release(self, grant_id: str) -> None:
@@ -148,6 +150,14 @@ class Admission:
         """Count what was used in the place of what was set aside, once."""
         for rate in self._taken.pop(grant_id, ()):
             rate.give_back(reserved - used)
+        self._asked.pop(grant_id, None)
+
+    def undo(self, grant_id: str, reserved: int) -> None:
+        """The request was never made: it counts nowhere any more."""
+        self.release(grant_id)
+        for rate in self._asked.pop(grant_id, ()):
+            rate.give_back(1)
+        self.correct(grant_id, reserved, 0)
 
     def _check(self, bearer: Bearer, rates: Sequence[tuple[LimitKind, Rate, int]], now_ms: int, now_ns: int) -> None:
         at_once = bearer.limits.concurrent_requests

@@ -19,6 +19,8 @@ from deployments.tenancy.windows import rfc3339, window_of
 
 OF_KEY = "of_"
 """What the ids of budgets begin with that belong to a key from its creation."""
+ROOM = 16
+"""Requests of the same size that must fit beside one that is granted before anybody asks for it."""
 _FULL = 100
 _ALMOST = 90
 
@@ -104,10 +106,15 @@ class Account:
         self.reserved[grant_id] = amount
         self.reserved_total += amount
 
+    def give_back(self, grant_id: str) -> int | None:
+        """End a reservation; what it held, None when there is none."""
+        held = self.reserved.pop(grant_id, None)
+        self.reserved_total -= held or 0
+        return held
+
     def book(self, booking: Booking) -> None:
         """Put usage in the place of its reservation, once."""
-        held = self.reserved.pop(booking.grant.grant_id, None)
-        self.reserved_total -= held or 0
+        held = self.give_back(booking.grant.grant_id)
         if held is None and not booking.new:
             return
         # A crash may have forgotten the reservation: the usage counts all the same, in the window of its admission.
@@ -197,6 +204,18 @@ class Budgets:
             if spent and not account.fits(cost.of(account.budget.unit)) and _FULL in account.budget.alerts:
                 found += self._tell(account, [_FULL])
         return found
+
+    def plenty(self, names: Iterable[str], cost: Cost, now_ms: int) -> bool:
+        """True when all hard budgets have room for many more requests of this size."""
+        return all(
+            not account.budget.hard or account.remaining >= ROOM * cost.of(account.budget.unit)
+            for account in self._accounts_of(names, now_ms)
+        )
+
+    def give_back(self, names: Iterable[str], grant_id: str, now_ms: int) -> None:
+        """Nothing of a reservation was used."""
+        for account in self._accounts_of(names, now_ms):
+            account.give_back(grant_id)
 
     def reserve(self, names: Iterable[str], grant_id: str, cost: Cost, now_ms: int) -> tuple[Limit, ...]:
         """Set aside what was checked in the same step; where budgets of tokens stand now."""

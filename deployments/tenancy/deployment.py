@@ -72,6 +72,20 @@ class Ledger:
         """Set tokens aside for one generation, or `QuotaExceeded` / `BudgetExceeded`."""
         return await (await self._ledger()).admit(principal, request_id, model, tokens, prompt_tokens)
 
+    async def lease(
+        self, principal: Principal, model: ModelId, tokens: int, prompt_tokens: int, count: int
+    ) -> Sequence[Grant]:
+        """Grants for requests that are still to come."""
+        return await (await self._ledger()).lease(principal, model, tokens, prompt_tokens, count)
+
+    async def opened(self, grants: Sequence[Grant]) -> None:
+        """Grants of leases are in use now."""
+        await (await self._ledger()).opened(grants)
+
+    async def returned(self, grants: Sequence[Grant]) -> None:
+        """Grants of leases that nobody will use."""
+        await (await self._ledger()).returned(grants)
+
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used. Idempotent per grant."""
         await (await self._ledger()).settle(grant, usage, served)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from deployments.errors import PartUnavailable
-from deployments.ports import Grant
 from deployments.tenancy.budgets import Booking
-from deployments.tenancy.store import Settled, TenancyStore
+from deployments.tenancy.store import Entry, Settled, TenancyStore
 
 _log = logging.getLogger("gatehouse.tenancy")
 _BATCH = 512
@@ -41,15 +40,15 @@ class GrantWriter:
     def __init__(self, store: TenancyStore, booked: Callable[[Booking], None]) -> None:
         self._store = store
         self._booked = booked
-        self._grants: deque[Grant] = deque()
+        self._entries: deque[Entry] = deque()
         self._settlements: deque[Settlement] = deque()
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
-    def grant(self, grant: Grant) -> None:
-        """Write the row of a grant soon."""
-        if len(self._grants) < _QUEUE:  # without its row a grant is only missing from the books of open ones
-            self._grants.append(grant)
+    def enter(self, entry: Entry) -> None:
+        """Write soon what became of a grant."""
+        if len(self._entries) < _QUEUE:  # without its row a grant is only missing from the books of open ones
+            self._entries.append(entry)
         self._wake()
 
     async def settle(self, settled: Settled) -> None:
@@ -60,16 +59,16 @@ class GrantWriter:
         await settlement.committed
 
     async def alone(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do `work` while the books stand still: all grants so far are in them, and nothing is written meanwhile.
+        """Do `work` while the books stand still: what became of grants is in them, and nothing is written meanwhile.
 
         What `work` does after its last `await` happens before the next booking. Raises the store's error.
         """
         async with self._turn:
-            while self._grants:
-                grants = [self._grants[i] for i in range(min(_BATCH, len(self._grants)))]
-                await self._store.write(grants, [])
-                for _ in grants:
-                    self._grants.popleft()
+            while self._entries:
+                entries = [self._entries[i] for i in range(min(_BATCH, len(self._entries)))]
+                await self._store.write(entries, [])
+                for _ in entries:
+                    self._entries.popleft()
             return await work()
 
     async def drain(self) -> None:
@@ -82,31 +81,31 @@ class GrantWriter:
             self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        while self._grants or self._settlements:
+        while self._entries or self._settlements:
             async with self._turn:
                 await self._batch()
 
     async def _batch(self) -> None:
-        grants = [self._grants[i] for i in range(min(_BATCH, len(self._grants)))]
+        entries = [self._entries[i] for i in range(min(_BATCH, len(self._entries)))]
         settlements = [self._settlements.popleft() for _ in range(min(_BATCH, len(self._settlements)))]
         try:
-            await self._write(grants, settlements)
+            await self._write(entries, settlements)
         except Exception as error:  # whatever it is, nobody may wait for ever behind it
             _log.error("the ledger's store failed: %s", type(error).__name__)
-            await self._write_singly(grants, settlements)
+            await self._write_singly(entries, settlements)
         else:
-            for _ in grants:
-                self._grants.popleft()
+            for _ in entries:
+                self._entries.popleft()
 
-    async def _write(self, grants: Sequence[Grant], settlements: Sequence[Settlement]) -> None:
-        bookings = await self._store.write(grants, [each.settled for each in settlements])
+    async def _write(self, entries: Sequence[Entry], settlements: Sequence[Settlement]) -> None:
+        bookings = await self._store.write(entries, [each.settled for each in settlements])
         for booking in bookings:
             self._booked(booking)
         for each in settlements:
             if not each.committed.done():
                 each.committed.set_result(None)
 
-    async def _write_singly(self, grants: Sequence[Grant], settlements: Sequence[Settlement]) -> None:
+    async def _write_singly(self, entries: Sequence[Entry], settlements: Sequence[Settlement]) -> None:
         """After a failed batch: one row that the store does not take must not keep the others from it.
 
         While the store is away grants wait for it, and whoever settles learns of the failure.
@@ -117,10 +116,10 @@ class GrantWriter:
                     each.committed.set_exception(PartUnavailable("The ledger's store does not answer."))
             await asyncio.sleep(_RETRY_S)
             return
-        for grant in grants:
-            self._grants.popleft()
+        for entry in entries:
+            self._entries.popleft()
             try:
-                await self._write([grant], [])
+                await self._write([entry], [])
             except Exception as error:  # its settlement brings all that usage has to say
                 _log.critical("the row of a grant cannot be written: %s", type(error).__name__)
         for each in settlements:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from deployments.clock import Clock
-from deployments.errors import InvalidRequest, NotFound, Unauthenticated
+from deployments.errors import BudgetExceeded, InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
 from deployments.ports import (
+    LEASE_S,
     SYSTEM_TENANT,
     Audit,
     AuditEvent,
@@ -19,6 +20,8 @@ from deployments.ports import (
     KeyId,
     KeyRecord,
     KeySpec,
+    Limit,
+    LimitKind,
     ModelId,
     NewKey,
     Principal,
@@ -28,7 +31,7 @@ from deployments.ports import (
     Usage,
 )
 from deployments.tenancy.admission import Admission, tightest
-from deployments.tenancy.budgets import Booking, budget_of_key
+from deployments.tenancy.budgets import ROOM, Booking, budget_of_key
 from deployments.tenancy.grants import GrantWriter
 from deployments.tenancy.jwks import KeySets
 from deployments.tenancy.keys import PREFIX_CHARS, SECRET_CHARS, digest, generate, matches, parse, pepper_check
@@ -36,10 +39,11 @@ from deployments.tenancy.oidc import PREFIX, UNKNOWN_IDENTITY, Identities, is_to
 from deployments.tenancy.pepper import BadPepper
 from deployments.tenancy.prices import cost_micros
 from deployments.tenancy.settings import TenancySettings, TenantSettings
-from deployments.tenancy.store import Settled, TenancyStore, UsageTotal
+from deployments.tenancy.store import Became, Entry, Settled, TenancyStore, UsageTotal
 from deployments.tenancy.treasury import Treasury
 
 INCORRECT_KEY = "Incorrect API key provided. Ask whoever runs this Gatehouse for a key."
+_MOST_LEASED = 16
 _MAX_TOKENS = 10**9
 """Of one request: beyond the window of any model. What clients and upstreams say is not bounded, a column is."""
 
@@ -70,6 +74,8 @@ class KeyLedger:
         self._identities = Identities(settings.issuers, key_sets or KeySets(clock))
         self._prices = settings.prices.to_table()
         self._writer = GrantWriter(store, self._book)
+        self._leases: dict[str, tuple[Grant, float]] = {}
+        """Grants that nobody has opened yet, and until when, by the monotonic clock; the oldest first."""
         self._treasury = Treasury(store, self._writer, clock, audit, settings.grant_ttl_s, self._prices.currency)
 
     async def open(self) -> None:
@@ -77,6 +83,9 @@ class KeyLedger:
         await self._store.create_tables()
         self._admission.load(await self._store.open_grants(self._clock.now_ms() - self._settings.grant_ttl_s * 1000))
         await self._treasury.open()
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
+        for grant, until_ms in await self._store.leased():
+            self._leases[grant.grant_id] = (grant, now_s + min(LEASE_S, (until_ms - now_ms) / 1000))
         check = pepper_check(self._pepper)
         if await self._store.remember("pepper_check", check) != check:
             raise BadPepper("file", "the stored keys were made with another one; restore it from your backup")
@@ -114,6 +123,69 @@ class KeyLedger:
         what is asked at once is counted one by one.
         """
         await self._treasury.steady()
+        self._take_back_leases()
+        grant, limits = self._grant(principal, request_id, model, tokens, prompt_tokens)
+        self._writer.enter(Entry(grant))
+        return replace(grant, limits=tightest(limits))
+
+    async def lease(
+        self, principal: Principal, model: ModelId, tokens: int, prompt_tokens: int, count: int
+    ) -> Sequence[Grant]:
+        """At most `count` grants for requests that are still to come, while there is plenty of all that limits them.
+
+        Near a limit every request asks for itself, so that none is refused for what others only might use.
+        """
+        await self._treasury.steady()
+        self._take_back_leases()
+        found = list[Grant]()
+        for _ in range(min(count, _MOST_LEASED)):
+            try:
+                grant, limits = self._grant(principal, RequestId(""), model, tokens, prompt_tokens)
+            except (QuotaExceeded, BudgetExceeded):
+                break
+            if not (self._treasury.plenty(grant) and all(_plenty(limit, grant) for limit in limits)):
+                self._give_back(grant)
+                break
+            self._leases[grant.grant_id] = (grant, self._clock.monotonic_s() + LEASE_S)
+            self._writer.enter(Entry(grant, leased_until_ms=grant.admitted_ms + int(LEASE_S * 1000)))
+            found.append(replace(grant, limits=tightest(limits)))
+        return found
+
+    async def opened(self, grants: Sequence[Grant]) -> None:
+        """Grants of leases are in use now, with the ids of their requests."""
+        for grant in grants:
+            # One that came too late is counted when it is settled; what it holds was given back.
+            if self._leases.pop(grant.grant_id, None) is not None:
+                opened = replace(grant, request_id=RequestId(_stored(grant.request_id, 128)))
+                self._writer.enter(Entry(opened, Became.OPENED))
+
+    async def returned(self, grants: Sequence[Grant]) -> None:
+        """Grants of leases that nobody will use."""
+        for grant in grants:
+            if self._leases.pop(grant.grant_id, None) is not None:
+                self._give_back(grant)
+                self._writer.enter(Entry(grant, Became.RETURNED))
+
+    def _take_back_leases(self) -> None:
+        """Free what nobody opened in time; the oldest come first."""
+        now_s = self._clock.monotonic_s()
+        while self._leases:
+            grant, until_s = next(iter(self._leases.values()))
+            if until_s > now_s:
+                return
+            del self._leases[grant.grant_id]
+            self._give_back(grant)
+            self._writer.enter(Entry(grant, Became.RETURNED))
+
+    def _give_back(self, grant: Grant) -> None:
+        """Nothing of a grant was used."""
+        self._admission.undo(grant.grant_id, grant.reserved_tokens)
+        self._treasury.give_back(grant)
+
+    def _grant(
+        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int
+    ) -> tuple[Grant, list[Limit]]:
+        """A grant that is counted everywhere, and the limits that hold for it; raises as `admit`."""
         now_ms, now_ns = self._clock.now_ms(), int(self._clock.monotonic_s() * 10**9)
         tokens = min(tokens, _MAX_TOKENS)
         grant = Grant(
@@ -129,9 +201,7 @@ class KeyLedger:
         )
         self._treasury.check(grant)  # first: this refusal is final, the other one is not
         limits = self._admission.admit(grant.grant_id, principal, grant.model, tokens, now_ms, now_ns)
-        limits += self._treasury.reserve(grant)
-        self._writer.grant(grant)
-        return replace(grant, limits=tightest(limits))
+        return grant, [*limits, *self._treasury.reserve(grant)]
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Replace the reservation by what was used; on disk when it returns, and the first settlement counts.
@@ -141,7 +211,8 @@ class KeyLedger:
         `grant_ttl_s`; a settlement that comes after all takes the place of that.
         """
         self._admission.release(grant.grant_id)
-        usage = _within(usage)
+        self._leases.pop(grant.grant_id, None)
+        grant, usage = replace(grant, request_id=RequestId(_stored(grant.request_id, 128))), _within(usage)
         micros = cost_micros(usage, self._prices.price(served.model if served is not None else None))
         if usage.estimated and usage.output_tokens == grant.reserved_tokens and not usage.input_tokens:
             micros = min(micros, grant.reserved_micros)  # tokens that nobody has told apart
@@ -351,6 +422,11 @@ class KeyLedger:
         # A fresh id per attempt: when the store fails after the record, the second attempt is a second event.
         event_id = f"{name}:{record.key_id}:{secrets.token_hex(8)}"
         await self._audit.append([AuditEvent(event_id, name, now_ms, record.tenant, actor, data=data)])
+
+
+def _plenty(limit: Limit, grant: Grant) -> bool:
+    """True when a limit has room for many more requests of this size."""
+    return limit.remaining >= ROOM * (max(1, grant.reserved_tokens) if limit.kind is LimitKind.TOKENS else 1)
 
 
 def _within(usage: Usage) -> Usage:

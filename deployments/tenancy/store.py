@@ -5,6 +5,7 @@ Every method is one transaction and is durable when it returns.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from sqlalchemy import (
     DDL,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Integer,
     Row,
     bindparam,
+    delete,
     exists,
     func,
     insert,
@@ -53,6 +55,23 @@ _tokens = _usage.c.input_tokens + _usage.c.output_tokens
 _micros = func.coalesce(_usage.c.cost_micros, 0)
 # A settlement may be written before the row of its grant, which then stays open in its own table only.
 _is_open = _grants.c.settled_ms.is_(None) & ~exists().where(_usage.c.grant_id == _grants.c.grant_id)
+
+
+class Became(Enum):
+    """What became of a grant."""
+
+    GIVEN = auto()
+    OPENED = auto()
+    RETURNED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the books: a grant was given (as part of a lease until then, or None), opened, or returned unused."""
+
+    grant: Grant
+    became: Became = Became.GIVEN
+    leased_until_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,23 +250,16 @@ class TenancyStore:
             .limit(most)
         )
         async with self._engine.connect() as connection:
-            return [
-                Grant(
-                    grant_id=row.grant_id,
-                    tenant=TenantId(row.tenant),
-                    key_id=KeyId(row.key_id),
-                    reserved_tokens=row.reserved_tokens,
-                    request_id=RequestId(row.request_id),
-                    model=ModelId(row.model),
-                    team=row.team,
-                    reserved_micros=row.reserved_micros,
-                    admitted_ms=row.created_ms,
-                )
-                for row in await connection.execute(query)
-            ]
+            return [_grant(row) for row in await connection.execute(query)]
 
-    async def write(self, grants: Sequence[Grant], settlements: Sequence[Settled]) -> list[Booking]:
-        """Store grants, then close others and store their usage; of two settlements the first counts.
+    async def leased(self) -> list[tuple[Grant, int]]:
+        """Grants that nobody has opened, and until when somebody may, the oldest first."""
+        query = select(_grants).where(_is_open, _grants.c.leased_until_ms.is_not(None)).order_by(_grants.c.created_ms)
+        async with self._engine.connect() as connection:
+            return [(_grant(row), row.leased_until_ms) for row in await connection.execute(query)]
+
+    async def write(self, entries: Sequence[Entry], settlements: Sequence[Settled]) -> list[Booking]:
+        """Store what became of grants, then close others and store their usage; of two settlements the first counts.
 
         One that was made for a request that was thought lost is no more than an estimate: the next takes its place. A
         settlement needs no row of its grant: it brings all that usage has to say. The answer says of every grant that
@@ -258,8 +270,16 @@ class TenancyStore:
             if each.grant.grant_id not in first or first[each.grant.grant_id].is_lost:
                 first[each.grant.grant_id] = each
         async with self._engine.begin() as connection:
-            if grants:
-                await connection.execute(insert(_grants), [_grant_row(each) for each in grants])
+            given = [_grant_row(each) for each in entries if each.became is Became.GIVEN]
+            if given:
+                await connection.execute(insert(_grants), given)
+            for each in entries:  # after what was given: a grant is given once, and before all else
+                own = _grants.c.grant_id == each.grant.grant_id
+                if each.became is Became.OPENED:
+                    opened = {"leased_until_ms": None, "request_id": each.grant.request_id}
+                    await connection.execute(update(_grants).where(own).values(opened))
+                elif each.became is Became.RETURNED:
+                    await connection.execute(delete(_grants).where(own))
             if not first:
                 return []
             query = select(_usage.c.grant_id, _tokens.label("tokens"), _micros.label("micros"), _usage.c.outcome)
@@ -337,8 +357,24 @@ def _add_columns(connection: Connection) -> None:
             index.create(connection, checkfirst=True)
 
 
-def _grant_row(grant: Grant) -> dict[str, object]:
+def _grant(row: "Row[tuple[object, ...]]") -> Grant:
+    return Grant(
+        grant_id=row.grant_id,
+        tenant=TenantId(row.tenant),
+        key_id=KeyId(row.key_id),
+        reserved_tokens=row.reserved_tokens,
+        request_id=RequestId(row.request_id),
+        model=ModelId(row.model),
+        team=row.team,
+        reserved_micros=row.reserved_micros,
+        admitted_ms=row.created_ms,
+    )
+
+
+def _grant_row(entry: Entry) -> dict[str, object]:
+    grant = entry.grant
     return {
+        "leased_until_ms": entry.leased_until_ms,
         "grant_id": grant.grant_id,
         "tenant": grant.tenant,
         "team": grant.team,

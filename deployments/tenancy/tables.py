@@ -68,6 +68,7 @@ grants = Table(
     Column("settled_ms", BigInteger),
     Column("team", String(128)),
     Column("reserved_micros", BigInteger, nullable=False, server_default=text("0")),
+    Column("leased_until_ms", BigInteger),  # null: a request has it
     Index("grants_open", "key_id", "settled_ms", "created_ms"),
     Index("grants_unsettled", "settled_ms", "created_ms"),
 )

@@ -78,6 +78,14 @@ class Treasury:
         """Set aside what was checked in the same step; where budgets of tokens stand now."""
         return self._budgets.reserve(_names(grant), grant.grant_id, _cost(grant), grant.admitted_ms)
 
+    def plenty(self, grant: Grant) -> bool:
+        """True when the budgets of a grant have room for many more like it."""
+        return self._budgets.plenty(_names(grant), _cost(grant), grant.admitted_ms)
+
+    def give_back(self, grant: Grant) -> None:
+        """Nothing of what was set aside for a grant was used."""
+        self._budgets.give_back(_names(grant), grant.grant_id, self._clock.now_ms())
+
     def book(self, booking: Booking) -> None:
         """Follow the books: what was used takes the place of what was set aside."""
         self._tell(self._budgets.book(_names(booking.grant), booking, self._clock.now_ms()))
@@ -122,9 +130,7 @@ class Treasury:
         """Where the budgets of a tenant, or of everybody, stand."""
         found = self._budgets.states(self._clock.now_ms())
         return [
-            replace(each, currency=self._currency)
-            for each in found
-            if tenant is None or each.budget.tenant == tenant
+            replace(each, currency=self._currency) for each in found if tenant is None or each.budget.tenant == tenant
         ]
 
     async def drain(self) -> None:

@@ -21,7 +21,20 @@ from sqlalchemy.exc import OperationalError
 from deployments.clock import FixedClock
 from deployments.errors import BudgetExceeded, InvalidRequest, NotFound, PartUnavailable
 from deployments.limits import Budget, BudgetState, Unit, Window
-from deployments.ports import Grant, KeyId, KeySpec, ModelId, Principal, RequestId, Served, TenantId, Tier, Usage
+from deployments.ports import (
+    LEASE_S,
+    Grant,
+    KeyId,
+    KeySpec,
+    ModelId,
+    Principal,
+    RateLimits,
+    RequestId,
+    Served,
+    TenantId,
+    Tier,
+    Usage,
+)
 from deployments.store import open_store, sqlite_url
 from deployments.tenancy.admission import bearer_names
 from deployments.tenancy.budgets import money
@@ -371,6 +384,83 @@ async def test_a_lost_request_is_charged_its_reservation_until_its_settlement_co
     assert (await world.state(f"{world.tenant}.all")).used == 30
 
 
+# --- leases ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lease_is_set_aside_like_any_grant_and_comes_back_by_itself(world: World) -> None:
+    ada = await world.key("web")
+    await world.ledger.put_budget(world.budget("web", 10_000, team="web", window=Window.TOTAL))
+    grants = await world.ledger.lease(ada, MODELS[0], 10, 0, 4)
+    assert len(grants) == 4
+    assert (await world.state(f"{world.tenant}.web")).reserved == 40
+    used = replace(grants[0], request_id=RequestId("mine"))
+    await world.ledger.opened([used])
+    world.clock.advance(int(LEASE_S * 1000))
+    await world.admit(ada, 1)
+    assert (await world.state(f"{world.tenant}.web")).reserved == 11
+    await world.ledger.drain()
+    query = "SELECT request_id, leased_until_ms FROM grants WHERE tenant = :tenant ORDER BY reserved_tokens"
+    assert [tuple(row) for row in await world.rows(query)] == [("r", None), ("mine", None)]
+    await world.settle(used, Usage(output_tokens=3))
+    await world.crash(gently=True)
+    state = await world.state(f"{world.tenant}.web")
+    assert (state.used, state.reserved) == (3, 1)
+
+
+async def test_near_a_limit_nothing_is_leased(world: World) -> None:
+    ada = await world.key()
+    await world.ledger.put_budget(world.budget("all", 170))
+    assert len(await world.ledger.lease(ada, MODELS[0], 10, 0, 8)) == 1
+    assert await world.ledger.lease(ada, MODELS[0], 10, 0, 8) == []
+    assert (await world.state(f"{world.tenant}.all")).reserved == 10
+
+
+async def test_what_is_returned_counts_nowhere(world: World) -> None:
+    created = await world.ledger.create_key(
+        KeySpec(world.tenant, "agent", limits=RateLimits(requests_per_minute=40, tokens_per_minute=10_000))
+    )
+    ada = await world.ledger.authenticate(created.presented)
+    await world.ledger.put_budget(world.budget("all", 10_000))
+    before = await world.admit(ada, 10)
+    for _ in range(100):
+        grants = await world.ledger.lease(ada, MODELS[0], 10, 0, 8)
+        assert len(grants) == 8
+        await world.ledger.returned(grants)
+    after = await world.admit(ada, 10)
+    assert [b.remaining - a.remaining for b, a in zip(before.limits, after.limits, strict=True)] == [1, 10]
+    await world.ledger.drain()
+    assert len(await world.rows("SELECT 1 FROM grants WHERE tenant = :tenant")) == 2
+
+
+async def test_a_grant_that_was_used_though_it_had_come_back_is_charged_in_full_and_once(world: World) -> None:
+    ada = await world.key()
+    await world.ledger.put_budget(world.budget("all", 10_000, window=Window.TOTAL))
+    [grant] = await world.ledger.lease(ada, MODELS[0], 10, 0, 1)
+    world.clock.advance(int(LEASE_S * 1000))
+    await world.admit(ada, 0)
+    await world.ledger.opened([grant])
+    for _ in range(2):
+        await world.settle(grant, Usage(output_tokens=9))
+    state = await world.state(f"{world.tenant}.all")
+    assert (state.used, state.reserved) == (9, 0)
+
+
+async def test_leases_outlive_the_ledger_and_come_back_after_it(world: World) -> None:
+    ada = await world.key()
+    await world.ledger.put_budget(world.budget("all", 10_000, window=Window.TOTAL))
+    [used, unused] = await world.ledger.lease(ada, MODELS[0], 10, 0, 2)
+    await world.crash(gently=True)
+    assert (await world.state(f"{world.tenant}.all")).reserved == 20
+    await world.ledger.opened([used])
+    world.clock.advance(int(LEASE_S * 1000))
+    await world.admit(ada, 0)
+    assert (await world.state(f"{world.tenant}.all")).reserved == 10
+    await world.settle(used, Usage(output_tokens=7))
+    await world.ledger.returned([unused])
+    state = await world.state(f"{world.tenant}.all")
+    assert (state.used, state.reserved) == (7, 0)
+
+
 # --- any order ---------------------------------------------------------------------------------------------------
 
 
@@ -388,6 +478,23 @@ class Settle:
     read: int
     wrote: int
     model: ModelId
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The ingress asks for a lease of `count` grants."""
+
+    key: int
+    tokens: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A request begins with a grant at hand; the ledger hears of it unless the ingress is lost before (`told`)."""
+
+    which: int
+    told: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +516,7 @@ class Lose:
     steps: int
 
 
-Step: TypeAlias = Admit | Settle | Put | Later | Lose
+Step: TypeAlias = Admit | Settle | Ask | Open | Put | Later | Lose
 _admit = st.builds(Admit, st.integers(0, 2), st.integers(0, 120), st.integers(0, 60), st.sampled_from(MODELS))
 _settle = st.builds(
     Settle, st.integers(0, 40), st.integers(0, 70), st.integers(0, 70), st.sampled_from(MODELS[:2])
@@ -419,8 +526,10 @@ _steps = st.one_of(
     _admit,
     _settle,
     _settle,
+    st.builds(Ask, st.integers(0, 2), st.integers(0, 6), st.integers(1, 4)),
+    st.builds(Open, st.integers(0, 20), st.booleans()),
     st.builds(Put, st.integers(0, 4), st.integers(1, 6_000)),
-    st.builds(Later, st.sampled_from([1, HOUR_MS // 2, HOUR_MS, TTL_S * 1000])),
+    st.builds(Later, st.sampled_from([1, int(LEASE_S * 1000), HOUR_MS // 2, HOUR_MS, TTL_S * 1000])),
     st.builds(Lose, st.booleans(), st.integers(1, 5)),
 )
 
@@ -431,6 +540,8 @@ class Play:
     def __init__(self, world: World) -> None:
         self.world = world
         self.given: list[Grant] = []
+        self.at_hand: list[Grant] = []
+        """Grants of leases; what is used of them has been given."""
         self.budgets: dict[int, Budget] = {}
         self.lowered: dict[tuple[str, int], int] = {}
         """By budget and window: how far below what was used or set aside already it was set."""
@@ -465,6 +576,14 @@ class Play:
                         usage = Usage(input_tokens=each.read, output_tokens=each.wrote)
                         grant = self.given[each.which % len(self.given)]
                         work.append(asyncio.create_task(self.world.settle(grant, usage, each.model)))
+                    case Ask():
+                        asking = self.world.ledger.lease(self.keys[each.key], MODELS[0], each.tokens, 0, each.count)
+                        work.append(asyncio.create_task(asking))
+                    case Open() if self.at_hand:
+                        grant = self.at_hand.pop(each.which % len(self.at_hand))
+                        self.given.append(grant)
+                        if each.told:
+                            work.append(asyncio.create_task(self.world.ledger.opened([grant])))
                     case Put():
                         budget = self.made(each.which, each.amount)
                         self.unsure.add(budget.budget_id)
@@ -480,6 +599,8 @@ class Play:
             for outcome in await asyncio.gather(*work, return_exceptions=True):
                 if isinstance(outcome, Grant):
                     self.given.append(outcome)
+                elif isinstance(outcome, list):
+                    self.at_hand += outcome
                 elif isinstance(outcome, BudgetState):
                     name = outcome.budget.budget_id
                     excess = outcome.used + outcome.reserved - outcome.budget.amount
@@ -497,11 +618,12 @@ class Play:
             "SELECT grant_id, team, key_id, input_tokens + output_tokens AS tokens, cost_micros AS micros, admitted_ms "
             "FROM usage WHERE tenant = :tenant"
         )
-        written = {row[0] for row in await self.world.rows("SELECT grant_id FROM grants WHERE tenant = :tenant")}
+        rows = "SELECT grant_id, leased_until_ms FROM grants WHERE tenant = :tenant"
+        written = {row[0] for row in await self.world.rows(rows)}
         settled = {row.grant_id: row for row in used}
-        open_now = [each for each in self.given if each.grant_id in written - settled.keys()]
+        open_now = [each for each in (*self.given, *self.at_hand) if each.grant_id in written - settled.keys()]
         assert len(settled) == len(used), "nothing is charged twice"
-        by_id = {each.grant_id: each for each in self.given}
+        by_id = {each.grant_id: each for each in (*self.given, *self.at_hand)}
         for state in await self.world.ledger.budgets(self.world.tenant):
             budget = state.budget
             unit = "tokens" if budget.unit is Unit.TOKENS else "micros"

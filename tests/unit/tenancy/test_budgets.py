@@ -19,7 +19,7 @@ from deployments.store import open_store, sqlite_url
 from deployments.tenancy.budgets import Booking
 from deployments.tenancy.ledger import KeyLedger
 from deployments.tenancy.settings import TenancySettings
-from deployments.tenancy.store import Settled, TenancyStore
+from deployments.tenancy.store import Entry, Settled, TenancyStore
 from tests.fakes_audit import InMemoryAudit
 
 ACME = TenantId("acme")
@@ -40,11 +40,11 @@ class Disk(TenancyStore):
         async with self._writing:
             pass
 
-    async def write(self, grants: Sequence[Grant], settlements: Sequence[Settled]) -> list[Booking]:
+    async def write(self, entries: Sequence[Entry], settlements: Sequence[Settled]) -> list[Booking]:
         async with self._writing:
             if self.dead:
                 raise OperationalError("insert", {}, Exception("the process is gone"))
-            return await super().write(grants, settlements)
+            return await super().write(entries, settlements)
 
 
 class World:
@@ -303,7 +303,7 @@ async def test_a_settlement_whose_commit_was_in_doubt_is_counted_once(
     await world.ledger.drain()
     write = world.disk.write
 
-    async def lost_answer(grants: Sequence[Grant], settlements: Sequence[Settled]) -> list[Booking]:
+    async def lost_answer(grants: Sequence[Entry], settlements: Sequence[Settled]) -> list[Booking]:
         await write(grants, settlements)
         raise OperationalError("commit", {}, Exception("connection lost"))
 
@@ -321,7 +321,7 @@ async def test_a_grant_whose_row_came_after_its_settlement_is_not_open(world: Wo
     await world.ledger.settle(grant, Usage(output_tokens=10))
     late = Grant("grant_late", ACME, principal.key_id, 70, RequestId("r"), MODEL, admitted_ms=world.clock.now_ms())
     await world.disk.write([], [Settled(late, Usage(output_tokens=5), None, 0, 1)])
-    await world.disk.write([late], [])
+    await world.disk.write([Entry(late)], [])
     await world.restart()
     after = await world.admit(principal, 0)
     assert [limit.remaining for limit in after.limits] == [999, 85]
