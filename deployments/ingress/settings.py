@@ -111,6 +111,10 @@ class IngressSettings(BaseModel):
         default=2.0, ge=0, le=4, description="How long a replica trusts a key it has checked. Revocation must reach "
         "every replica within 5 s.",
     )  # fmt: skip
+    leased_grants: int = Field(
+        default=8, ge=0, le=16, description="Grants that a replica holds in advance for a key that asks often, so that "
+        "its requests begin without a call to the ledger. 0: each asks.",
+    )  # fmt: skip
     wrong_keys_per_minute: int = Field(
         default=60, ge=1, description="Wrong API keys that one address may present, per replica; after that it is "
         "answered with 429 until a minute's share is free again. Keys that were good here not long ago go on working.",
