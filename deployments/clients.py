@@ -76,6 +76,7 @@ from deployments.ports import (
     TenantId,
     Usage,
 )
+from deployments.usage import Bucket, Dimension, Place, UsagePage, UsageQuery, UsageReport
 
 T = TypeVar("T")
 _log = logging.getLogger("gatehouse.clients")
@@ -307,6 +308,18 @@ class LedgerClient(_Client):
     async def budgets(self, tenant: TenantId | None) -> Sequence[BudgetState]:
         """Where budgets stand."""
         return cast(Sequence[BudgetState], await self._ask("budgets", tenant))
+
+    async def usage_report(
+        self, query: UsageQuery, by: tuple[Dimension, ...] = (), bucket: Bucket | None = None
+    ) -> UsageReport:
+        """Totals of what was used."""
+        return cast(UsageReport, await self._ask("usage_report", query, by, bucket))
+
+    async def usage_rows(
+        self, query: UsageQuery, after: Place | None = None, complete_ms: int | None = None, limit: int = 500
+    ) -> UsagePage:
+        """Rows of what was used, after a place."""
+        return cast(UsagePage, await self._ask("usage_rows", query, after, complete_ms, limit))
 
     async def ready(self) -> bool:
         """True when the store answers."""

@@ -19,6 +19,7 @@ from deployments.limits import RateLimits as RateLimits
 from deployments.limits import Share as Share
 from deployments.limits import Unit as Unit
 from deployments.limits import Window as Window
+from deployments.usage import UsageBooks
 from router.types import Detail, Effort, Hold, Mode, Risk, Role, RouteRequest, Tier, Turn
 
 # re-exported: ports speak the router's words
@@ -203,8 +204,8 @@ class KeySpec:
     limits: RateLimits = RateLimits()
 
 
-class Ledger(Protocol):
-    """Keys, budgets and limits."""
+class Ledger(UsageBooks, Protocol):
+    """Keys, budgets, limits and usage."""
 
     async def authenticate(self, presented: str) -> Principal:
         """The principal behind a key, or `Unauthenticated`."""

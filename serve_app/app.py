@@ -47,7 +47,7 @@ from deployments.ingress.deployment import Ingress
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.surface import Loaded, Parts, ServedModel
 from deployments.ingress.turn import GENERATING
-from deployments.ports import Approvals, Audit, Dialect, Gate, Keeps, ModelId
+from deployments.ports import Approvals, Audit, Dialect, Gate, Keeps, ModelId, Tier
 from deployments.responses.deployment import ResponseStore
 from deployments.store import sqlite_url
 from deployments.tenancy.deployment import Ledger
@@ -80,12 +80,13 @@ def build(config: AppConfig) -> Application:
 
     audit = bind(AuditSink, str(state / "audit"), config.audit, CODE_VERSION, name="AuditSink",
                  **small(config.audit_replicas))  # fmt: skip
+    tiers = {each.tier: (each.engine.model, each.engine.revision) for each in config.models if each.tier is not None}
+    strong = tiers[Tier.STRONG][0] if Tier.STRONG in tiers else None
     ledger = bind(Ledger, audit, str(state), store_url(config, "ledger"), config.operator or operating_person(),
-                  config.tenancy, config.tenant, name="Ledger", **small(config.ledger_replicas))  # fmt: skip
+                  config.tenancy, config.tenant, strong, name="Ledger", **small(config.ledger_replicas))  # fmt: skip
     gate = bind(PolicyGate, audit, ledger, store_url(config, "gate"), str(state / "gate-keys"), config.gate,
                 running(config), config.audit.bodies.keeps_arguments, name="PolicyGate",
                 **small(config.gate_replicas))  # fmt: skip
-    tiers = {each.tier: (each.engine.model, each.engine.revision) for each in config.models if each.tier is not None}
     windows = {
         each.tier: each.engine.max_model_len for each in config.models if each.tier and each.engine.max_model_len
     }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 
-from deployments.clock import Clock, FixedClock
+from deployments.clock import Clock
 from deployments.errors import BudgetExceeded, InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
 from deployments.ports import (
     Budget,
@@ -26,9 +26,10 @@ from deployments.ports import (
     Usage,
 )
 from deployments.tenancy.windows import window_of
+from tests.fakes_usage import InMemoryUsage
 
 
-class InMemoryLedger:
+class InMemoryLedger(InMemoryUsage):
     """Implements `ports.Ledger`. `settled` holds the usage per grant id; set `full` to refuse every admission.
 
     A key may have `max_requests` open grants, and a budget if it was made with one.
@@ -36,7 +37,7 @@ class InMemoryLedger:
 
     def __init__(self, clock: Clock | None = None, max_requests: int = 64) -> None:
         self.max_requests = max_requests
-        self._clock = clock or FixedClock()
+        super().__init__(clock)
         self._numbers = count(1)
         self.keys: dict[str, KeyRecord] = {}
         self.grants: dict[str, Grant] = {}
@@ -135,6 +136,7 @@ class InMemoryLedger:
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         self.settled.setdefault(grant.grant_id, usage)
+        self.write(grant, usage, served)
         if served is not None:
             self.served.setdefault(grant.grant_id, served)
 

@@ -30,6 +30,7 @@ from deployments.tenancy.ledger import KeyLedger
 from deployments.tenancy.pepper import load_or_create_pepper
 from deployments.tenancy.settings import TenancySettings
 from deployments.tenancy.store import TenancyStore, UsageTotal
+from deployments.usage import Bucket, Dimension, Place, UsagePage, UsageQuery, UsageReport
 
 _log = logging.getLogger(__name__)
 _AUDIT_RETRY_S = 0.5
@@ -38,7 +39,8 @@ _AUDIT_RETRY_S = 0.5
 class Ledger:
     """Implements `ports.Ledger`. Opens its store on the first call; Serve's initial health check is one.
 
-    `audit` is the sink's handle, `operator` the person whose key is written to `<state_dir>/operator.key`.
+    `audit` is the sink's handle, `operator` the person whose key is written to `<state_dir>/operator.key`, `strong` the
+    model of the strong tier, whose price says what routing saves.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Ledger:
         operator: str,
         settings: TenancySettings,
         tenant: str = "default",
+        strong: str | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._state_dir = Path(state_dir)
@@ -57,7 +60,12 @@ class Ledger:
         pepper = load_or_create_pepper(self._state_dir / "pepper")
         self._store = TenancyStore(open_store(store_url))
         self._keys = KeyLedger(
-            self._store, pepper, clock or SystemClock(), AuditClient(audit, settings.audit_timeout_s), settings
+            self._store,
+            pepper,
+            clock or SystemClock(),
+            AuditClient(audit, settings.audit_timeout_s),
+            settings,
+            strong=None if strong is None else ModelId(strong),
         )
         self._opening: asyncio.Task[None] | None = None
         self._bootstrapping: asyncio.Task[None] | None = None
@@ -129,6 +137,18 @@ class Ledger:
     async def budgets(self, tenant: TenantId | None) -> Sequence[BudgetState]:
         """Where the budgets of a tenant, or of everybody, stand."""
         return await (await self._ledger()).budgets(tenant)
+
+    async def usage_report(
+        self, query: UsageQuery, by: tuple[Dimension, ...] = (), bucket: Bucket | None = None
+    ) -> UsageReport:
+        """Totals of what was used, and what routing saved."""
+        return await (await self._ledger()).usage_report(query, by, bucket)
+
+    async def usage_rows(
+        self, query: UsageQuery, after: Place | None = None, complete_ms: int | None = None, limit: int = 500
+    ) -> UsagePage:
+        """Rows of what was used, after a place."""
+        return await (await self._ledger()).usage_rows(query, after, complete_ms, limit)
 
     async def ready(self) -> bool:
         """True when the store answers and the operator key exists."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from deployments.errors import PartUnavailable
@@ -42,6 +42,8 @@ class GrantWriter:
         self._booked = booked
         self._entries: deque[Entry] = deque()
         self._settlements: deque[Settlement] = deque()
+        self._writing: Sequence[Settlement] = ()
+        self._complete_ms = 0
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
@@ -53,10 +55,18 @@ class GrantWriter:
 
     async def settle(self, settled: Settled) -> None:
         """Return when the usage is on disk; raises the store's error when it could not be written."""
+        if settled.at_ms < self._complete_ms:  # the clock was set back
+            settled = replace(settled, at_ms=self._complete_ms)
         settlement = Settlement(settled, asyncio.get_running_loop().create_future())
         self._settlements.append(settlement)
         self._wake()
         await settlement.committed
+
+    def complete_ms(self, now_ms: int) -> int:
+        """A moment of which no earlier settlement is written from now on: `now_ms`, or before what is being written."""
+        waiting = [each.settled.at_ms for each in (*self._writing, *self._settlements)]
+        self._complete_ms = max(self._complete_ms, min([now_ms, *waiting]))
+        return self._complete_ms
 
     async def alone(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do `work` while the books stand still: what became of grants is in them, and nothing is written meanwhile.
@@ -88,6 +98,7 @@ class GrantWriter:
     async def _batch(self) -> None:
         entries = [self._entries[i] for i in range(min(_BATCH, len(self._entries)))]
         settlements = [self._settlements.popleft() for _ in range(min(_BATCH, len(self._settlements)))]
+        self._writing = settlements
         try:
             await self._write(entries, settlements)
         except Exception as error:  # whatever it is, nobody may wait for ever behind it
@@ -96,6 +107,8 @@ class GrantWriter:
         else:
             for _ in entries:
                 self._entries.popleft()
+        finally:
+            self._writing = ()
 
     async def _write(self, entries: Sequence[Entry], settlements: Sequence[Settlement]) -> None:
         bookings = await self._store.write(entries, [each.settled for each in settlements])

@@ -38,9 +38,11 @@ from deployments.tenancy.keys import PREFIX_CHARS, SECRET_CHARS, digest, generat
 from deployments.tenancy.oidc import PREFIX, UNKNOWN_IDENTITY, Identities, is_token, prefix_of, record_of
 from deployments.tenancy.pepper import BadPepper
 from deployments.tenancy.prices import cost_micros
+from deployments.tenancy.reports import UsageReports
 from deployments.tenancy.settings import TenancySettings, TenantSettings
 from deployments.tenancy.store import Became, Entry, Settled, TenancyStore, UsageTotal
 from deployments.tenancy.treasury import Treasury
+from deployments.usage import Bucket, Dimension, Place, UsagePage, UsageQuery, UsageReport
 
 INCORRECT_KEY = "Incorrect API key provided. Ask whoever runs this Gatehouse for a key."
 _MOST_LEASED = 16
@@ -64,6 +66,7 @@ class KeyLedger:
         audit: Audit,
         settings: TenancySettings,
         key_sets: KeySets | None = None,
+        strong: ModelId | None = None,
     ) -> None:
         self._store = store
         self._pepper = pepper
@@ -76,6 +79,7 @@ class KeyLedger:
         self._writer = GrantWriter(store, self._book)
         self._leases: dict[str, tuple[Grant, float]] = {}
         """Grants that nobody has opened yet, and until when, by the monotonic clock; the oldest first."""
+        self._reports = UsageReports(store.engine, self._prices, strong)
         self._treasury = Treasury(store, self._writer, clock, audit, settings.grant_ttl_s, self._prices.currency)
 
     async def open(self) -> None:
@@ -196,7 +200,7 @@ class KeyLedger:
             request_id=RequestId(_stored(request_id, 128)),  # both come from the client; the columns end there
             model=ModelId(_stored(model, 256)),
             team=principal.team,
-            reserved_micros=self._prices.reserve_micros(tokens, prompt_tokens, model),
+            reserved_micros=self._prices.reserve_micros(tokens, prompt_tokens),
             admitted_ms=now_ms,
         )
         self._treasury.check(grant)  # first: this refusal is final, the other one is not
@@ -313,6 +317,21 @@ class KeyLedger:
     async def usage(self, tenant: TenantId | None) -> Sequence[UsageTotal]:
         """Totals per key and model."""
         return await self._store.usage(tenant)
+
+    async def usage_report(
+        self, query: UsageQuery, by: tuple[Dimension, ...] = (), bucket: Bucket | None = None
+    ) -> UsageReport:
+        """Totals, and what routing saved; `InvalidRequest` when there would be too many lines."""
+        return await self._reports.report(query, by, bucket)
+
+    async def usage_rows(
+        self, query: UsageQuery, after: Place | None = None, complete_ms: int | None = None, limit: int = 500
+    ) -> UsagePage:
+        """Rows after a place, as far as no earlier one can still come, and not beyond `complete_ms`."""
+        complete = self._writer.complete_ms(self._clock.now_ms())
+        return await self._reports.rows(
+            query, after, complete if complete_ms is None else min(complete, complete_ms), limit
+        )
 
     async def ready(self) -> bool:
         """True when the store answers."""

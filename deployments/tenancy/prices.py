@@ -47,16 +47,17 @@ class PriceTable:
         """The price of a served model; None for one that has none, and where no model was asked."""
         return None if model is None else self.models.get(model)
 
-    def reserve_micros(self, tokens: int, prompt_tokens: int, model: ModelId | None = None) -> int:
+    def reserve_micros(self, tokens: int, prompt_tokens: int) -> int:
         """The most that `tokens` can cost when `prompt_tokens` of them are input and the others of any kind.
 
-        Of one model that has a price, else of the dearest one: who will serve is not always known.
+        Of the dearest model: a policy may send a request to another one than it names.
         """
-        price = self.price(model)
-        found = tuple(self.models.values()) if price is None else (price,)
         prompt = min(max(0, prompt_tokens), max(0, tokens))
         answer = max(0, tokens) - prompt
-        each = [prompt * price.fresh + answer * max(price.fresh, price.spoken, price.reasoning) for price in found]
+        each = [
+            prompt * price.fresh + answer * max(price.fresh, price.spoken, price.reasoning)
+            for price in self.models.values()
+        ]
         return _rounded_up(max(each, default=0))
 
 

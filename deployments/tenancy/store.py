@@ -117,6 +117,11 @@ class TenancyStore:
         self._engine = engine
         self.budgets = BudgetStore(engine)
 
+    @property
+    def engine(self) -> AsyncEngine:
+        """For reports, which only read."""
+        return self._engine
+
     async def create_tables(self) -> None:
         """Create what is missing: tables, and columns that a file of an earlier version lacks. Nothing is dropped."""
         async with self._engine.begin() as connection:

@@ -96,6 +96,7 @@ usage = Table(
     Column("cost_micros", BigInteger),  # by the price table at that time; null: as 0
     Index("usage_by_tenant", "tenant", "admitted_ms"),
     Index("usage_by_key", "key_id", "admitted_ms"),
+    Index("usage_by_place", "settled_ms", "grant_id"),
 )
 
 budgets = Table(

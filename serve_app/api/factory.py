@@ -35,6 +35,7 @@ from serve_app.api.route import create_route_router
 from serve_app.api.status import create_status_router
 from serve_app.api.throttle import Throttle
 from serve_app.api.tokens import create_tokens_router
+from serve_app.api.usage import create_usage_router
 
 
 def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
@@ -80,6 +81,7 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_gate_health_router(surface.approvals, canary))
     app.include_router(create_keys_router(authorize, surface.ledger))
     app.include_router(create_budgets_router(authorize, surface.ledger, surface.clock))
+    app.include_router(create_usage_router(authorize, surface.ledger))
     app.include_router(create_audit_router(authorize, surface.audit))
     app.include_router(create_operations_router(authorize, surface.audit, surface.clock, surface.keeps_bodies))
     app.include_router(create_route_router(authorize, surface.difficulty, surface.readers[Dialect.CHAT], intake))

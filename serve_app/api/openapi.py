@@ -15,8 +15,10 @@ from fastapi import APIRouter, Response
 
 from deployments.ingress.session import SESSION_HEADERS
 from deployments.ports import ApprovalState, Dialect
+from deployments.usage import Bucket, Dimension
 from router.explain import DEBUG_HEADERS, DEBUG_REQUEST_HEADER
 from serve_app.api.schemas import Schema, ref, schemas
+from serve_app.api.usage import AFTER_PATTERN, NEXT_HEADER, TENANT_PATTERN, TIME_PATTERN, Format
 
 PATH: Final = "/openapi.json"
 _JSON: Final = "application/json"
@@ -118,6 +120,7 @@ _TAGS: Final = {
     "runners": "Permits: what a runner asks before, and says after, it executes a call.",
     "keys": "Virtual keys; scope `admin`.",
     "budgets": "What tenants, teams and keys may use; setting them takes the scope `admin`.",
+    "usage": "What was used and what it cost: of the key's tenant, of any or of all with the scope `admin`.",
     "audit": "The audit log; scope `audit-read` or `admin`.",
     "reports": "What operators and their tools report into the audit log; scope `admin`.",
     "operations": "Probes and metrics.",
@@ -346,6 +349,37 @@ def _budgets() -> Iterator[_Operation]:
     )  # fmt: skip
 
 
+def _usage() -> Iterator[_Operation]:
+    time: Schema = {"type": "string", "pattern": TIME_PATTERN}
+    chosen = (
+        _query("tenant", {"type": "string", "pattern": TENANT_PATTERN}, "Only of this tenant."),
+        _query("from", time, "Admitted then or later: a date, an RFC 3339 time or epoch seconds."),
+        _query("to", time, "Admitted before."),
+    )
+    names = "|".join(each.value for each in Dimension)
+    yield _Operation(
+        "get", "/v1/usage", "usage", "Totals, and an estimate of what routing has saved.", "UsageReport", errors=_KEYED,
+        query=(
+            *chosen,
+            _query("group_by", {"type": "string", "pattern": f"^(({names})(,({names})){{0,3}})?$"}, "With commas."),
+            _query("bucket", {"type": "string", "enum": [each.value for each in Bucket]}, "Split by time, in UTC."),
+        ),
+    )  # fmt: skip
+    text: Schema = {"schema": {"type": "string"}}
+    content = {_JSON: {"schema": ref("UsageRows")}, "text/csv": text}
+    content["application/jsonl"] = {"schema": {"type": "string", "contentSchema": ref("UsageRow")}}
+    yield _Operation(
+        "get", "/v1/usage/export", "usage", "One row per settlement, in a stable order, streamed.", errors=_KEYED,
+        query=(
+            *chosen,
+            _query("after", {"type": "string", "pattern": AFTER_PATTERN}, f"What {NEXT_HEADER} said, or a row's place: "
+                   "`settled_ms:grant_id`."),
+            _query("format", {"type": "string", "enum": [each.value for each in Format]}, "CSV unless given."),
+        ),
+        more={"200": _reply("Done.", content, (NEXT_HEADER,))},
+    )  # fmt: skip
+
+
 def _administration() -> Iterator[_Operation]:
     tenant = _query("tenant", {"type": "string"}, "Only keys of this tenant.")
     path = "/v1/admin/keys"
@@ -367,6 +401,7 @@ def _administration() -> Iterator[_Operation]:
         body="KeyExpiry", errors=_KEYED | _BODY | {404},
     )  # fmt: skip
     yield from _budgets()
+    yield from _usage()
     yield _Operation(
         "get", "/v1/admin/engines", "operations", "What the engines say of themselves; scope `admin`.", "EngineList",
         errors=_KEYED,
@@ -591,11 +626,12 @@ def _headers() -> dict[str, Schema]:
         "x-gatehouse-cascade-reason": ("Why it was not verified, or not asked for again.", {}),
         "x-gatehouse-cascade-usage": ("Model and tokens of the attempt that was not sent.", {}),
         "x-gatehouse-verdict": ("What the checks of the answer say.", {"enum": ["pass", "fail", "unknown"]}),
+        NEXT_HEADER: ("The `after` of an export of what comes later.", number),
         "x-gatehouse-held": ("How many calls of a whole reply were not released.", number),
         **{name: ("Why the turn was routed so; names and numbers.", {}) for name in DEBUG_HEADERS},
         **{name: ("A limit of the key.", {}) for name in (*_LIMITS, *_ANTHROPIC_LIMITS)},
     }
-    certain = {"x-request-id", "www-authenticate", "openai-processing-ms", "request-id"} | {
+    certain = {"x-request-id", "www-authenticate", "openai-processing-ms", "request-id", NEXT_HEADER} | {
         f"x-gatehouse-{name}" for name in _DECISION
     }
     headers: dict[str, Schema] = {

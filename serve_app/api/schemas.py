@@ -66,6 +66,7 @@ from serve_app.api.permits import (
 from serve_app.api.reviews import ReviewReply
 from serve_app.api.route import MOST_QUESTIONS
 from serve_app.api.tokens import DetokenizeRequest, TokenizeRequest
+from serve_app.api.usage import UsageReply, UsageRowReply, UsageRowsReply
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -104,6 +105,9 @@ _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "Budget": BudgetReply,
     "BudgetList": BudgetListReply,
     "BudgetRemoved": BudgetGone,
+    "UsageReport": UsageReply,
+    "UsageRow": UsageRowReply,
+    "UsageRows": UsageRowsReply,
     "AuditHead": HeadReply,
     "AuditReceipt": ReceiptReply,
     "AuditConsistency": ConsistencyReply,

@@ -21,12 +21,14 @@ from serve_app.cli import (
     gate,
     incident,
     keys,
+    manifests,
     permits,
     policy,
     route,
     router,
     schema,
     up,
+    usage,
 )
 
 app = typer.Typer(
@@ -43,6 +45,7 @@ app.command("check-config")(schema.check_config)
 app.command("client-config")(client_config.client_config)
 app.add_typer(keys.app, name="keys")
 app.add_typer(budgets.app, name="budgets")
+app.add_typer(usage.app, name="usage")
 approvals_review.register(approvals.app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(gate.app, name="gate")
@@ -55,6 +58,7 @@ app.add_typer(change.app, name="change")
 app.add_typer(incident.app, name="incident")
 app.add_typer(drill.app, name="drill")
 app.add_typer(demo.app, name="demo")
+app.add_typer(manifests.app, name="manifests")
 bench_more.register(bench.app)
 bench_audit.register(bench.app)
 bench_gate.register(bench.app)

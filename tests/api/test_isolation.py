@@ -180,6 +180,8 @@ def _administered(ids: Ids) -> Iterator[Lookup]:
         (Request("get", "/v1/audit/records", query={"tenant": ids.tenant}), 200),
         (Request("post", "/v1/audit/shred", json={"tenant": ids.tenant, "change_id": ids.change}), 201),
         (Request("get", "/v1/admin/budgets", query={"tenant": ids.tenant}), 200),
+        (Request("get", "/v1/usage", query={"tenant": ids.tenant, "group_by": "key,model"}), 200),
+        (Request("get", "/v1/usage/export", query={"tenant": ids.tenant, "after": "0"}), 200),
         (Request("post", "/v1/admin/budgets", json={"tenant": ids.tenant, "key_id": ids.key, "tokens": 9}), 201),
         (
             Request("put", "/v1/admin/budgets/{budget_id}", {"budget_id": ids.budget},
@@ -209,6 +211,9 @@ LISTS = [
     Request("get", "/v1/admin/keys"),
     Request("get", "/v1/admin/budgets"),
     Request("get", "/v1/budgets"),
+    Request("get", "/v1/usage"),
+    Request("get", "/v1/usage", query={"tenant": RIVAL, "group_by": "tenant,key,model", "bucket": "hour"}),
+    *(Request("get", "/v1/usage/export", query={"format": each, "after": "0"}) for each in ("csv", "json", "jsonl")),
     Request("get", "/v1/admin/engines"),
     Request("get", "/v1/models"),
     Request("get", "/v1/codex/models.json"),

@@ -212,6 +212,8 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
         await ask("put", "/v1/admin/budgets/{budget_id}", {**budget, "key_id": key["id"]}, budget_id="mine")
         await ask("get", "/v1/admin/budgets")
         await ask("get", "/v1/budgets")
+        await ask("get", "/v1/usage", query="?group_by=model,tier&bucket=day")
+        await ask("get", "/v1/usage/export", query="?format=json")
         await ask("delete", "/v1/admin/budgets/{budget_id}", budget_id=made["id"])
         await ask("delete", "/v1/admin/keys/{key_id}", key_id=key["id"])
         await ask("get", "/v1/admin/engines")

@@ -57,7 +57,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def test_set_sends_what_was_said_and_leaves_alerts_to_the_server(server: Server) -> None:
-    done = CliRunner().invoke(budgets.app, "set --tenant acme --team web --money 12.50".split())
+    done = CliRunner().invoke(budgets.app, ["set", "--tenant", "acme", "--team", "web", "--money", "12.50"])
     assert done.exit_code == 0, done.output
     assert server.asked == [
         (
@@ -75,7 +75,23 @@ def test_set_sends_what_was_said_and_leaves_alerts_to_the_server(server: Server)
 
 
 def test_a_named_budget_is_put_in_place_of_the_one_before(server: Server) -> None:
-    words = "set --tenant acme --tokens 9 --window fixed --every 60 --alert 90 --soft --name my/own --json".split()
+    words = [
+        "set",
+        "--tenant",
+        "acme",
+        "--tokens",
+        "9",
+        "--window",
+        "fixed",
+        "--every",
+        "60",
+        "--alert",
+        "90",
+        "--soft",
+        "--name",
+        "my/own",
+        "--json",
+    ]
     done = CliRunner().invoke(budgets.app, words)
     [(method, path, body)] = server.asked
     assert (method, path) == ("PUT", "/v1/admin/budgets/my%2Fown")

@@ -1,0 +1,118 @@
+"""`gatehouse manifests`: keeps the overlays of `kuberay/` equal to the Serve config files that they deploy."""
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+import yaml
+
+from serve_app.cli.client import fail
+from serve_app.cli.manifest_parts import KUBERAY, Tree, alert_rules, generate
+from serve_app.config import ROOT, ConfigError
+
+app = typer.Typer(help="What the manifests for Kubernetes take from a Serve config file.", no_args_is_help=True)
+RENDERED_HEADER = "# Rendered by `gatehouse manifests render`; do not edit, do not apply: apply the overlay.\n"
+_Overlays = Annotated[list[Path] | None, typer.Argument(help="Overlays; by default kuberay/overlays/*.")]
+
+
+def _chosen(overlays: Sequence[Path] | None) -> Sequence[Path]:
+    if not (ROOT / KUBERAY).is_dir():
+        fail("kuberay/ is not part of the package; run this in a checkout.", 2)
+    own = sorted(path for path in (ROOT / KUBERAY / "overlays").glob("*") if path.is_dir())
+    return [path.resolve() for path in overlays or own]
+
+
+def _wanted(overlays: Sequence[Path] | None) -> Mapping[Path, str]:
+    chosen = _chosen(overlays)
+    files = {ROOT / KUBERAY / "base" / "monitoring" / "rules.yaml": alert_rules(ROOT / "configs" / "alerts")}
+    try:
+        for overlay in chosen:
+            files |= generate(overlay)
+    except ConfigError as error:
+        fail(str(error), 2)
+    return files
+
+
+@app.command("generate")
+def write(overlays: _Overlays = None) -> None:
+    """Write what overlays take from their Serve config files. Run it after each change of either."""
+    for path, text in _wanted(overlays).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        typer.echo(str(path))
+
+
+@app.command()
+def check(overlays: _Overlays = None) -> None:
+    """Say which generated files are not what `generate` would write; exit status 1 when there are any."""
+    stale = [
+        path
+        for path, text in _wanted(overlays).items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in stale:
+        typer.echo(str(path))
+    if stale:
+        fail("run `gatehouse manifests generate`.")
+
+
+def render(overlay: Path) -> str:
+    """The overlay as `kubectl apply -k` would send it. Raises `ConfigError` when kubectl is missing or refuses it."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise ConfigError("kubectl is not installed; it brings kustomize along.")
+    done = subprocess.run((kubectl, "kustomize", str(overlay)), capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise ConfigError(f"{overlay.name}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def images(rendered: str) -> Sequence[str]:
+    """Every image that pods made from rendered manifests may run, once each, sorted."""
+    found: set[str] = set()
+
+    def look(value: object) -> None:
+        if isinstance(value, dict):
+            tree = cast(Tree, value)
+            for key in ("containers", "initContainers"):
+                listed: object = tree.get(key)
+                if isinstance(listed, list):
+                    found.update(str(each["image"]) for each in cast(list[Tree], listed))
+            volume: object = tree.get("image")
+            if isinstance(volume, dict):
+                found.add(str(cast(Tree, volume)["reference"]))
+            for each in tree.values():
+                look(each)
+        elif isinstance(value, list):
+            for each in cast(list[object], value):
+                look(each)
+
+    for document in yaml.safe_load_all(rendered):
+        look(document)
+    return sorted(found)
+
+
+@app.command("render")
+def write_rendered(overlays: _Overlays = None) -> None:
+    """Write kuberay/rendered/NAME.yaml: overlays as they would be applied, for review and checks without kubectl."""
+    for overlay in _chosen(overlays):
+        try:
+            text = render(overlay)
+        except ConfigError as error:
+            fail(str(error), 2)
+        path = ROOT / KUBERAY / "rendered" / f"{overlay.name}.yaml"
+        path.write_text(RENDERED_HEADER + text, encoding="utf-8")
+        typer.echo(str(path))
+
+
+@app.command("images")
+def list_images(overlay: Annotated[Path, typer.Argument(help="An overlay.")]) -> None:
+    """Print every image that an overlay needs, one a line: what an air-gapped registry must hold."""
+    try:
+        for each in images(render(overlay)):
+            typer.echo(each)
+    except ConfigError as error:
+        fail(str(error), 2)
