@@ -47,4 +47,4 @@ source=requirements/nixl.in compile nixl --no-deps ${upgrade[@]+"${upgrade[@]}"}
 # gpu: uv prefers the pins of the file it overwrites, so starting from the CPU lock makes the two agree where they can.
 # Not offered the links: torch 2.13.0+cpu would satisfy torch==2.13.0.
 [ -s requirements/gpu.lock ] && [ -z "${UPGRADE:-}" ] || cp requirements/cpu.lock requirements/gpu.lock
-compile gpu --extra serve --extra gpu --extra ray-llm --extra pd --extra s3 --extra build
+compile gpu --extra serve --extra gpu --extra ray-llm --extra pd --extra s3 --extra postgres --extra build

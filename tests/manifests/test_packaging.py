@@ -147,7 +147,7 @@ def test_every_pin_has_a_hash(lock: str) -> None:
     ("lock", "extras"),
     [
         ("cpu", ("serve", "cpu", "build")),
-        ("gpu", ("serve", "gpu", "ray-llm", "pd", "build")),
+        ("gpu", ("serve", "gpu", "ray-llm", "pd", "s3", "postgres", "build")),
         ("dev", ("serve", "dev", "bench", "ray-llm", "build")),
     ],
 )
