@@ -7,7 +7,7 @@ an unregistered target is production and sensitive.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deployments.gate import feeds, guess, outputs
 from deployments.gate.findings import NOTHING, Facts, Finding, as_shown, settle
@@ -27,6 +27,7 @@ from deployments.gate.operands import (
     one_at_a_time,
     placed,
     take_rest,
+    values_alone,
 )
 from deployments.gate.paths import followed, normal_path
 from deployments.gate.policy import Bundle
@@ -52,6 +53,7 @@ __all__ = ["Finding", "Judge", "normal_path"]
 _TEST_PROGRAMS = frozenset({"test", "["})
 _NUMBER_AND_FLAGS = re.compile(r"-[0-9]+(?P<letters>[A-Za-z]*)")
 _DESCRIPTOR = re.compile(r"[0-9]+|-")
+_FLAG_BEFORE_VALUE = re.compile(r"(--[A-Za-z][A-Za-z0-9-]*)=")
 MAX_GUESSED = 4_000
 MAX_GUESSES = 24
 
@@ -187,6 +189,11 @@ class Judge:
                 positionals += [word, *words]
                 break
             if text is None:
+                attached = self._attached(node, word)
+                if attached is not None:
+                    facts.given.add(attached[0].name)
+                    words = self._value(facts, node, *attached, words, depth, nested)
+                    continue
                 # No standing plan covers a word that nobody knows: it may name hooks, or pipelines.
                 facts.wide = facts.wide or not outputs.samples(word)
                 if not fits_anywhere(node, word, bool(positionals)):
@@ -315,6 +322,24 @@ class Judge:
             return words
         return self._value(facts, node, flag, value, words, depth, nested)
 
+    def _attached(self, node: Node, word: Word) -> tuple[Flag, Word] | None:
+        """The flag and the value of `--since=$(...)`, where the name of the flag is written and only the value is not.
+
+        An unknown value cannot become another flag, but what the shell splits off it may: that is for `fits_value`.
+        """
+        first, *rest = word.pieces or ("",)
+        named = _FLAG_BEFORE_VALUE.match(first) if isinstance(first, str) else None
+        flag = node.flags.get(named[1]) if named is not None else None
+        if named is None or flag is None or flag.value == "none" or flag.second is not None or node.literal:
+            return None
+        known = str(first)[named.end() :]
+        pieces = (known, *rest) if known else tuple(rest)
+        value = Word(None, loose=word.loose, form=word.form, starts=known, several=word.loose, pieces=pieces)
+        value = outputs.resolved(self.bundle.parts.programs, value, self.arguments)
+        # Nothing of such a kind holds a blank: it is one word, and with the name of the flag before it no empty one.
+        whole = value.kind not in {"", "path"} and not value.several
+        return flag, replace(value, loose=False) if whole else value
+
     def _letters(self, facts: Facts, node: Node, letters: str) -> None:
         for letter in letters:
             flag = node.flags.get(f"-{letter}")
@@ -365,7 +390,7 @@ class Judge:
                 facts.unknown(f"the flag '{flag.name}' lacks its value")
                 return words
             attached, *words = words
-            if attached.several and not node.any_words:
+            if attached.several and not node.any_words and not values_alone(flag, attached):
                 judge_several(self.bundle, facts, node, attached, self.directories)
         if flag.role == "placeholder":
             facts.placeholder = attached.text or None

@@ -18,6 +18,8 @@ from deployments.gate.specs import Flag, Node
 RUNNING = frozenset({"command", "script", "assignment"})
 # Roles of words of any form, as long as they are one word.
 _ANY = frozenset({"text", "name-regex", "file", "operand", "written"})
+# Values of `aws`: there a flag is never the value of another one, and words that follow a value are more of them.
+_NEVER_FLAGS = frozenset({"aws-value"})
 # Letters that the names of a program's own dashed words are made of: a glob with another one matches none of them.
 _WORDLIKE = re.compile(r"[a-z*?\[\]!^-]*")
 _SUFFIXED = re.compile(r".*\.[A-Za-z0-9]+", re.S)
@@ -156,12 +158,21 @@ def _typed(node: Node, word: Word) -> bool:
     return bool(word.kind) and (word.kind != "path" or word.dashless or node.any_names)
 
 
+def values_alone(flag: Flag, word: Word) -> bool:
+    """True for typed words, how many ever, after a flag of a program that takes nothing but values after it."""
+    return flag.role in _NEVER_FLAGS and word.dashless and word.kind not in {"", "path"}
+
+
 def fits_value(flag: Flag, word: Word, last: bool) -> bool:
     """True when the value of a flag need not be known: it is typed, or nothing that it may be is read in any way.
 
     Where it may be missing it must be the `last` word, or the flag would take the next one.
     """
-    if (word.loose and not (last and word.dashless)) or word.several or flag.effects:
+    if flag.effects:
+        return False
+    if values_alone(flag, word):
+        return True
+    if (word.loose and not (last and word.dashless)) or word.several:
         return False
     return bool(word.kind) or (flag.role == "text" and word.starts[:1].isalnum())
 

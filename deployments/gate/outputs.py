@@ -15,20 +15,24 @@ from deployments.gate.feeds import Read
 from deployments.gate.shell.atoms import Atom, Cut, Redirect, Source, Word
 from deployments.gate.specs import Prints
 
-# What every line is. No line of these kinds holds a blank or a character of globs; only `integer` and `ref`, what git
-# calls a branch or a tag, may begin with a dash: a repository may be cloned with a tag `--output=x`. `made` is a word
-# put together of such and of known text; `path` names a file below `Word.below`. Only on the way: `numbered`, `hashed`
-# and `named` are lines that begin with a number, a hash, or a name and a blank, `top` is a directory: where the work
-# is, or the root of it.
+# What every line is. No line of these kinds holds a blank (but for `clock`, which is therefore one word in quotes only)
+# or a character of globs; only `integer` and `ref`, what git calls a branch or a tag, may begin with a dash: a
+# repository may be cloned with a tag `--output=x`. `made` is a word put together of such and of known text; `path`
+# names a file below `Word.below`. Only on the way: `numbered`, `hashed` and `named` are lines that begin with a number,
+# a hash, or a name and a blank, `top` is a directory: where the work is, or the root of it.
 KINDS: Mapping[str, re.Pattern[str]] = {
     "number": re.compile(r"[0-9]+"),
     "integer": re.compile(r"-?[0-9]+"),
     "hash": re.compile(r"[0-9a-f]+"),
+    "numbers": re.compile(r"[0-9]+(,[0-9]+)*"),
     "stamp": re.compile(r"[0-9][0-9_.-]*"),
+    "moment": re.compile(r"[0-9][0-9TZ:+_.-]*"),
+    "clock": re.compile(r"[0-9][0-9TZ:+_. -]*"),
     "ref": re.compile(r"[^\s~^:?*\[\\]+"),
     "name": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*"),
     "kube-name": re.compile(r"[a-z0-9][a-z0-9.-]*"),
     "kube-object": re.compile(r"[a-z][a-z0-9.-]*/[A-Za-z0-9][A-Za-z0-9_.:-]*"),
+    "cloud-id": re.compile(r"[a-z]+-[0-9a-f]+|None"),
     "arn": re.compile(r"arn:[A-Za-z0-9_.:/+=@-]+|None"),
 }
 # Texts that stand for any other of their kind: no reader here tells one number, or one hash, from another.
@@ -36,7 +40,11 @@ SAMPLES: Mapping[str, tuple[str, ...]] = {
     "number": ("7", "4242"),
     "integer": ("7", "4242", "-5"),
     "hash": ("0a1b2c3d", "1234567", "deadbeef" * 5),
+    "numbers": ("7", "7,4242"),
+    "cloud-id": ("i-0a1b2c3d4e5f60718", "None"),
     "stamp": ("2026-01-31", "20260131", "7_5.1"),
+    "moment": ("2026-01-31T10:20:30Z", "2026-01-31T10:20:30+0100", "20260131", "10:20"),
+    "clock": ("2026-01-31 10:20:30", "2026-01-31", "10:20"),
 }
 # In a range of revisions (`main..NAME`): such a word is no file of any name that matters.
 _RANGED: Mapping[str, tuple[str, ...]] = {**SAMPLES, "ref": ("topic", "fix/a-1")}
@@ -146,6 +154,8 @@ def _declared(programs: feeds.Programs, read: Read, fed: Atom | None) -> Output 
 def _operands_fit(prints: Prints, read: Read) -> bool:
     if prints.most is not None and len(read.operands) > prints.most:
         return False
+    if not read.operands and prints.operand.pattern != r"[^\n]*":
+        return False  # `date` alone prints something else than `date +%s`
     texts = [word.text for word in read.operands if not word.glob and not word.several]
     if len(texts) < len(read.operands) or None in texts:
         # Words of which all is known but the letters: where any would do, these do.
@@ -208,6 +218,8 @@ def _alone(programs: feeds.Programs, word: Word, source: Source) -> Word:
         return word
     if found.words and not (source.cut is Cut.WORD or (source.cut is Cut.WHOLE and word.loose)):
         return word
+    if found.kind == "clock" and (word.loose or source.cut is not Cut.WHOLE):
+        return word
     if found.kind == "top":
         return replace(word, kind="path", below=(".",), of=("top",), dashless=not word.loose)
     one = source.cut in {Cut.WORD, Cut.LINE, Cut.RECORD} or source.atom is None
@@ -240,6 +252,12 @@ def _made(programs: feeds.Programs, word: Word, pieces: Sequence[str | Source | 
         if isinstance(piece, Word):
             return word
         alone = _alone(programs, Word(None, loose=True), piece)
+        if alone.kind == "" and not word.loose:
+            alone = _alone(programs, Word(None), piece)
+        before = pieces[0] if len(pieces) == 2 and piece is pieces[1] and isinstance(pieces[0], str) else ""
+        if alone.kind == "kube-name" and not alone.several and re.fullmatch(r"[a-z][a-z.]*/", before):
+            # `deploy/$name`: a resource of that type, whichever.
+            return replace(word, kind="kube-object", of=(before[:-1],), dashless=True, loose=False, several=False)
         if alone.of == ("top",) and piece == pieces[0] and isinstance(pieces[1], str) and pieces[1].startswith("/"):
             # What was not printed leaves a path from the root.
             rest = "".join(str(part) for part in pieces[1:])

@@ -39,6 +39,11 @@ _QUERY = re.compile(r"[A-Za-z0-9_./{}-]+\?[A-Za-z0-9_.&%:+,-]+=[A-Za-z0-9_.=&%:+
 _LOOPBACK = re.compile(r"https?://\[::1\](?::[0-9]{1,5})?(?:/[A-Za-z0-9._/-]*)?")
 # On its input a client reads more than statements: `\\!`, `.shell`, `go`, and variables of its own (`:name`).
 _CLIENT_COMMAND = re.compile(r"\\|^\s*[./#]|^\s*go\s*$|(?<!:):(?![:\s]|$)", re.M | re.I)
+# What sqlite3 obeys at the beginning of its input to print in another form.
+_SQLITE_SHOWING = re.compile(
+    r"\A(?:\.(?:headers? (?:on|off)|mode (?:csv|column|json|line|list|table|markdown|box|tabs)|timer (?:on|off))\n)+"
+    r"(?=[^\n])"
+)
 # With one of these flags curl takes brackets and braces as they are.
 _NO_GLOBBING = frozenset({"-g", "--globoff"})
 
@@ -191,6 +196,8 @@ def _statements(facts: Facts, role: str, word: Word) -> None:
 
 def judge_input(facts: Facts, role: str | None, text: str | None) -> None:
     """Statements that a client reads on its input: they are known, or they are held; so are commands of the client."""
+    if role == "sql-sqlite" and text is not None:
+        text = _SQLITE_SHOWING.sub("", text)
     if role is None or text is None or _CLIENT_COMMAND.search(text):
         facts.opaque("takes its commands from its input or from a person")
         return

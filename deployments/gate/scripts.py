@@ -43,7 +43,10 @@ def _sed_pattern(text: str, at: int, delimiter: str) -> int | None:
             # `[[:space:]]`: the class ends at the bracket after `:]`.
             while closed > 0 and text[closed - 1] in ":.=" and text.find("[" + text[closed - 1], at + 1, closed) >= 0:
                 closed = text.find("]", closed + 1)
-            if closed < 0 or any(odd in text[at:closed] for odd in (delimiter, "\\\n", "\n")):
+            # `[^\\/]`: behind a backslash the delimiter ends the expression neither for those who read brackets nor for
+            # those who do not.
+            inside = re.sub(r"\\(.)", lambda pair: "" if pair[1] == delimiter else pair[0], text[at:closed], flags=re.S)
+            if closed < 0 or any(odd in inside for odd in (delimiter, "\\\n", "\n")):
                 return None
             at = closed + 1
         else:
@@ -250,7 +253,8 @@ _JQ_NAMES = frozenset(
         "localtime gmtime mktime strftime strptime dateadd datesub date fromdateiso8601 todateiso8601 "
         "dateiso8601 tostream fromstream truncate_stream walk input inputs debug arrays objects iterables "
         "booleans numbers normals finites strings nulls scalars not pick have_literal_numbers getpath ltrimstr "
-        "toarray isvalid splits halt if then elif else end as def reduce foreach ireduce try catch label break and or "
+        "toarray isvalid splits document_index di sort_keys key tag line column upcase downcase to_yaml from_yaml "
+        "halt if then elif else end as def reduce foreach ireduce try catch label break and or "
         "null true false"
     )
 )

@@ -24,7 +24,24 @@ from deployments.ports import GateProfile, Risk
 _FLAG_NAME = re.compile(r"--?[A-Za-z0-9][A-Za-z0-9_.-]*|-#|-|[!(),]|-[?@]")
 # The kinds of what a command may be said to print; `outputs.KINDS` says what they are.
 PRINTED = frozenset(
-    {"number", "hash", "name", "kube-name", "kube-object", "arn", "numbered", "hashed", "named", "stamp", "ref", "top"}
+    {
+        "number",
+        "hash",
+        "name",
+        "kube-name",
+        "kube-object",
+        "arn",
+        "numbered",
+        "hashed",
+        "named",
+        "stamp",
+        "moment",
+        "clock",
+        "numbers",
+        "cloud-id",
+        "ref",
+        "top",
+    }
 )
 _ROLE = r"[a-z][a-z0-9-]*"
 _FLAG_VALUE = re.compile(rf"(?P<name>[^=\[]+?)(?:(?P<open>\[)?=(?P<role>{_ROLE})(?:\+(?P<second>{_ROLE}))?\]?)?")

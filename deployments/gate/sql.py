@@ -113,6 +113,8 @@ _SQLITE = re.compile(rf"{_IDENTIFIER.pattern}|\$[A-Za-z0-9_.\[\]]*")
 _COMMENTS = re.compile(r"/\*[!+M]|--(?=\S)|\$[A-Za-z0-9_]*\$")
 _QUOTES = re.compile(r"['\"`\\#]|--|/\*|\[|\$[A-Za-z0-9_]+\$")
 _DOLLARS = re.compile(r"(?<![A-Za-z0-9_$])\$\$([^$]*)\$\$(?![A-Za-z0-9_$])")
+_PLAIN_STRING = re.compile(r"'[^'\"\\`]*'")
+_DOUBLE_LIKE = re.compile(r"(?i)show\s[a-z\s]+\slike\s+\"[A-Za-z0-9_%. -]*\"")
 _MYSQL_COMMANDS = re.compile(
     r"(?im)^\s*(source|system|tee|notee|pager|nopager|edit|connect|delimiter|use|print|prompt|rehash|charset|clear|exit|quit"
     r"|resetconnection|ssl_session_data_print|query_attributes)\b"
@@ -195,6 +197,7 @@ _MONGO = re.compile(
     rf"|{_MONGO_TARGET}\.(?:stats|version|serverStatus|getCollectionNames|getCollectionInfos|hostInfo|currentOp|getName"
     rf"|getProfilingStatus|hello|isMaster|serverBuildInfo|getReplicationInfo|printReplicationInfo|printSecondaryReplicationInfo)\([0-9]*\)"
     r"(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
+    rf"|{_MONGO_TARGET}\.currentOp\({_MONGO_VALUE}\)"
     rf"|{_MONGO_TARGET}\.adminCommand\(\s*\{{\s*[\"']?(?:ping|listDatabases|serverStatus|replSetGetStatus|buildInfo|hello)"
     r"[\"']?\s*:\s*1\s*\}\s*\)"
     r"|rs\.(?:status|conf|hello|printReplicationInfo|printSecondaryReplicationInfo)\(\)(?:\.[A-Za-z_][A-Za-z0-9_]*)*|sh\.status\(\)"
@@ -233,9 +236,10 @@ def _sql(role: str, text: str) -> tuple[Base, str] | None:
         return None
     if "\\" in text and re.search(r"(?i)\b(e|u&)'", text):
         return None
-    if role == "sql-postgres" and not _QUOTES.search(text):
-        # Nothing else in it is quoted, so each pair of `$$` is a string of its own.
-        text = _DOLLARS.sub(r"'\1'", text)
+    if role == "sql-postgres":
+        text = _undollared(text)
+    if role == "sql-mysql" and _DOUBLE_LIKE.fullmatch(text.rstrip("; \n\t")):
+        text = text.replace('"', "'")
     if _COMMENTS.search(text) or text.count("/*") > 1:
         return None
     line = text.rstrip("; \n\t")
@@ -265,6 +269,16 @@ def _sql(role: str, text: str) -> tuple[Base, str] | None:
             return _written(statement)
         worst = max(worst, found, key=lambda pair: pair[0] is not Base.R0)
     return worst
+
+
+def _undollared(text: str) -> str:
+    """`$$...$$` as plain strings, where it is sure which pairs quote: beside them only strings that hold no `$`."""
+    plain = _PLAIN_STRING.sub("", text)
+    if _QUOTES.search(_DOLLARS.sub("", plain)) or "$" in "".join(_PLAIN_STRING.findall(text)):
+        return text
+    if any(set(found) & set("'\"`\\") for found in _DOLLARS.findall(text)):
+        return text
+    return _DOLLARS.sub(r"'\1'", text)
 
 
 def _statement(role: str, statement: exp.Expr) -> tuple[Base, str] | None:

@@ -2,7 +2,9 @@
 
 import re
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import add, mul, sub
 
 from deployments.gate.shell.atoms import Atom, Unprovable, Word
 from deployments.gate.shell.names import NUMBERS, may_set
@@ -10,6 +12,10 @@ from deployments.gate.shell.pieces import INTEGER, WHOLE_NUMBER, Piece
 from deployments.gate.shell.tree import ASSIGNING, COUNTING, Node, child, children, fields, literal, text_of
 from deployments.gate.shell.walk import Known, Walk
 
+MAX_CONSTANT = 10**12
+# No leading zero: bash reads that as octal.
+_CONSTANT = re.compile(r"0|-?[1-9][0-9]{0,11}")
+_PLAIN_OPERATORS: Mapping[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul}
 _PLAIN_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]+")
 
 
@@ -79,6 +85,33 @@ class Arithmetic(Walk):
             case kind:
                 raise Unprovable(f"the arithmetic {kind}")
 
+    def constant(self, node: Node, known: Known) -> int | None:
+        """The value of sums, differences and products of numbers that are known; None for anything else, or large."""
+        match node.get("Type"):
+            case "BinaryArithm":
+                parts = fields(node, "Op", "X", "Y")
+                made = _PLAIN_OPERATORS.get(text_of(parts, "Op"))
+                left, right = (self.constant(child(parts, side), known) for side in ("X", "Y"))
+                value = None if made is None or left is None or right is None else made(left, right)
+                return value if value is not None and abs(value) <= MAX_CONSTANT else None
+            case "ParenArithm":
+                return self.constant(child(fields(node, "X"), "X"), known)
+            case "Word":
+                pieces = children(fields(node, "Parts"), "Parts")
+                text = self._known_number(pieces[0], known) if len(pieces) == 1 else None
+                return int(text) if text is not None and _CONSTANT.fullmatch(text) else None
+            case _:
+                return None
+
+    def _known_number(self, part: Node, known: Known) -> str | None:
+        """The text of a number, or of the variable that a calculation names."""
+        if part.get("Type") == "Lit":
+            written = text_of(part, "Value")
+            return written if written[:1].isdigit() else _plain_text(known.get(written))
+        if part.get("Type") != "ParamExp" or part.keys() & {"Exp", "Repl", "Slice", "Length", "Excl", "Index"}:
+            return None
+        return _plain_text(known.get(text_of(child(part, "Param"), "Value")))
+
     def operand(self, part: Node, known: Known) -> None:
         """One piece of a number in a calculation."""
         match part.get("Type"):
@@ -95,6 +128,10 @@ class Arithmetic(Walk):
                 self.number(Word(piece.text, pieces=piece.sources))
             case _:
                 raise Unprovable("arithmetic with an expansion")
+
+
+def _plain_text(value: Word | None) -> str | None:
+    return None if value is None or value.glob or value.symbolic or value.items is not None else value.text
 
 
 def squeezed(raw: str) -> str:

@@ -217,7 +217,8 @@ def _character(code: int) -> str:
 
 # Globs, and backslashes before them, are what they were without the braces.
 _BRACED = re.compile(
-    r"(?:[A-Za-z0-9_./:=@%+*?-]|\\[*?.])*(?:\{[A-Za-z0-9_./:=@%+,*?-]*\}(?:[A-Za-z0-9_./:=@%+*?-]|\\[*?.])*)+"
+    r"(?:[A-Za-z0-9_./:=@%+*?-]|(?<=[A-Za-z0-9])[~^]|\\[*?.])*"
+    r"(?:\{[A-Za-z0-9_./:=@%+,*?-]*\}(?:[A-Za-z0-9_./:=@%+*?-]|\\[*?.])*)+"
 )
 _ONE_CHARACTER = re.compile(r"\[([A-Za-z0-9*])\]")
 _EXACT = re.compile(rf"(?:[^\\*?\[\]~]|{_ONE_CHARACTER.pattern})+")

@@ -28,6 +28,7 @@ _NEVER_FUNCTIONS = SETTERS | words_in(
     " source test time trap alias echo printf xargs find env let function true false wait"
 )
 _READ_FLAGS = frozenset({"-r", "-s", "-rs", "-sr"})
+_READ_ARRAY = frozenset({"-a", "-ra"})
 
 
 class Calls(Words):
@@ -147,13 +148,19 @@ class Calls(Words):
             for place, word in enumerate(words[1:], start=1)
             if place not in {*records, *(at + 1 for at in records)}
         ]
-        names = [word.text or "" for word in left if word.text not in _READ_FLAGS]
+        given = [word.text or "" for word in left if word.text not in _READ_FLAGS]
+        if given[:1] and given[0] in _READ_ARRAY:
+            if len(given) != 2 or not may_set(given[1]):
+                raise Unprovable("read of something else than one plain array")
+            return {given[1]: Word(None)}
+        # `_` is for what nobody looks at; as a variable it is the shell's own, which is never known.
+        names = [name for name in given if name != "_"]
         if not names or not all(may_set(name) for name in names):
             raise Unprovable("read of something else than plain names")
         usual = all(not value.text for _, value in assignments)
         if stream is None or not usual:
             return {name: Word(None) for name in names}
-        cut = Cut.FIELD if len(names) > 1 else Cut.RECORD if records else Cut.LINE
+        cut = Cut.FIELD if len(given) > 1 else Cut.RECORD if records else Cut.LINE
         return {name: Word(None, pieces=(source_of(stream, cut),)) for name in names}
 
     def fed(self, redirects: Sequence[Redirect]) -> Atom | None:

@@ -156,7 +156,11 @@ class Words(Arithmetic):
                 source = self.output(children(parts, "Stmts"), known)
                 return Piece(None, "\0<(", expanded=True, sources=(source,))
             case "ArithmExp":
-                self.arithmetic(child(fields(node, "X"), "X"), known)
+                calculated = child(fields(node, "X"), "X")
+                self.arithmetic(calculated, known)
+                value = self.constant(calculated, known)
+                if value is not None:
+                    return Piece(str(value), "\0" + self.raw(node), expanded=True)
                 return Piece(None, "\0" + self.raw(node), expanded=True, sources=INTEGER.pieces)
             case kind:
                 raise Unprovable(f"the shell expansion {kind}")

@@ -94,6 +94,24 @@ declare -F
 jq -e . *.json
 file -b --mime-type *.png
 VERSION=$(cat VERSION); echo "v$VERSION"
+ps -fp $(pgrep -d, nginx)
+git log --since="$(date -d '7 days ago' +%F)" --oneline
+git log --since=$(date +%F)
+journalctl -u api --since "$(date -d '10 minutes ago' '+%F %T')"
+aws logs filter-log-events --log-group-name /a --start-time $(( $(date +%s) * 1000 - 3600000 ))
+END=$(date -u +%Y-%m-%dT%H:%M:%SZ); aws cloudwatch list-metrics --namespace AWS/ECS; echo "$END"
+RUN_ID=$(gh run list --limit 1 --json databaseId --jq '.[0].databaseId'); gh run view $RUN_ID --log-failed
+LOG_GROUP=/ecs/api; aws logs tail "$LOG_GROUP" --since 5m
+VPC_ID=$(aws ec2 describe-vpcs --query 'Vpcs[0].VpcId' --output text); aws ec2 describe-subnets --subnet-ids "$VPC_ID"
+aws ec2 describe-hosts --filters Name=x,Values=$(aws ec2 describe-vpcs --query 'Vpcs[0].VpcId' --output text)
+aws ec2 describe-volumes --volume-ids $(aws ec2 describe-volumes --query 'Volumes[].VolumeId' --output text) --color off
+aws ecs describe-tasks --cluster main --tasks $(aws ecs list-tasks --cluster main --query 'taskArns[]' --output text)
+docker logs $(docker ps -q --filter name=web) --tail 20
+for d in $(kubectl get deploy -o jsonpath='{.items[*].metadata.name}'); do kubectl rollout status deploy/$d; done
+while IFS=, read -r id name _; do echo "$id $name"; done < users.csv
+IFS=, read -ra parts <<< "a,b"; echo "${parts[1]}"
+FILE=src/app.py; LINE=42; sed -n "$((LINE-5)),$((LINE+5))p" "$FILE"
+git rev-parse HEAD~{1..3}
 [ "$A" = b ] && echo x
 """.strip("\n").split("\n")
 
@@ -109,7 +127,32 @@ def classifier(bundle: Bundle) -> Classifier:
 HELD = r"""
 ps -p $(cat pids)
 ps -p $(pgrep -l nginx)
-ps -p $(pgrep -d, nginx)
+ps -p $(pgrep -d ' -o' nginx)
+ps -p $(pgrep -ld, nginx)
+ps -p $(date)
+git log --since=$(cat f)
+git log --output=$(date +%F)
+git log --since=$(date +%F)$(cat f)
+git log --author="$(cat f)"
+journalctl --since $(date '+%F %T')
+NODE_PATH=x; ls
+AWS_ROLE_ARN=x; aws s3 ls
+GIT_INDEX_FILE=x; git status
+export VPC_ID=1; ls
+VPC_ID=1 ls
+aws ec2 describe-volumes --volume-ids $(aws ec2 describe-tags --query 'Tags[].Value' --output text)
+aws ec2 describe-volumes --volume-ids $(aws ec2 describe-volumes --query 'Volumes[].VolumeId')
+aws ecs describe-tasks --tasks $(cat f)
+aws ec2 delete-volume --volume-id $(aws ec2 describe-volumes --query 'Volumes[0].VolumeId' --output text)
+for d in $(kubectl get deploy -o jsonpath='{.items[*].metadata.name}'); do kubectl get secret/$d; done
+for d in $(kubectl get deploy -o jsonpath='{.items[*].metadata.name}'); do kubectl get $d/x; done
+for d in $(kubectl get deploy -o jsonpath='{.items[*].metadata.name}'); do kubectl delete deploy/$d; done
+read -ra PATH <<< x; ls
+read -ra a b <<< x
+IFS=, read -ra parts <<< "a,b"; ${parts[0]}
+IFS=, read -ra parts <<< "a,b"; cat "${parts[1]}"
+x=~{1,2}; cat $x
+i=0; while [ $i -lt 3 ]; do i=$((i+1)); sed -n "$((i-5))p" f; done
 ps -p $(pgrep nginx; cat x)
 ps -p $(pgrep nginx || cat x)
 ps -p $(pgrep nginx | tee log | cut -c1-9)
@@ -138,7 +181,7 @@ docker rm $(docker ps -q)
 docker ps -q | xargs docker stop
 docker logs $(docker ps)
 docker logs $(docker ps --format '{{.Labels}}')
-docker logs $(docker ps -q | head -2)
+docker logs $(docker ps -q | sed s/1/-f/)
 docker $(docker ps -q) rm
 kubectl delete $(kubectl get pods -o name)
 kubectl get pods -o name | xargs kubectl delete
