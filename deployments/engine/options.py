@@ -63,10 +63,10 @@ _LONGEST_WINDOW = 131_072  # of gpt-oss
 class EngineSettings(ServedSettings):
     """One model at one revision on vLLM, in the replica's own process.
 
-    `source` is a folder, or a repository name that the machine has in its cache (replicas work offline). Above
-    `max_queued` unfinished requests vLLM answers 503; `max_queued_tokens` (default: eight full windows) bounds the
-    prompt tokens that wait for their prefill in the same way. Without `honour_seeds` a request's `seed` is left out:
-    vLLM 0.29 on CPU dies of one whose prompt is read in two steps.
+    `source` is a folder, or a repository name that the machine has in its cache (replicas work offline).
+    `max_queued_tokens` (default: eight full windows) bounds the prompt tokens that wait, as `max_queued` does requests.
+    Without `honour_seeds` a request's `seed` is left out: vLLM 0.29 on CPU dies of one whose prompt is read in two
+    steps.
     """
 
     kind: Literal["vllm"] = "vllm"

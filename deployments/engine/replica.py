@@ -12,7 +12,9 @@ from typing import Protocol, cast
 
 from deployments.clock import Clock
 from deployments.engine.bridge import AsgiBridge
+from deployments.engine.fair import Bounds, Room
 from deployments.engine.scaling import LatencyWindow
+from deployments.engine.seating import QueueMeter, Seating
 from deployments.engine.settings import ENGINE_PATHS, FORWARDED_HEADERS, ServedSettings
 from deployments.errors import EngineFailed
 from deployments.ports import EngineCall, EngineInfo, EngineItem, EngineStart, ModelId
@@ -120,7 +122,16 @@ class ProgressWatch:
 class EngineReplica:
     """`ports.Engine` over a running core."""
 
-    def __init__(self, core: Core, settings: ServedSettings, clock: Clock, started_s: float) -> None:
+    def __init__(
+        self,
+        core: Core,
+        settings: ServedSettings,
+        clock: Clock,
+        started_s: float,
+        meter: QueueMeter | None = None,
+        max_queued_tokens: int | None = None,
+    ) -> None:
+        """`max_queued_tokens` bounds the prompts that wait for a seat; None: only their number is bounded."""
         self._core = core
         self._settings = settings
         self._clock = clock
@@ -128,12 +139,15 @@ class EngineReplica:
         self._started_s = started_s
         self._latencies = LatencyWindow()
         self._honours_seeds = bool(getattr(settings, "honour_seeds", True))
+        bounds = Bounds(settings.max_queued, max_queued_tokens)
+        self._seating = Seating(settings.fair, bounds, self._room, clock, meter)
 
     async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
         """The reply of vLLM's API, status and body as it sent them; closing the generator aborts the generation.
 
-        Raises `EngineFailed` for a path that is not on the list, and in place of everything that a dead engine says:
-        vLLM ends the streams of a dead engine with an error event and a regular `[DONE]`.
+        It waits for a seat first (`seating.py`), and raises `EngineOverloaded` when it is refused one. Raises
+        `EngineFailed` for a path that is not on the list, and in place of everything that a dead engine says: vLLM ends
+        the streams of a dead engine with an error event and a regular `[DONE]`.
         """
         if call.method != "POST" or call.path not in ENGINE_PATHS:
             raise EngineFailed("The engine does not serve this path.")
@@ -143,19 +157,23 @@ class EngineReplica:
         body = call.body if self._honours_seeds else without_seed(call.body)
         if call.path in _SALTED:
             body = salted(body, call.cache_salt)
-        items = self._core.bridge.call(call.method, call.path, headers, body, self._settings.request_deadline_s)
-        began_s: float | None = self._clock.monotonic_s()
-        async with aclosing(items):
-            async for item in items:
-                self._check_alive()
-                if isinstance(item, EngineStart):
-                    if not _streams(item):  # a whole reply says nothing of its first token
-                        began_s = None
-                elif began_s is not None:
-                    now_s = self._clock.monotonic_s()
-                    self._latencies.add(now_s, now_s - began_s)
-                    began_s = None
-                yield item
+        began_s = self._clock.monotonic_s()
+        async with self._seating.seat(call, self._settings.request_deadline_s) as seat:
+            self._check_alive()
+            left_s = self._settings.request_deadline_s - (self._clock.monotonic_s() - began_s)
+            items = self._core.bridge.call(call.method, call.path, headers, body, left_s)
+            timed = True
+            async with aclosing(items):
+                async for item in items:
+                    self._check_alive()
+                    seat.hear(item)
+                    if isinstance(item, EngineStart):
+                        timed = _streams(item)  # a whole reply says nothing of its first token
+                    elif timed:
+                        now_s = self._clock.monotonic_s()
+                        self._latencies.add(now_s, now_s - began_s)
+                        timed = False
+                    yield item
 
     async def info(self) -> EngineInfo:
         """State of this replica; `EngineFailed` when its engine is dead, so that readiness does not lie meanwhile."""
@@ -167,8 +185,8 @@ class EngineReplica:
             kind=self._settings.kind_name,
             pid=os.getpid(),
             core_pids=self._core.pids(),
-            running=load.unfinished,
-            queued_tokens=load.queued_tokens,
+            running=load.unfinished + self._seating.waiting,
+            queued_tokens=load.queued_tokens + self._seating.waiting_tokens,
             max_model_len=self._core.max_model_len,
             started_s=self._started_s,
         )
@@ -186,15 +204,19 @@ class EngineReplica:
         """Numbers for an autoscaling policy, by name."""
         load = self._core.load()
         return {
-            "unfinished": float(load.unfinished),
+            "unfinished": float(load.unfinished + self._seating.waiting),
             "running": float(load.running),
-            "waiting": float(load.waiting),
-            "queued_tokens": float(load.queued_tokens),
+            "waiting": float(load.waiting + self._seating.waiting),
+            "queued_tokens": float(load.queued_tokens + self._seating.waiting_tokens),
             "kv_usage": load.kv_usage,
             "seats": float(self._core.seats),
             "saturation": load.running / self._core.seats,
             "latency_p95_s": self._latencies.p95_s(self._clock.monotonic_s()),
         }
+
+    def _room(self) -> Room:
+        load = self._core.load()
+        return Room(self._core.seats, load.waiting, load.kv_usage)
 
     def _check_alive(self) -> None:
         failure = self._core.failure()

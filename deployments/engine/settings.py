@@ -23,6 +23,7 @@ ENGINE_PATHS = frozenset(
 FORWARDED_HEADERS = frozenset({"accept", "content-type", "traceparent", "tracestate"})
 """Headers that reach the engine, beside the request id. Keys of clients end at the gateway."""
 
+_DOOR = 4096  # more than the replicas of an ingress have open at once (`ingress.max_ongoing_requests`)
 AFFINITY_ROUTER = "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter"
 
 
@@ -58,14 +59,35 @@ class FlushSettings(Settings):
         return (self.some_ms if active <= self.some else self.many_ms) / 1000
 
 
+class FairSettings(Settings):
+    """How tenants take turns at a replica that is full: `fair.py`. Not `enabled`: first come, first served.
+
+    Work is counted in tokens, each kind with its weight; `first_guess` is the answer, in tokens, of a tenant of whom
+    nothing is known yet. `lookahead` requests more than the engine has seats for are handed to it, so that a seat is
+    taken again without a trip, while no other tenant was seen for `recent_s`. While others were, up to `reserve` of the
+    seats stays free for those of them whose requests fit into their share of the seats; such a tenant goes first when
+    its counter is at most `ahead_tokens` above the lowest. `reserve: 0` holds nothing back.
+    """
+
+    enabled: bool = True
+    input_weight: float = Field(default=1.0, gt=0, le=1000)
+    cached_weight: float = Field(default=0.1, ge=0, le=1000)
+    output_weight: float = Field(default=4.0, gt=0, le=1000)
+    first_guess: int = Field(default=256, ge=1, le=131_072)
+    lookahead: int = Field(default=1, ge=0, le=64)
+    reserve: float = Field(default=0.125, ge=0, le=0.5)
+    recent_s: float = Field(default=300.0, gt=0, le=86_400)
+    ahead_tokens: int = Field(default=16_384, ge=0)
+
+
 class ServedSettings(Settings):
     """One model at one revision, however it is served.
 
-    `max_queued` bounds the unfinished requests of a replica, running ones included; above it the answer is 503 with
-    `retry-after`. `replicas` is a fixed number (1); `scaling` puts a policy in its place. `affinity` sends the turns of
-    one session to the same replica, whose prefix cache holds them. `stall_s` without a step, with requests to work on,
-    makes a replica unhealthy. `cold_start_s` is how long a request waits for the first replica of a tier that was
-    scaled to zero.
+    `max_queued` bounds the unfinished requests of a replica, running ones included; above it whoever has most waiting
+    is answered with 503 and `retry-after` (`fair`). `replicas` is a fixed number (1); `scaling` puts a policy in its
+    place. `affinity` sends the turns of one session to the same replica, whose prefix cache holds them. `stall_s`
+    without a step, with requests to work on, makes a replica unhealthy. `cold_start_s` is how long a request waits for
+    the first replica of a tier that was scaled to zero.
     """
 
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/\-]{0,127}$")]
@@ -76,6 +98,7 @@ class ServedSettings(Settings):
     abort_grace_s: float = Field(default=5.0, gt=0)
     stall_s: float = Field(default=120.0, gt=0)
     flush: FlushSettings = FlushSettings()
+    fair: FairSettings = FairSettings()
 
     replicas: int | None = Field(default=None, ge=1)
     scaling: ScalingSettings | None = None
@@ -99,11 +122,11 @@ class ServedSettings(Settings):
 def serve_options(settings: ServedSettings) -> dict[str, object]:
     """Serve's options of an engine deployment, except its name and its actor's resources.
 
-    A replica accepts a little more than the engine admits, so that it is the engine that refuses, with its own reason.
-    Beyond that requests wait at the callers, as many again; what comes on top is refused with `retry-after`.
+    A replica accepts far more than it queues, so that its own queue hears of whoever comes, and chooses who is refused:
+    Serve's know no tenants. They fill only while there is no replica, up to `max_queued` at each caller.
     """
     options: dict[str, object] = {
-        "max_ongoing_requests": settings.max_queued + 16,
+        "max_ongoing_requests": settings.max_queued + _DOOR,
         "max_queued_requests": settings.max_queued,
         "graceful_shutdown_timeout_s": settings.drain_s,
         "health_check_period_s": 2.0,  # three failures in a row replace the replica

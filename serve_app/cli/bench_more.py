@@ -1,4 +1,4 @@
-"""`gatehouse bench soak|affinity|gpu`: the long runs and the ones that start servers of their own."""
+"""`gatehouse bench soak|affinity|fairness|gpu`: the long runs and the ones that start servers of their own."""
 
 import asyncio
 import json
@@ -211,8 +211,76 @@ def gpu(
         tell(line)
 
 
+def fairness(
+    out: Annotated[Path, typer.Option(help="Folder for configuration, state, log and results.")] = Path(
+        ".gatehouse/bench/fairness"
+    ),
+    orders: Annotated[str, typer.Option(help="Of fair, counters, fifo, with commas.")] = "fair,counters,fifo",
+    seats: Annotated[int, typer.Option(min=1, max=256, help="Requests that an engine works on at once.")] = 16,
+    flood: Annotated[int, typer.Option(min=1, max=100, help="Open requests of the flooding tenant, per seat.")] = 20,
+    requests: Annotated[int, typer.Option(min=2, max=10_000, help="Of the quiet tenant, per round and order.")] = 25,
+    rate: Annotated[float, typer.Option(min=0.01, max=100, help="Of those, per second (Poisson).")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, max=50)] = 2,
+    quiet_tokens: Annotated[int, typer.Option(min=1, max=8192, help="Length of the quiet tenant's answers.")] = 16,
+    flood_tokens: Annotated[int, typer.Option(min=2, max=8192, help="Mean length of the flood's answers.")] = 60,
+    first_token_ms: Annotated[float, typer.Option(min=0, help="Of the token clocks.")] = 200.0,
+    token_ms: Annotated[float, typer.Option(min=0, help="Of the token clocks.")] = 60.0,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Replicas alone, in simulated time.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="File for an SVG; needs the extra `bench`.")] = None,
+) -> None:
+    """A quiet tenant's first token, alone and while another tenant floods, by the order of the queue."""
+    from serve_app.bench.fairness import FairnessPlan, compare, draw, figures, simulate, to_json
+    from serve_app.bench.load import BenchRefused
+    from serve_app.bench.machine import machine
+    from serve_app.bench.plot import require_matplotlib
+
+    def tell(line: str) -> None:
+        _console.print(line, markup=False, soft_wrap=True)
+
+    try:
+        if plot is not None:
+            require_matplotlib()
+        plan = FairnessPlan(
+            seats=seats,
+            flood=flood,
+            requests=requests,
+            rate=rate,
+            rounds=rounds,
+            quiet_tokens=quiet_tokens,
+            flood_tokens=flood_tokens,
+            first_token_ms=first_token_ms,
+            token_ms=token_ms,
+            variants=tuple(name.strip() for name in orders.split(",") if name.strip()),
+        )
+        where = machine()
+        tell(where.sentence)
+        out.mkdir(parents=True, exist_ok=True)
+        seen = simulate(plan, tell) if simulated else compare(plan, out, environment(), tell)
+    except BenchRefused as error:
+        fail(str(error), 2)
+    result = {"machine": where.to_json(), **to_json(plan, seen)}
+    _write(out / "fairness.json", result)
+    if plot is not None:
+        draw(result, plot)
+    table = Table(
+        "order", "p95 alone, ms", "flood elsewhere", "flood here", "moved", "by the queue", "failed", "flood tokens/s"
+    )
+    for name, each in ((name, figures(one)) for name, one in seen.items()):
+        p95s = (each.alone_p95_ms, each.control_p95_ms, each.flooded_p95_ms)
+        changes = (each.moved, each.moved_by_queue)
+        table.add_row(
+            name,
+            *("-" if value is None else f"{value:.0f}" for value in p95s),
+            *("-" if value is None else f"{value:+.0%}" for value in changes),
+            str(each.failed),
+            f"{each.flood_tokens_per_s:.0f}",
+        )
+    _console.print(table)
+
+
 def register(app: typer.Typer) -> None:
-    """Add the three commands to the `bench` app."""
+    """Add the commands to the `bench` app."""
+    app.command("fairness")(fairness)
     app.command("soak")(soak)
     app.command("affinity")(affinity)
     app.command("gpu")(gpu)

@@ -11,13 +11,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
+from deployments._metrics import queue_meter
 from deployments.clients import EngineClient
 from deployments.clock import Clock, SystemClock
 from deployments.engine.adapter import VLLM, EngineStartFailed, lora_module
 from deployments.engine.hybrid.options import Half, HybridSettings, hybrid_env, llm_config, missing_package
 from deployments.engine.hybrid.pair import PrefillFirst
-from deployments.engine.options import Device
+from deployments.engine.options import Device, queued_tokens
 from deployments.engine.replica import EngineReplica
+from deployments.engine.seating import NoMeter
 from deployments.ports import EngineCall, EngineInfo, EngineItem
 
 
@@ -52,7 +54,10 @@ class HybridEngine:
             built._engine_client.shutdown()
             raise
         self._core = await VLLM.attach(built._engine_client, app, built._vllm_args, settings)
-        self._replica = EngineReplica(self._core, settings, clock, clock.monotonic_s() - began_s)
+        started_s = clock.monotonic_s() - began_s
+        self._replica = EngineReplica(
+            self._core, settings, clock, started_s, queue_meter(settings.model, NoMeter()), queued_tokens(settings)
+        )
 
     async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
         """The reply: `EngineStart` first, then bytes. See `EngineReplica.call`."""

@@ -155,7 +155,7 @@ def test_the_environment_reaches_replica_and_workers() -> None:
 
 def test_serve_is_told_what_kind_vllm_tells_it() -> None:
     options = hybrid_options(engine(max_queued=10, replicas=2, drain_s=60), "/v", "cpu")
-    assert (options["num_replicas"], options["max_ongoing_requests"]) == (2, 26)
+    assert (options["num_replicas"], options["max_ongoing_requests"]) == (2, 4106)
     assert options["graceful_shutdown_timeout_s"] == 60
     assert options["request_router_config"]
     assert options["placement_group_bundles"] == [{"CPU": 2}]

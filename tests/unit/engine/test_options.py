@@ -105,10 +105,10 @@ def test_tensor_ranks_on_cpu_need_processes() -> None:
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in replica_env(engine(tensor_parallel_size=2), None, "cpu")
 
 
-def test_serve_lets_vllm_do_the_refusing() -> None:
+def test_serve_lets_the_replica_do_the_refusing() -> None:
     options = deployment_options(engine(max_queued=10, replicas=2, drain_s=60), "/v", "cpu")
     assert options["num_replicas"] == 2
-    assert options["max_ongoing_requests"] == 26
+    assert (options["max_ongoing_requests"], options["max_queued_requests"]) == (4106, 10)
     assert options["graceful_shutdown_timeout_s"] == 60
 
 

@@ -65,7 +65,7 @@ async def test_a_whole_reply_says_what_it_is() -> None:
 
 
 async def test_seats_are_taken_in_order_and_the_queue_is_bounded() -> None:
-    core, engine = replica(max_num_seqs=1, max_queued=2, token_ms=60_000.0)
+    core, engine = replica(max_num_seqs=1, max_queued=2, token_ms=60_000.0, fair={"enabled": False})
     first, second = engine.call(call(stream=True)), engine.call(call(stream=True))
     await anext(first)
     await anext(second)
