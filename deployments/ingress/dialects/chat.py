@@ -377,8 +377,8 @@ class ChatReply(Observed):
         self._finished = [str(choice.get("finish_reason")) for choice in self._body["choices"]]
         if self._receipt is not None and "audit" not in self._extra:
             self._extra["audit"] = {"index": self._receipt.index, "leaf": self._receipt.leaf_hash.hex()}
-        if self._extra:
-            self._body["x_gatehouse"] = self._extra
+        if self._extra or self._noted:
+            self._body["x_gatehouse"] = {**self._noted, **self._extra}
         return Emit(dump(self._body))
 
     def resolve(self, verdicts: Sequence[Verdict]) -> None:

@@ -303,7 +303,7 @@ class CompletionReply(Observed):
 
     def _write(self, body: dict[str, Any], verdicts: Sequence[Verdict]) -> None:
         held = held_objects(verdicts)
-        extra: dict[str, JsonValue] = {"held": held} if held else {}
+        extra: dict[str, JsonValue] = {**self._noted, **({"held": held} if held else {})}
         if self._receipt is not None:
             extra["audit"] = {"index": self._receipt.index, "leaf": self._receipt.leaf_hash.hex()}
         self._out.append(Emit(dump({**body, "x_gatehouse": extra} if extra else body)))

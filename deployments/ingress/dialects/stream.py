@@ -42,6 +42,7 @@ class Observed:
         self._done: bool = False
         self._withheld: list[str] = []
         self._held = 0
+        self._noted: dict[str, JsonValue] = {}
 
     @property
     def held(self) -> int:
@@ -90,6 +91,10 @@ class Observed:
     def receipt(self, receipt: Receipt | None) -> None:
         """The receipt of the routing record."""
         self._receipt = receipt
+
+    def note(self, extension: Mapping[str, JsonValue]) -> None:
+        """More of the reply's `x_gatehouse`."""
+        self._noted |= extension
 
     @property
     def final(self) -> Mapping[str, JsonValue] | None:
@@ -361,6 +366,7 @@ class OpenAiStream(EventSteps, ABC):
         self, chunk: dict[str, Any], choice: dict[str, Any], extra: dict[str, JsonValue], audit: Receipt | None
     ) -> None:
         self._finished.append(str(choice["finish_reason"]))
+        extra = {**self._noted, **extra}
         if audit is not None:
             extra["audit"] = {"index": audit.index, "leaf": audit.leaf_hash.hex()}
         body = {**chunk, "choices": [choice]}

@@ -189,7 +189,7 @@ class TranslatedReply(EventSteps):
 
     def _extension(self, audit: Receipt | None) -> Mapping[str, JsonValue]:
         held = held_objects(self._verdicts)
-        extra: dict[str, JsonValue] = {"held": held} if held else {}
+        extra: dict[str, JsonValue] = {**self._noted, **({"held": held} if held else {})}
         if audit is not None:
             extra["audit"] = {"index": audit.index, "leaf": audit.leaf_hash.hex()}
         return extra

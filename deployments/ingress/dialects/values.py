@@ -182,6 +182,10 @@ class ReplyFilter(Protocol):
         """The audit record of the routing decision, quoted in the reply's `x_gatehouse`."""
         ...
 
+    def note(self, extension: Mapping[str, JsonValue]) -> None:
+        """What else is said in the reply's `x_gatehouse`, of choices whose end is not written yet."""
+        ...
+
     def feed(self, data: bytes) -> None:
         """Take engine bytes, cut anywhere."""
         ...
