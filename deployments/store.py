@@ -5,10 +5,9 @@ import sqlite3
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
-from sqlalchemy import MetaData, event
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -55,21 +54,6 @@ def open_store(url: str) -> AsyncEngine:
 
     event.listen(engine.sync_engine, "connect", configure)
     return engine
-
-
-async def create_tables(engine: AsyncEngine, metadata: MetaData) -> None:
-    """Create missing tables; `SQLAlchemyError` or `OSError` when that keeps failing."""
-    attempts = len(metadata.tables) + 1  # replicas that start together may collide once at each table
-    while True:
-        attempts -= 1
-        try:
-            async with engine.begin() as connection:
-                await connection.run_sync(metadata.create_all)
-        except (SQLAlchemyError, OSError):
-            if attempts == 0:
-                raise
-        else:
-            return
 
 
 def writers_turn(engine: AsyncEngine) -> AbstractAsyncContextManager[None]:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from deployments.errors import GateUnavailable
 
 _T = TypeVar("_T")
-_SILENT = "The approval store does not answer."
+SILENT = "The approval store does not answer."
 
 
 async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
@@ -40,7 +40,7 @@ async def _fetch(engine: AsyncEngine, query: "Select[tuple[object, ...]]") -> "S
         async with engine.connect() as connection:
             return (await connection.execute(query)).all()
     except (SQLAlchemyError, OSError) as error:
-        raise GateUnavailable(_SILENT) from error
+        raise GateUnavailable(SILENT) from error
 
 
 def insert_once(engine: AsyncEngine, table: Table, **values: object) -> Executable:
@@ -80,4 +80,4 @@ async def writing(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection, None]:
         async with engine.begin() as connection:
             yield connection
     except (SQLAlchemyError, OSError) as error:
-        raise GateUnavailable(_SILENT) from error
+        raise GateUnavailable(SILENT) from error

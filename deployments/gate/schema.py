@@ -1,6 +1,6 @@
 """The tables of the gate. Times are milliseconds.
 
-A new version adds tables, and never a column to one that exists: `create_all` makes what is missing and alters nothing.
+What changes here needs a revision in `deployments/migrations/gate`.
 """
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text

@@ -15,8 +15,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deployments.errors import GateUnavailable
-from deployments.gate.database import commit, fetch, writing
-from deployments.gate.schema import approvals, held_calls, metadata, open_states
+from deployments.gate.database import SILENT, commit, fetch, writing
+from deployments.gate.schema import approvals, held_calls, open_states
+from deployments.migrations.runner import SchemaError, migrate
 from deployments.ports import (
     SYSTEM_TENANT,
     Approval,
@@ -66,9 +67,13 @@ class ApprovalStore:
         return self._engine
 
     async def open(self) -> None:
-        """Create the gate's tables where they are missing."""
-        async with writing(self._engine) as connection:
-            await connection.run_sync(metadata.create_all)
+        """Create the gate's tables, or bring them up to this version."""
+        try:
+            await migrate(self._engine, "gate")
+        except SchemaError as error:
+            raise GateUnavailable(str(error)) from error
+        except (SQLAlchemyError, OSError) as error:
+            raise GateUnavailable(SILENT) from error
 
     async def ready(self) -> bool:
         """True when the database answers."""

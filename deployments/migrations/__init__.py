@@ -1,0 +1,1 @@
+"""Migrations of the state store: one chain of revisions per feature, and what runs them."""
