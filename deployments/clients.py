@@ -74,6 +74,7 @@ from deployments.ports import (
     StoredRecord,
     StoredResponse,
     TenantId,
+    TenantView,
     Usage,
 )
 from deployments.usage import Bucket, Dimension, Place, UsagePage, UsageQuery, UsageReport
@@ -284,6 +285,10 @@ class LedgerClient(_Client):
     async def holders(self, key_ids: Sequence[KeyId]) -> Sequence[Principal]:
         """The principals of those of the keys that are good at this moment."""
         return cast(Sequence[Principal], await self._ask("holders", key_ids))
+
+    async def tenants(self) -> Sequence[TenantView]:
+        """Every tenant that the settings name or that has a key."""
+        return cast(Sequence[TenantView], await self._ask("tenants"))
 
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
         """Revoke a key."""

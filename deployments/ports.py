@@ -19,6 +19,11 @@ from deployments.limits import RateLimits as RateLimits
 from deployments.limits import Share as Share
 from deployments.limits import Unit as Unit
 from deployments.limits import Window as Window
+from deployments.rights import ALL_EGRESS as ALL_EGRESS
+from deployments.rights import NO_EGRESS as NO_EGRESS
+from deployments.rights import Egress as Egress
+from deployments.rights import TeamView as TeamView
+from deployments.rights import TenantView as TenantView
 from deployments.usage import UsageBooks
 from router.types import Detail, Effort, Hold, Mode, Risk, Role, RouteRequest, Tier, Turn
 
@@ -82,7 +87,8 @@ class GateProfile(StrEnum):
 class Principal:
     """Whoever presented a key. `person` names the human behind it (None: a service); `models` None means all.
 
-    `egress`: prompts of the tenant may leave the premises, to an upstream that is not local. `hold_s`: how long a call
+    `models` and `gate_profile` are the key's own within what its tenant and its team allow. `egress`: to which models
+    that are not on the premises prompts of the tenant may go. `hold_s`: how long a call
     that needs an approval waits for it inside the stream; 0 withholds it at once. `roles` are what the person may
     decide about: a policy can ask for approvers of one of them. `team`: the part of the tenant that the key belongs to.
     `limits` are the key's own; those of its team, its tenant and of a model hold beside them. `share` is the tenant's
@@ -95,7 +101,7 @@ class Principal:
     scopes: frozenset[Scope]
     models: frozenset[ModelId] | None = None
     gate_profile: GateProfile = GateProfile.OPS
-    egress: bool = False
+    egress: Egress = NO_EGRESS
     hold_s: int = 0
     roles: frozenset[str] = frozenset()
     team: str | None = None
@@ -254,6 +260,10 @@ class Ledger(UsageBooks, Protocol):
         """The principals of those of the keys that are good at this moment; the others are left out."""
         ...
 
+    async def tenants(self) -> Sequence[TenantView]:
+        """Every tenant that the settings name or that has a key, by name: what holds for it."""
+        ...
+
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
         """Revoke; effective everywhere within 5 s. `NotFound` for an unknown id. `actor` is who asked."""
         ...
@@ -318,7 +328,8 @@ class RouteAsk:
     """A routing question. `model` is an explicit wish (None: "auto"), honoured inside the safety floors.
 
     `explained`: the decision comes with its detail, as that of a dry run does. `tiers`: how the tiers are, as far as it
-    is known. `left_ms` is what is left of the time that the caller will wait, None where that is unknown.
+    is known. `left_ms` is what is left of the time that the caller will wait, None where that is unknown. `usable` are
+    the tiers that may answer this caller, None: all; a turn that only another one may answer for its safety is held.
     """
 
     request_id: RequestId
@@ -330,6 +341,7 @@ class RouteAsk:
     explained: bool = False
     tiers: Mapping[Tier, TierState] = field(default_factory=dict[Tier, TierState])
     left_ms: int | None = None
+    usable: frozenset[Tier] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +371,9 @@ class RouteDecision:
     record or the larger tier's time is counted.
     `confidence` in [0.5, 1] says how far the tier is from changing, `propensity` in (0, 1] how probable this one was.
     With a `hold` nothing may be generated: the arm is what the turn would need. `hand_over`: the strong tier failed,
-    too, and a human should take over. `detail` is there for a dry run, and where it was asked for.
+    too, and a human should take over. `detail` is there for a dry run, and where it was asked for. `cascade`: the
+    tenant's requests may ask for a verified cascade. `may_rise`: the policy lets the larger tier answer in the place of
+    this one.
     """
 
     route_id: RouteId
@@ -382,6 +396,8 @@ class RouteDecision:
     hold: Hold | None = None
     detail: Detail | None = None
     facts: RouteFacts | None = None
+    cascade: bool = True
+    may_rise: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -534,7 +550,8 @@ class EngineCall:
     """One HTTP request for the engine's own API. Header names are lower case; keys of clients never travel here.
 
     `cache_salt`: prompts share cached prefixes only with prompts of the same salt; hex digits, or empty for none.
-    `tenant` and `share` say whose turn it is where several wait; they never reach the engine's own API.
+    `tenant` and `share` say whose turn it is where several wait. Within a tenant lanes take turns: `lane` is who of it
+    asks, and what is `patient` waits apart, for a smaller part. None of these reaches the engine's own API.
     """
 
     path: str
@@ -546,6 +563,8 @@ class EngineCall:
     cache_salt: str = ""
     tenant: TenantId = TenantId("")
     share: Share = Share()
+    lane: str = ""
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ from typing import Any, Final, cast
 
 from router.documents import PolicyError, flag, listing, mapping, text
 
-OVERLAY_KEYS: Final = frozenset({"pin", "deny", "default", "review", "learning", "budget", "rules"})
+OVERLAY_KEYS: Final = frozenset(
+    {"pin", "deny", "default", "review", "learning", "budget", "escalation", "cascade", "rules"}
+)
 _OWN_KEYS: Final = frozenset({"pin", "deny"})
 _WHOLE: Final = frozenset({"when", "effect"})  # half of a condition merged into another one is a third one
 

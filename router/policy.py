@@ -11,6 +11,8 @@ rules:
     effect: [floor, bypass_learning]                  # force | floor | ceiling | prefer, and bypass_learning
     safety: true                                      # no tenant's overlay may lower this floor
     arm: {tier: 120b, effort: high}
+cascade: true                       # false: no request may ask for a verified cascade
+escalation: {failures: 1.0}         # the sum of evidence from which on an attempt on 20b has failed
 tenants:
   acme: {pin: {tier: 120b}, rules: {review_large: {arm: {effort: high}}}}   # an overlay, merged into the policy
 ```
@@ -46,6 +48,7 @@ from router.documents import (
 )
 from router.overlay import OVERLAY_KEYS, merged
 from router.routing_v1 import ROUTING_V1
+from router.signals.evidence import FAILED
 from router.signals.review import ReviewLimits
 from router.types import ARMS, Arm, Effort, Mode, Tier
 
@@ -53,6 +56,8 @@ __all__ = ["ROUTING_V1", "Effect", "Policy", "PolicyError", "Rule", "default_pol
 
 _MAX_RULES: Final = 256
 _MAX_TENANTS: Final = 1_000
+FAILURES_RANGE: Final = (0.3, 3.0)
+"""From one soft sign to three hard ones."""
 _ID: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 RESERVED_REASONS: Final = frozenset(
     {
@@ -138,6 +143,8 @@ class Rule:
 class Policy:
     """A checked policy. `rules` are sorted by falling priority.
 
+    `failures` is the sum of evidence from which on an attempt on the base tier has failed; `cascade`: requests may ask
+    for a verified cascade.
     `digest` is the SHA-256 hex of the canonical form of the whole document, overlays included; so it is the same for
     every tenant. `provenance` lists the keys that an overlay set.
     """
@@ -152,6 +159,8 @@ class Policy:
     budget: Budget | None = None
     without_strong: WithoutStrong = WithoutStrong()
     costs: tuple[tuple[Arm, float], ...] = ()
+    failures: float = FAILED
+    cascade: bool = True
     pin_tier: Tier | None = None
     pin_effort: Effort | None = None
     deny: frozenset[Arm] = frozenset()
@@ -186,7 +195,7 @@ def parse_policy(document: Mapping[str, object]) -> Policy:
 
 
 _REQUIRED: Final = frozenset({"version", "name", "default", "rules"})
-_OPTIONAL: Final = frozenset({"review", "learning", "budget", "without_strong", "costs"})
+_OPTIONAL: Final = frozenset({"review", "learning", "budget", "without_strong", "costs", "escalation", "cascade"})
 
 
 def _compiled(document: Mapping[str, object], where: str) -> Policy:
@@ -216,6 +225,8 @@ def _compiled(document: Mapping[str, object], where: str) -> Policy:
         budget=_budget(document["budget"], f"{where}.budget") if document.get("budget") is not None else None,
         without_strong=_without_strong(document.get("without_strong", {}), f"{where}.without_strong"),
         costs=_costs(document.get("costs", {}), f"{where}.costs"),
+        failures=_failures(document.get("escalation", {}), f"{where}.escalation"),
+        cascade=flag(document.get("cascade", True), f"{where}.cascade"),
     )
 
 
@@ -342,7 +353,12 @@ def _above(floor: Rule, ceiling: Rule) -> bool:
 def _canonical(policy: Policy) -> dict[str, object]:
     without = policy.without_strong
     budget = policy.budget
+    # Left out where they are as ever: a policy that does not use them keeps its digest.
+    escalation = {} if policy.failures == FAILED else {"escalation": policy.failures}
+    cascade = {} if policy.cascade else {"cascade": False}
     return {
+        **escalation,
+        **cascade,
         "version": 1,
         "name": policy.name,
         "default": f"{policy.default_tier.value}/{policy.default_effort.value}",
@@ -401,6 +417,12 @@ def _learning(raw: object, where: str) -> Learning:
         mode=member(Mode, document.get("mode", usual.mode.value), f"{where}.mode"),
         exploration=number(document.get("exploration", usual.exploration), f"{where}.exploration", 0.0, 0.1),
     )
+
+
+def _failures(raw: object, where: str) -> float:
+    document = mapping(raw, where)
+    keys(document, where, required=set(), optional={"failures"})
+    return number(document.get("failures", FAILED), f"{where}.failures", *FAILURES_RANGE)
 
 
 def _budget(raw: object, where: str) -> Budget:

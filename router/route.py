@@ -99,7 +99,7 @@ def trace(
     around: Surroundings = _NO_SURROUNDINGS,
 ) -> Trace:
     """The same decision as `route`, with its evidence. `policy` is the tenant's own (`Policy.for_tenant`)."""
-    evidence = collect(request, state, policy.review)
+    evidence = collect(request, state, policy.review, policy.failures)
     digest = "" if snapshot is None else snapshot.digest
     try:
         scored = score(evidence.said, snapshot)

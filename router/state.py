@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from router.effort import effort_first
 from router.signals.agent import Severity
 from router.signals.collect import Signals
-from router.signals.evidence import FAILED, is_failure
+from router.signals.evidence import is_failure
 from router.types import Effort, StateView, Tier
 
 
@@ -32,7 +32,7 @@ def escalate(signals: Signals, state: StateView, usual_effort: Effort) -> Escala
     """
     hand_over = is_failure(signals.failures_on_strong)
     failures = signals.failures_on_base
-    if not is_failure(failures) or hand_over:
+    if not is_failure(failures, signals.failed) or hand_over:
         return Escalation(hand_over=hand_over)
     agent = signals.agent
     if (
@@ -51,6 +51,6 @@ def escalate(signals: Signals, state: StateView, usual_effort: Effort) -> Escala
         return Escalation(Tier.STRONG, Effort.MEDIUM)
     before = usual_effort if state.last_effort is None else state.last_effort
     was_high = before is Effort.HIGH and state.effort_steps == 0
-    if was_high or is_failure(failures - FAILED):
+    if was_high or is_failure(failures - signals.failed, signals.failed):
         return Escalation(Tier.STRONG, Effort.HIGH)
     return Escalation(effort=Effort.HIGH)

@@ -49,9 +49,10 @@ from deployments.ingress.surface import Loaded, Parts, ServedModel
 from deployments.ingress.turn import GENERATING
 from deployments.ports import Approvals, Audit, Dialect, Gate, Keeps, ModelId, Tier
 from deployments.responses.deployment import ResponseStore
-from deployments.store import sqlite_url
 from deployments.tenancy.deployment import Ledger
+from deployments.tenancy.policies import routings
 from serve_app.api.factory import create_api
+from serve_app.api.guard_metrics import make_guard_meter
 from serve_app.api.metrics import Counters
 from serve_app.api.route_metrics import make_route_meter
 from serve_app.config import (
@@ -66,6 +67,7 @@ from serve_app.config import (
 )
 from serve_app.prepare import prepare, vocabulary_dir
 from serve_app.routing.coldstart import cold_start_bytes
+from serve_app.stores import store_url
 from serve_app.tokens import token_counters
 
 _log = logging.getLogger("gatehouse")
@@ -82,7 +84,7 @@ def build(config: AppConfig) -> Application:
                  **small(config.audit_replicas))  # fmt: skip
     tiers = {each.tier: (each.engine.model, each.engine.revision) for each in config.models if each.tier is not None}
     strong = tiers[Tier.STRONG][0] if Tier.STRONG in tiers else None
-    ledger = bind(Ledger, audit, str(state), store_url(config, "ledger"), config.operator or operating_person(),
+    ledger = bind(Ledger, audit, str(state), store_url(config, "tenancy"), config.operator or operating_person(),
                   config.tenancy, config.tenant, strong, name="Ledger", **small(config.ledger_replicas))  # fmt: skip
     gate = bind(PolicyGate, audit, ledger, store_url(config, "gate"), str(state / "gate-keys"), config.gate,
                 running(config), config.audit.bodies.keeps_arguments, name="PolicyGate",
@@ -91,8 +93,9 @@ def build(config: AppConfig) -> Application:
         each.tier: each.engine.max_model_len for each in config.models if each.tier and each.engine.max_model_len
     }
     router = bind(DifficultyRouter, config.difficulty, read_yaml(config.routing_policy), tiers,
-                  store_url(config, "router"), str(find(config.routing_policy)), cold_start_bytes(), windows,
-                  name="DifficultyRouter", **small(config.difficulty_replicas))  # fmt: skip
+                  store_url(config, "difficulty"), str(find(config.routing_policy)), cold_start_bytes(), windows,
+                  routings(config.tenancy.tenants, config.tier_models), name="DifficultyRouter",
+                  **small(config.difficulty_replicas))  # fmt: skip
     engines = {
         model.engine.model: engine(model.engine, sources.get(model.engine.model, ""), vocabulary, config.device)
         for model in config.models
@@ -152,6 +155,8 @@ def parts(config: AppConfig) -> Parts:
                               str(vocabulary_dir(config))),
         make_meter=Counters,
         make_route_meter=make_route_meter,
+        guardrails=config.guardrails,
+        make_guard_meter=make_guard_meter,
         codecs=make_codecs(
             {ModelId(model.engine.model): model.fim.template() for model in config.models if model.fim is not None},
             None if config.fim_model is None else ModelId(config.fim_model),
@@ -226,11 +231,6 @@ def running(config: AppConfig) -> Running:
     """Which configuration this is: the gate records when another one has taken its place."""
     models = tuple(f"{model.engine.model}:{model.engine.revision}" for model in config.models)
     return Running(config_digest(config), config.profile, models, CODE_VERSION, config.change_id)
-
-
-def store_url(config: AppConfig, feature: str) -> str:
-    """The state store of a feature: the configured database, or a SQLite file of its own."""
-    return config.store_url or sqlite_url(config.state_path / "state" / f"{feature}.db")
 
 
 def small(config: ReplicaConfig) -> dict[str, Any]:

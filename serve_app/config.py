@@ -21,10 +21,12 @@ from deployments.engine.options import EngineSettings
 from deployments.engine.synthetic import SyntheticSettings
 from deployments.engine.upstream_settings import UpstreamSettings
 from deployments.gate.settings import GateSettings
+from deployments.guardrails.settings import GuardrailSettings
 from deployments.ingress.dialects.fim import PRESETS, FimTemplate
 from deployments.ingress.settings import IngressSettings
 from deployments.ports import Tier
 from deployments.responses.settings import ResponsesSettings
+from deployments.tenancy.policies import TierModel, faults
 from deployments.tenancy.settings import TenancySettings
 
 DEFAULT_STATE_DIR = Path(".gatehouse")
@@ -181,6 +183,7 @@ class AppConfig(_Model):
     gate: GateSettings = GateSettings()
     audit: AuditSettings = AuditSettings()
     tenancy: TenancySettings = TenancySettings()
+    guardrails: GuardrailSettings = GuardrailSettings()
     responses: ResponsesSettings = ResponsesSettings()
     ingress_replicas: ReplicaConfig = ReplicaConfig()
     difficulty_replicas: ReplicaConfig = ReplicaConfig()
@@ -205,10 +208,13 @@ class AppConfig(_Model):
             model.engine.model == self.fim_model and model.fim is not None for model in self.models
         ):
             raise ValueError("fim_model must name a model that has `fim`")
-        if not all(model.local for model in self.models) and not any(
-            tenant.egress for tenant in self.tenancy.tenants.values()
-        ):
-            raise ValueError("a model is not local and no tenant may reach it: set tenancy.tenants.NAME.egress to true")
+        for fault in faults(self.tenancy.tenants, self.tier_models):
+            raise ValueError(fault)
+        for model in self.models:
+            if not model.local and not any(
+                tenant.to_egress().allows(model.engine.model) for tenant in self.tenancy.tenants.values()
+            ):
+                raise ValueError("a model is not local and no tenant may reach it: set tenancy.tenants.NAME.egress")
         if self.audit_replicas.replicas > 1:
             raise ValueError("audit_replicas: the log has exactly one writer")
         if self.ledger_replicas.replicas > 1:
@@ -224,6 +230,11 @@ class AppConfig(_Model):
                         f"{name}_replicas: one process owns a SQLite file; more replicas need a PostgreSQL store_url"
                     )
         return self
+
+    @property
+    def tier_models(self) -> tuple[TierModel, ...]:
+        """The models as the rules of tenants see them."""
+        return tuple(TierModel(each.engine.model, each.tier, each.local) for each in self.models)
 
     @property
     def state_path(self) -> Path:

@@ -23,8 +23,13 @@ from deployments.ports import (
     Scope,
     Served,
     TenantId,
+    TenantView,
     Usage,
 )
+from deployments.tenancy.policies import NO_TEAM, refuse_beyond, rights_of
+from deployments.tenancy.settings import TenancySettings, TenantSettings
+from deployments.tenancy.tenant_settings import TeamPolicySettings
+from deployments.tenancy.views import tenant_views
 from deployments.tenancy.windows import window_of
 from tests.fakes_usage import InMemoryUsage
 
@@ -32,7 +37,7 @@ from tests.fakes_usage import InMemoryUsage
 class InMemoryLedger(InMemoryUsage):
     """Implements `ports.Ledger`. `settled` holds the usage per grant id; set `full` to refuse every admission.
 
-    A key may have `max_requests` open grants, and a budget if it was made with one.
+    A key may have `max_requests` open grants, and a budget if it was made with one. `settings` say what tenants may do.
     """
 
     def __init__(self, clock: Clock | None = None, max_requests: int = 64) -> None:
@@ -47,6 +52,7 @@ class InMemoryLedger(InMemoryUsage):
         self.kept_budgets: dict[str, Budget] = {}
         self.actors: list[str] = []
         self.full = False
+        self.settings = TenancySettings()
         self.is_ready = True
 
     def add_key(
@@ -60,6 +66,7 @@ class InMemoryLedger(InMemoryUsage):
         hold_s: int = 0,
         budget_tokens: int | None = None,
         roles: frozenset[str] = frozenset(),
+        team: str | None = None,
     ) -> Principal:
         """Make `presented` a valid key; no scope given means inference."""
         record = KeyRecord(
@@ -76,15 +83,16 @@ class InMemoryLedger(InMemoryUsage):
             hold_s=hold_s,
             budget_tokens=budget_tokens,
             roles=roles,
+            team=team,
         )
         self.keys[presented] = record
-        return _principal(record)
+        return self._principal(record)
 
     async def authenticate(self, presented: str) -> Principal:
         record = self.keys.get(presented)
         if record is None or not self._good(record):
             raise Unauthenticated("Incorrect API key provided.")
-        return _principal(record)
+        return self._principal(record)
 
     async def admit(
         self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
@@ -141,6 +149,7 @@ class InMemoryLedger(InMemoryUsage):
             self.served.setdefault(grant.grant_id, served)
 
     async def create_key(self, spec: KeySpec, actor: str = "system") -> NewKey:
+        refuse_beyond(spec, *self._of(spec.tenant, spec.team))
         presented = f"gh-fake{next(self._numbers)}"
         self.add_key(presented, *spec.scopes, tenant=spec.tenant, person=spec.person, models=spec.models)
         now_ms = self._clock.now_ms()
@@ -163,7 +172,12 @@ class InMemoryLedger(InMemoryUsage):
         return [record for record in self.keys.values() if tenant is None or record.tenant == tenant]
 
     async def holders(self, key_ids: Sequence[KeyId]) -> Sequence[Principal]:
-        return [_principal(record) for record in self.keys.values() if record.key_id in key_ids and self._good(record)]
+        return [
+            self._principal(record) for record in self.keys.values() if record.key_id in key_ids and self._good(record)
+        ]
+
+    async def tenants(self) -> Sequence[TenantView]:
+        return tenant_views(self.settings, [*self.keys.values()], self._clock.now_ms())
 
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
         presented, record = self._find(key_id)
@@ -226,17 +240,22 @@ class InMemoryLedger(InMemoryUsage):
     def _budget(self, key_id: KeyId) -> int | None:
         return next((record.budget_tokens for record in self.keys.values() if record.key_id == key_id), None)
 
+    def _of(self, tenant: TenantId, team: str | None) -> tuple[TenantSettings, TeamPolicySettings]:
+        found = self.settings.tenants.get(tenant, TenantSettings())
+        return found, NO_TEAM if team is None else found.teams.get(team, NO_TEAM)
 
-def _principal(record: KeyRecord) -> Principal:
-    return Principal(
-        tenant=record.tenant,
-        key_id=record.key_id,
-        person=record.person,
-        scopes=record.scopes,
-        models=record.models,
-        gate_profile=record.gate_profile,
-        hold_s=record.hold_s,
-        roles=record.roles,
-        team=record.team,
-        limits=record.limits,
-    )
+    def _principal(self, record: KeyRecord) -> Principal:
+        rights = rights_of(record.models, record.gate_profile, *self._of(record.tenant, record.team))
+        return Principal(
+            tenant=record.tenant,
+            key_id=record.key_id,
+            person=record.person,
+            scopes=record.scopes,
+            models=rights.models,
+            gate_profile=rights.gate_profile,
+            egress=rights.egress,
+            hold_s=record.hold_s,
+            roles=record.roles,
+            team=record.team,
+            limits=record.limits,
+        )

@@ -130,6 +130,7 @@ FIELDS: Mapping[str, Field] = {
     **_fields(
         "text",
         alerts="percentages of a budget's amount at which somebody is told",
+        action="the strongest thing done about a finding: tag, mask, keep_local or block; off: nothing was found",
         agent="the client software that asked, as far as it names itself",
         approval_id="the request for approval that it belongs to",
         audience="the runner that a permit is for",
@@ -138,6 +139,7 @@ FIELDS: Mapping[str, Field] = {
         cascade="what became of a verified cascade that the client asked for: kept, escalated, unverified or refused",
         change_id="the change or ticket that it belongs to; stored in the envelope",
         dialect="wire format of the request: chat, completions, responses, messages or embeddings",
+        direction="whose words were looked at: input (of the request) or output (of the answer)",
         effort="reasoning effort that was used",
         exec_profile="how a runner must execute the call",
         error_code="why it failed, in the words of the error table",
@@ -188,11 +190,13 @@ FIELDS: Mapping[str, Field] = {
         findings="the checks that an answer failed, each with what it found; none of its words",
         finish_reasons="why each choice ended, as the client sees it",
         key_ids="data keys that were destroyed",
+        matched="what guardrails found, each as `detector.kind:action=count`; none of its words",
         models="models that are granted or served",
         reasons="every rule that fired, the deciding one first",
         roles="roles of a key, or those of which an approver needs one",
         repairs="what was guessed when malformed model output was repaired",
         scopes="what a key may do",
+        unchecked="guardrails that could not look, each as `detector:why`",
         voters="the natural persons who approved",
     ),
     **_fields(
@@ -339,6 +343,14 @@ EVENTS: Mapping[str, EventSchema] = {
         "attempts cached_tokens dialect duration_ms effort error_code estimated finish_reasons input_tokens "
         "output_tokens reason reasoning_tokens repairs revision status stream tier tool_calls ttft_ms output_commit "
         "output_body cascade findings verdict",
+    ),
+    "guardrail.found": _event(
+        "the ingress, when guardrails found something in a request or an answer, or could not look",
+        "direction action outcome",
+        "matched unchecked dialect route_id",
+        direction="input output",
+        action="off tag mask keep_local block",
+        outcome="passed refused",
     ),
     "tool_call.proposed": _event("the gate, for every complete call that a model wrote", "gate_call_id tool", _CALL),
     "tool_call.classified": _event(

@@ -11,7 +11,7 @@ from typing import Final
 
 from deployments.clock import Clock, SystemClock
 from deployments.difficulty.budgets import Budgets
-from deployments.difficulty.facts import facts_of, is_capped, load_of
+from deployments.difficulty.facts import facts_of, is_capped, load_of, may_rise
 from deployments.difficulty.feedback import FeedbackDesk
 from deployments.difficulty.learned import LearnedSource
 from deployments.difficulty.memory import Decided, Evidence, RouteMemory, SessionMemory
@@ -40,6 +40,7 @@ from deployments.store import open_store
 from router.explain import explain
 from router.policy import Policy, Unmet
 from router.route import Trace, fallback, trace
+from router.tenants import TenantRouting, bounded, without
 from router.types import Decision, Load, RouteRequest, StateView, Surroundings
 
 _log = logging.getLogger("gatehouse.router")
@@ -62,15 +63,17 @@ class DifficultyRouter:
         policy_path: str | None = None,
         snapshot: bytes | None = None,
         windows: Mapping[Tier, int] | None = None,
+        tenants: Mapping[str, TenantRouting] | None = None,
         clock: Clock | None = None,
     ) -> None:
         """`tiers` names the model and the revision of every served tier, `windows` their contexts in tokens.
 
         `policy_path` is watched for a newer policy. `snapshot` is the shipped difficulty signal, in use where the
-        settings name no file. Raises `PolicyError` for a bad `policy` document, `SnapshotError` for a bad snapshot,
-        `ValueError` for tiers that are empty or ambiguous.
+        settings name no file. `tenants` is what the settings change of the policy for single tenants. Raises
+        `PolicyError` for a bad `policy` document and for an overlay that contradicts it, `SnapshotError` for a bad
+        snapshot, `ValueError` for tiers that are empty or ambiguous.
         """
-        self._policies = PolicySource(policy, None if policy_path is None else Path(policy_path))
+        self._policies = PolicySource(policy, None if policy_path is None else Path(policy_path), tenants)
         self._learned = LearnedSource(settings.learned, snapshot)
         self._targets = Targets(tiers, settings.auto_models)
         windows = windows or {}
@@ -96,7 +99,7 @@ class DifficultyRouter:
 
     async def route(self, ask: RouteAsk) -> RouteDecision:
         """Model and effort for a turn. `UnknownModel` for a wish that is not served. A dry run leaves no trace."""
-        policy = self._policies.current.for_tenant(ask.tenant)
+        policy = without(self._policies.current.for_tenant(ask.tenant), ask.usable)
         wish = self._targets.wished(ask.model)
         request = ask.request if wish is None else replace(ask.request, requested_tier=wish)
         state = await self._sessions.view(ask.tenant, ask.session, keep=not ask.dry_run)
@@ -132,6 +135,8 @@ class DifficultyRouter:
             hand_over=served.hand_over,
             hold=served.hold,
             facts=facts_of(found, policy, self._refused()),
+            cascade=policy.cascade,
+            may_rise=may_rise(found, policy, served.effort),
         )
         if not ask.dry_run:
             self._remember(ask, answer, request, found, detail, now_ms)
@@ -250,7 +255,8 @@ class DifficultyRouter:
         except Exception as error:
             # A broken router must not stop the traffic. The type only: an exception's text may quote the prompt.
             _log.error("router_error request_id=%s error=%s", ask.request_id, type(error).__name__)
-            decision, unmet = fallback(request, state, policy.digest), policy.without_strong.unserved_safety
+            decision = bounded(fallback(request, state, policy.digest), policy)
+            unmet = policy.without_strong.unserved_safety
             raised = decision.tier is Tier.STRONG and decision.reason == "router_error_raised"
             if raised and not self._load.strong_served and unmet is not Unmet.BASE:
                 decision = replace(decision, hold=Hold(unmet.value))

@@ -8,7 +8,7 @@ from deployments.ports import RouteFacts, Tier, TierState
 from router.policy import Policy
 from router.route import Trace
 from router.score import NO_SURE_GAIN
-from router.types import Load, Mode
+from router.types import Arm, Effort, Load, Mode
 
 _UNSEEN: Final = TierState()
 
@@ -49,6 +49,14 @@ def facts_of(found: Trace | None, policy: Policy, refused: tuple[str, ...]) -> R
         capped=capped,
         refused=refused,
     )
+
+
+def may_rise(found: Trace | None, policy: Policy, effort: Effort) -> bool:
+    """Whether the policy lets the turn be given to the larger tier at this effort; `found` as in `facts_of`."""
+    arm = Arm(Tier.STRONG, effort)
+    if found is None:
+        return policy.pin_tier is not Tier.BASE and arm not in policy.deny
+    return found.bounds.allows(arm, policy)
 
 
 def is_capped(policy: Policy) -> bool:

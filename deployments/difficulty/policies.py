@@ -8,6 +8,7 @@ import yaml
 
 from router.policy import Policy, PolicyError, parse_policy
 from router.probes import check
+from router.tenants import TenantRouting, with_tenants
 
 _log = logging.getLogger("gatehouse.router")
 
@@ -15,12 +16,20 @@ _log = logging.getLogger("gatehouse.router")
 class PolicySource:
     """One policy at a time. A request takes `current` once and keeps it to its end."""
 
-    def __init__(self, document: Mapping[str, object], path: Path | None = None) -> None:
+    def __init__(
+        self,
+        document: Mapping[str, object],
+        path: Path | None = None,
+        tenants: Mapping[str, TenantRouting] | None = None,
+    ) -> None:
         """`document` is in force from the start, or `PolicyError`; `path` is where a new one would appear.
+
+        `tenants` is what the settings change of it, and of every newer one, for single tenants.
 
         Probes lie beside it, `NAME.probes.yaml` for `NAME.yaml`: a policy that fails one does not take over.
         """
-        self.current = parse_policy(document)
+        self._tenants = tenants or {}
+        self.current = self._parse(document)
         self.refused: str | None = None
         """Why the newest file is not in force; None when it is."""
         self._path = path
@@ -35,7 +44,7 @@ class PolicySource:
             return False  # a file that is gone changes nothing: the last good policy stays
         self._seen = found
         try:
-            policy = parse_policy(_read(self._path))
+            policy = self._parse(_read(self._path))
             self._check(policy)
         except (PolicyError, OSError) as error:
             self.refused = str(error)
@@ -47,6 +56,9 @@ class PolicySource:
             _log.info("routing policy %s takes over from %s", policy.digest[:12], self.current.digest[:12])
             self.current = policy
         return changed
+
+    def _parse(self, document: Mapping[str, object]) -> Policy:
+        return parse_policy(with_tenants(document, self._tenants))
 
     def _check(self, policy: Policy) -> None:
         if self._probes is not None and self._probes.is_file():

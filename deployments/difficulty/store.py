@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deployments.difficulty.memory import Decided, Evidence, Session, unpack
 from deployments.errors import PartUnavailable
+from deployments.migrations.runner import migrate
 from deployments.ports import (
     CascadeReport,
     Feedback,
@@ -44,7 +45,7 @@ from deployments.ports import (
     SessionId,
     TenantId,
 )
-from deployments.store import create_tables, writers_turn
+from deployments.store import writers_turn
 
 _log = logging.getLogger("gatehouse.router")
 _metadata = MetaData()
@@ -151,9 +152,9 @@ class RouteRows:
         self._turn = writers_turn(engine)
 
     async def open(self) -> None:
-        """Create missing tables."""
+        """Create the tables, or bring them up to this version; `SchemaError` when that cannot be."""
         try:
-            await create_tables(self._engine, _metadata)
+            await migrate(self._engine, "difficulty")
         except (SQLAlchemyError, OSError) as error:
             raise _down(error) from None
 

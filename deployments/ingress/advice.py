@@ -197,6 +197,7 @@ class Advisor:
                 cache_salt=cache_salt_of(principal.tenant),
                 tenant=principal.tenant,
                 share=principal.share,
+                lane=principal.key_id,
             )
             data = bytearray()
             async with aclosing(Opening(self._engines[model].call(call))) as opening:

@@ -19,6 +19,7 @@ from typing import Final
 from deployments.errors import BudgetExceeded, EngineFailed, GatehouseError, QuotaExceeded
 from deployments.ingress.course import Attempted, Course, Why, Wish, Word, evidence_of
 from deployments.ingress.dialects.values import Asked
+from deployments.ingress.egress import may_reach
 from deployments.ingress.evidence import results_of
 from deployments.ingress.hearing import Heard, Replay, Said, hear, transcribe
 from deployments.ingress.opening import Opening
@@ -74,15 +75,15 @@ class Cascade:
         self._larger = larger
         self._settings = settings
 
-    def begin(self, wish: Wish, asked: Asked, routed: bool) -> Course:
-        """What will be done for a request; `routed`: its model belongs to a tier."""
+    def begin(self, wish: Wish, asked: Asked, routed: bool, allowed: bool = True) -> Course:
+        """What will be done for a request. `routed`: its model belongs to a tier; `allowed`: by its tenant's policy."""
         course = Course(wish)
         checked = routed and asked.choices == 1 and asked.dialect in _VERIFIED
         course.listens = checked and self._settings.verify_all
         if not wish.cascade:
             return course
         course.word = Word.UNVERIFIED
-        if not self._settings.allowed:
+        if not (self._settings.allowed and allowed):
             course.word, course.why = Word.REFUSED, Why.NOT_ALLOWED
         elif not checked:
             course.why = Why.CHOICES if asked.choices > 1 else Why.DIALECT
@@ -198,7 +199,7 @@ class Cascade:
         tier, model = above[0]
         if asked.dialect not in model.dialects:
             return Why.ABSENT
-        if not principal.may_use(model.model) or not (principal.egress or model.local):
+        if not principal.may_use(model.model) or not may_reach(model.model, model.local, principal.egress):
             return Why.FORBIDDEN
         if self._engines[model.model].cold():
             return Why.COLD

@@ -8,12 +8,14 @@ from typing import Any
 
 from deployments.clock import Clock
 from deployments.errors import GatehouseError
+from deployments.guardrails.values import GuardrailUnavailable
 from deployments.ingress import records
 from deployments.ingress.cascade import Cascade
 from deployments.ingress.course import report_of
 from deployments.ingress.meter import Meter
 from deployments.ingress.reserving import Reserves
 from deployments.ingress.route_meter import RouteMeter
+from deployments.ingress.screening import Screening
 from deployments.ingress.trail import Recorder
 from deployments.ingress.turn import Turn, outcome_of, used_by, worked_ms
 from deployments.ports import (
@@ -50,6 +52,7 @@ class Closing:
         routed: frozenset[ModelId],
         record_delay_s: float,
         most_kept: Callable[[TenantId], int],
+        screening: Screening,
     ) -> None:
         """`routed` are the models of the tiers; `most_kept` bytes of each body of a tenant go to the audit sink."""
         self._ledger = ledger
@@ -63,6 +66,7 @@ class Closing:
         self._routed = routed
         self._record_delay_s = record_delay_s
         self._most_kept = most_kept
+        self._screening = screening
         self._draining = asyncio.Event()
 
     def hurry(self) -> None:
@@ -83,9 +87,21 @@ class Closing:
         await self._cascade.listen(turn)
         for each in course.others:
             self._meter.abandoned(each.decision.model, each.usage)
-            most_kept = self._most_kept(turn.principal.tenant)
+            guarded = turn.watch is not None and turn.watch.guard.output is not None
+            most_kept = 0 if guarded else self._most_kept(turn.principal.tenant)  # no guardrail has seen it
             await self._recorder.record(records.abandoned(turn, each, most_kept, self._clock.now_ms()))
         await self._recorder.record(self._finished(turn, usage))
+        if turn.watch is not None:
+            refused = isinstance(turn.error, GuardrailUnavailable)
+            await self._screening.answered(
+                turn.watch,
+                turn.principal,
+                turn.ask.request_id,
+                turn.session,
+                turn.asked,
+                turn.decision.route_id,
+                refused,
+            )
         report = report_of(course, turn.decision)
         if course.word is not None:
             self._route_meter.cascaded(course.word.value, None if course.why is None else course.why.value, report)

@@ -21,6 +21,7 @@ from deployments.clients import (
     ResponsesClient,
 )
 from deployments.clock import SystemClock
+from deployments.guardrails.guard import Guardrails
 from deployments.ingress.advice import Advisor
 from deployments.ingress.egress import Reach
 from deployments.ingress.informed import InformedDifficulty
@@ -110,6 +111,8 @@ class Ingress:
             advisor=advisor,
             tiers=states,
             route_meter=route_meter,
+            guardrails=Guardrails(parts.guardrails),
+            guard_meter=parts.make_guard_meter(meter),
         )
         self._watching: asyncio.Task[None] | None = None
         self._surface = Surface(

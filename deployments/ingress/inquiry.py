@@ -89,6 +89,7 @@ class Inquiries:
                 session=SessionId(request_id),
                 tenant=principal.tenant,
                 share=principal.share,
+                lane=principal.key_id,
             )
             async with aclosing(Opening(self._engines[target].call(call))) as opening:
                 await opening.start(None)

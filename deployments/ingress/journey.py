@@ -24,6 +24,9 @@ from deployments.errors import (
     InvalidRequest,
     UnknownModel,
 )
+from deployments.guardrails.guard import Guardrails
+from deployments.guardrails.meter import GuardMeter
+from deployments.guardrails.meter import Uncounted as GuardUncounted
 from deployments.ingress import records
 from deployments.ingress.advice import Advisor
 from deployments.ingress.cascade import Cascade
@@ -31,16 +34,18 @@ from deployments.ingress.closing import Closing, quiet
 from deployments.ingress.course import Word, wish_of
 from deployments.ingress.deadline import patience_s
 from deployments.ingress.dialects.values import Asked, Codec, Emit, Framing, Judge, ReplyFilter
-from deployments.ingress.egress import Reach, check, wish
+from deployments.ingress.egress import Reach, check, may_reach, usable_tiers, wish
 from deployments.ingress.evidence import Spoken, change_of, prompt_body, results_of
 from deployments.ingress.hearing import Replay
 from deployments.ingress.holding import Holder
+from deployments.ingress.leasing import Leases
 from deployments.ingress.meter import Meter
 from deployments.ingress.opening import Opening
 from deployments.ingress.principals import Principals
-from deployments.ingress.provenance import Outside
+from deployments.ingress.provenance import Outside, said
 from deployments.ingress.reserving import Reserves
 from deployments.ingress.route_meter import RouteMeter, Uncounted
+from deployments.ingress.screening import Screening, Watch
 from deployments.ingress.session import cache_salt_of, session_of
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.telling import context_of, headers_of, may_see_more, refuse_held, worth_another_attempt
@@ -130,17 +135,21 @@ class Journey:
         advisor: Advisor | None = None,
         tiers: Tiers | None = None,
         route_meter: RouteMeter | None = None,
+        guardrails: Guardrails | None = None,
+        guard_meter: GuardMeter | None = None,
     ) -> None:
         """`models` names every model that is served, with its tier and the dialects it can answer.
 
         `keeps_bodies`: whether the words of a tenant's requests go to the audit sink, which encrypts them; each prompt
         and answer of at most `kept_bytes`. `advisor` reviews held calls where that is wanted. `tiers` sees how calls of
-        engines go, `route_meter` counts cascades.
+        engines go, `route_meter` counts cascades. `guardrails` look at what goes to models and comes from them,
+        `guard_meter` counts what they find.
         """
         self._models = {each.model: each for each in models}
         ranked = [(each.tier, each) for each in models if each.tier is not None]
         # The router chooses among the tiers; what has none is reached by name alone.
-        self._reaches = [Reach(each.model, each.local) for _, each in ranked]
+        self._ranked = [(tier, Reach(each.model, each.local)) for tier, each in ranked]
+        self._reaches = [reach for _, reach in self._ranked]
         self._larger = {
             tier: tuple((rank, other) for rank, other in ranked if rank.rank > tier.rank) for tier, _ in ranked
         }
@@ -148,6 +157,7 @@ class Journey:
         self._tier_states = tiers or Tiers(engines, named, settings.load, clock)
         self._cascade = Cascade(ledger, difficulty, engines, readers, windows, self._larger, settings.cascade)
         self._reserves = Reserves(settings.answer_tokens)
+        self._screening = Screening(guardrails, recorder, guard_meter or GuardUncounted(), clock)
         self._closing = Closing(
             ledger,
             difficulty,
@@ -160,8 +170,10 @@ class Journey:
             frozenset(each.model for _, each in ranked),
             settings.record_delay_s,
             self._most_kept,
+            self._screening,
         )
         self._principals = Principals(ledger, clock, settings.principal_ttl_s)
+        self._leases = Leases(ledger, clock, settings.leased_grants)
         self._ledger = ledger
         self._difficulty = difficulty
         self._engines = engines
@@ -194,6 +206,8 @@ class Journey:
         asked = self._codecs[ask.dialect].read(body)
         untrusted = self._outside.untrusted(asked, ask.headers)
         session = session_of(principal, ask.headers, ask.body, asked.body)
+        words = await self._screening.request(principal, ask.request_id, session, asked, untrusted, said(ask.headers))
+        principal, asked, untrusted, watch = words.principal, words.asked, words.untrusted, words.watch
         # While the ledger admits.
         routing = self._own(self._route(principal, session, ask, asked, untrusted, started_s))
         try:
@@ -204,13 +218,14 @@ class Journey:
         turn: Turn | None = None
         try:
             decision = await routing
-            reply = self._codecs[ask.dialect].filter(asked, self._framing(ask, decision))
+            reply = self._filter(ask, asked, decision, watch)
             output = Spoken(self._most_kept(principal.tenant))
-            course = self._cascade.begin(wanted, asked, self._models[decision.model].tier is not None)
+            course = self._cascade.begin(wanted, asked, self._models[decision.model].tier is not None, decision.cascade)
             course.late = lambda model: self._late(ask, asked, started_s, model)
             turn = Turn(
-                ask, principal, session, asked, decision, grant, reply, started_s, change_id, untrusted, output, course
-            )
+                ask, principal, session, asked, decision, grant, reply, started_s, change_id, untrusted, output, course,
+                watch,
+            )  # fmt: skip
             async with aclosing(self._generate(turn)) as released:
                 async for item in released:
                     if isinstance(item, bytes):
@@ -232,6 +247,7 @@ class Journey:
         self._closing.hurry()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+        await self._leases.close()
 
     async def authenticate(self, key: str, scope: Scope) -> Principal:
         """The principal behind `key` if it has `scope`, else `Unauthenticated` or `Forbidden`."""
@@ -243,12 +259,9 @@ class Journey:
     async def _admit(self, principal: Principal, ask: Ask, asked: Asked) -> Grant:
         answer = self._reserves.tokens(asked.effort) if asked.max_tokens is None else asked.max_tokens
         answer = min(answer, self._widest)  # agents ask for more than exists
-        tokens = (
-            max(asked.prompt_ids, asked.batch_ids)
-            + sum(len(text) for text in asked.prompt_texts) // 4
-            + asked.choices * answer
-        )
-        return await self._ledger.admit(principal, ask.request_id, ModelId(asked.requested_model), tokens)
+        prompt = max(asked.prompt_ids, asked.batch_ids) + sum(len(text) for text in asked.prompt_texts) // 4
+        model = ModelId(asked.requested_model)
+        return await self._leases.admit(principal, ask.request_id, model, prompt + asked.choices * answer, prompt)
 
     async def _route(
         self, principal: Principal, session: SessionId, ask: Ask, asked: Asked, untrusted: bool, started_s: float
@@ -259,6 +272,7 @@ class Journey:
             return await self._direct(self._models[asked.model], principal, asked)
         usable = [each for each in self._reaches if principal.may_use(each.model)]
         wished = wish(asked.model, principal.egress, usable)
+        tiers = usable_tiers(principal, self._ranked)
         request = self._readers[ask.dialect](asked.body)
         decision = await self._difficulty.route(
             RouteAsk(
@@ -269,6 +283,7 @@ class Journey:
                 model=wished,
                 explained=may_see_more(principal, ask),
                 left_ms=self._left_ms(ask, asked, started_s),
+                usable=tiers,
             )
         )
         refuse_held(decision)
@@ -319,9 +334,11 @@ class Journey:
         """The decision, moved to a larger tier while its own has no replica, where the settings allow that."""
         if not self._settings.cold_fallback or asked.model is not None or not self._engines[decision.model].cold():
             return decision
+        if not decision.may_rise:  # the smaller model is waited for
+            return decision
         for tier, target in self._larger.get(decision.tier, ()):
-            allowed = principal.may_use(target.model) and (principal.egress or target.local)
-            if allowed and not self._engines[target.model].cold():
+            reached = may_reach(target.model, target.local, principal.egress)
+            if reached and principal.may_use(target.model) and not self._engines[target.model].cold():
                 reason = "cold_tier_fallback"
                 return replace(
                     decision,
@@ -399,10 +416,10 @@ class Journey:
             return opening
         settled = await self._cascade.run(turn, opening, self._open)
         if turn.course.word is Word.ESCALATED:
-            framing = self._framing(turn.ask, turn.decision)
             # What keepalives have begun goes on, under the name it was begun with: two heads would be no stream.
             begun = turn.headed and turn.ask.dialect in _WITH_HEADS
-            turn.reply = turn.reply.again() if begun else self._codecs[turn.ask.dialect].filter(turn.asked, framing)
+            fresh = self._filter(turn.ask, turn.asked, turn.decision, turn.watch)
+            turn.reply = turn.reply.again() if begun else fresh
         return settled
 
     async def _flow(self, turn: Turn, items: Opening | Replay) -> AsyncGenerator[bytes, None]:
@@ -453,6 +470,8 @@ class Journey:
             cache_salt=cache_salt_of(turn.principal.tenant),
             tenant=turn.principal.tenant,
             share=turn.principal.share,
+            lane=turn.principal.key_id,
+            patient=turn.ask.body.get("service_tier") == "flex",
         )
         turn.engine_reached = True
         watched = self._tier_states.begin(decision.model, asked.stream)
@@ -524,12 +543,19 @@ class Journey:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def _filter(self, ask: Ask, asked: Asked, decision: RouteDecision, watch: Watch | None) -> ReplyFilter:
+        """The filter of an answer in the client's dialect, behind the tenant's guardrails."""
+        reply = self._codecs[ask.dialect].filter(asked, self._framing(ask, decision))
+        return reply if watch is None else watch.reply(reply, asked)
+
     def _framing(self, ask: Ask, decision: RouteDecision) -> Framing:
         reply_id = ask.reply_id or hashlib.sha256(decision.route_id.encode()).hexdigest()[:32]
         return Framing(reply_id, decision.model, self._clock.now_ms() // 1000, decision.effort)
 
     async def _record_decided(self, turn: Turn) -> Receipt | None:
-        prompt = await prompt_body(turn.ask.body, turn.asked, self._most_kept(turn.principal.tenant))
+        # What was masked for the model is not kept beside the log either; its digest is.
+        most = 0 if turn.watch is not None and turn.watch.masks else self._most_kept(turn.principal.tenant)
+        prompt = await prompt_body(turn.ask.body, turn.asked, most)
         return await self._recorder.record(records.decided(turn, prompt, self._clock.now_ms()))
 
 

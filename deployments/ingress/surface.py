@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.clock import Clock
+from deployments.guardrails.meter import GuardMeter
+from deployments.guardrails.meter import Uncounted as GuardUncounted
+from deployments.guardrails.settings import GuardrailSettings
 from deployments.ingress.advice import Advisor
 from deployments.ingress.dialects.values import Codec
 from deployments.ingress.inquiry import Inquiries
@@ -106,6 +109,12 @@ def uncounted(meter: Meter) -> RouteMeter:
     return Uncounted()
 
 
+def unguarded(meter: Meter) -> GuardMeter:
+    """Guardrails are not counted."""
+    del meter
+    return GuardUncounted()
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What `serve_app/app.py` puts into an ingress replica; picklable by reference.
@@ -115,7 +124,7 @@ class Parts:
     tries the gate, of which the same is true. `make_api` builds the
     HTTP app; `make_counters` answers one token counter per model that has a local tokenizer. `keeps_bodies`: whose
     prompts and outputs go to the audit sink, which encrypts them. `make_route_meter` adds what is counted of routing to
-    what `make_meter` made.
+    what `make_meter` made, `make_guard_meter` what is counted of `guardrails`.
     """
 
     make_api: Callable[[Surface], AsgiApp]
@@ -132,3 +141,5 @@ class Parts:
     engine_timeout_s: float
     keeps_bodies: Keeps = keeps_nothing
     make_route_meter: Callable[[Meter], RouteMeter] = uncounted
+    guardrails: GuardrailSettings = GuardrailSettings()
+    make_guard_meter: Callable[[Meter], GuardMeter] = unguarded

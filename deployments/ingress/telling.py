@@ -52,6 +52,8 @@ def headers_of(turn: Turn, receipt: Receipt | None) -> dict[str, str]:
     if decision.detail is not None:
         headers |= dict(explain.debug_headers(decision.detail))
     headers |= turn.course.headers
+    if turn.watch is not None:
+        headers |= turn.watch.headers()
     if receipt is not None:
         headers["x-gatehouse-audit-index"] = str(receipt.index)
         headers["x-gatehouse-receipt"] = receipt.leaf_hash.hex()

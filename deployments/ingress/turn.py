@@ -8,6 +8,7 @@ from deployments.errors import EngineFailed, EngineOverloaded, InvalidRequest
 from deployments.ingress.course import Course
 from deployments.ingress.dialects.values import Asked, ReplyFilter
 from deployments.ingress.evidence import Spoken
+from deployments.ingress.screening import Watch
 from deployments.ingress.tiers import Call
 from deployments.ports import (
     AttemptOutcome,
@@ -60,7 +61,7 @@ class Turn:
 
     `decision` is of the attempt that is under way or was sent, `spent` what malformed replies before it have used.
     `calls` are all calls of engines, each with the number of its attempt; `held_s` is for how long humans were waited
-    for while the last one was open.
+    for while the last one was open. `watch`: the guardrails, where the tenant has any.
     """
 
     ask: Ask
@@ -75,6 +76,7 @@ class Turn:
     untrusted: bool
     output: Spoken
     course: Course
+    watch: Watch | None = None
     recording: asyncio.Task[Receipt | None] | None = None
     first_byte_s: float | None = None
     headed: bool = False

@@ -35,8 +35,9 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deployments.errors import PartUnavailable
+from deployments.migrations.runner import migrate
 from deployments.ports import KeyId, TenantId
-from deployments.store import create_tables, writers_turn
+from deployments.store import writers_turn
 
 _log = logging.getLogger("gatehouse.responses")
 
@@ -172,9 +173,9 @@ class ResponseRows:
         self._turn = writers_turn(engine)
 
     async def open(self) -> None:
-        """Create missing tables."""
+        """Create the tables, or bring them up to this version; `SchemaError` when that cannot be."""
         try:
-            await create_tables(self._engine, _metadata)
+            await migrate(self._engine, "responses")
         except (SQLAlchemyError, OSError) as error:
             raise _down(error) from None
 

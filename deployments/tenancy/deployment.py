@@ -22,6 +22,7 @@ from deployments.ports import (
     RequestId,
     Served,
     TenantId,
+    TenantView,
     Usage,
 )
 from deployments.store import open_store
@@ -109,6 +110,10 @@ class Ledger:
     async def holders(self, key_ids: Sequence[KeyId]) -> Sequence[Principal]:
         """The principals of those of the keys that are good at this moment."""
         return await (await self._ledger()).holders(key_ids)
+
+    async def tenants(self) -> Sequence[TenantView]:
+        """Every tenant that the settings name or that ever had a key."""
+        return await (await self._ledger()).tenants()
 
     async def revoke_key(self, key_id: KeyId, actor: str = "system") -> KeyRecord:
         """Revoke a key; `NotFound` for an unknown id."""

@@ -28,6 +28,7 @@ from deployments.ports import (
     RequestId,
     Served,
     TenantId,
+    TenantView,
     Usage,
 )
 from deployments.tenancy.admission import Admission, tightest
@@ -37,17 +38,21 @@ from deployments.tenancy.jwks import KeySets
 from deployments.tenancy.keys import PREFIX_CHARS, SECRET_CHARS, digest, generate, matches, parse, pepper_check
 from deployments.tenancy.oidc import PREFIX, UNKNOWN_IDENTITY, Identities, is_token, prefix_of, record_of
 from deployments.tenancy.pepper import BadPepper
+from deployments.tenancy.policies import NO_TEAM, refuse_beyond, rights_of
 from deployments.tenancy.prices import cost_micros
 from deployments.tenancy.reports import UsageReports
 from deployments.tenancy.settings import TenancySettings, TenantSettings
 from deployments.tenancy.store import Became, Entry, Settled, TenancyStore, UsageTotal
+from deployments.tenancy.tenant_settings import TeamPolicySettings
 from deployments.tenancy.treasury import Treasury
+from deployments.tenancy.views import tenant_views
 from deployments.usage import Bucket, Dimension, Place, UsagePage, UsageQuery, UsageReport
 
 INCORRECT_KEY = "Incorrect API key provided. Ask whoever runs this Gatehouse for a key."
 _MOST_LEASED = 16
 _MAX_TOKENS = 10**9
 """Of one request: beyond the window of any model. What clients and upstreams say is not bounded, a column is."""
+_NO_TENANT = TenantSettings()
 
 
 def _stored(text: str, chars: int) -> str:
@@ -112,6 +117,10 @@ class KeyLedger:
         """The principals of those of the keys that are good at this moment, read from the store and no cache."""
         found = await self._store.some_keys(frozenset(key_ids)) if key_ids else []
         return [self._principal(record) for record in found if self._good(record)]
+
+    async def tenants(self) -> Sequence[TenantView]:
+        """Every tenant that the settings name or that ever had a key, by name."""
+        return tenant_views(self._settings, await self._store.keys(None), self._clock.now_ms())
 
     async def knows(self, presented: str) -> bool:
         """True when this key was issued here, whatever became of it."""
@@ -248,6 +257,7 @@ class KeyLedger:
         """Create a key. Its text is in the answer and nowhere else; the record precedes the key."""
         if spec.tenant == SYSTEM_TENANT:
             raise InvalidRequest("The tenant 'system' is Gatehouse itself and has no keys.", "tenant")
+        refuse_beyond(spec, *self._of(spec.tenant, spec.team))
         now_ms = self._clock.now_ms()
         key = generate(secrets.token_bytes(PREFIX_CHARS + SECRET_CHARS))
         record = KeyRecord(
@@ -394,20 +404,27 @@ class KeyLedger:
         expired = record.expires_ms is not None and record.expires_ms <= self._clock.now_ms()
         return record.revoked_ms is None and not expired
 
+    def _of(self, tenant: TenantId, team: str | None) -> tuple[TenantSettings, TeamPolicySettings]:
+        """What is written down of a tenant and of a team of it; the defaults for what is not named."""
+        found = self._settings.tenants.get(tenant, _NO_TENANT)
+        return found, NO_TEAM if team is None else found.teams.get(team, NO_TEAM)
+
     def _principal(self, record: KeyRecord) -> Principal:
+        tenant, team = self._of(record.tenant, record.team)
+        rights = rights_of(record.models, record.gate_profile, tenant, team)
         return Principal(
             tenant=record.tenant,
             key_id=record.key_id,
             person=record.person,
             scopes=record.scopes,
-            models=record.models,
-            gate_profile=record.gate_profile,
-            egress=self._settings.tenants.get(record.tenant, TenantSettings()).egress,
+            models=rights.models,
+            gate_profile=rights.gate_profile,
+            egress=rights.egress,
             hold_s=record.hold_s,
             roles=record.roles,
             team=record.team,
             limits=record.limits,
-            share=self._settings.tenants.get(record.tenant, TenantSettings()).share.to_share(),
+            share=tenant.share.to_share(),
         )
 
     async def _lookup(self, presented: str) -> KeyRecord | None:

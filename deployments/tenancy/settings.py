@@ -5,6 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from deployments.ports import Priority, RateLimits, Share
 from deployments.tenancy.oidc_settings import IssuerSettings
 from deployments.tenancy.prices import PriceSettings
+from deployments.tenancy.tenant_settings import TeamPolicySettings, TenantPolicySettings
 
 MOST_PER_MINUTE = 10**9
 
@@ -41,16 +42,18 @@ class ShareSettings(BaseModel):
         return Share(self.weight, self.priority)
 
 
-class TenantSettings(BaseModel):
+class TeamSettings(RateLimitSettings, TeamPolicySettings):
+    """What holds for every key of a team: its limits, of all its keys together, and what they may do."""
+
+
+class TenantSettings(TenantPolicySettings):
     """What holds for every key of a tenant."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    egress: bool = Field(default=False, description="Prompts may leave the premises, to an upstream that is not local.")
     limits: RateLimitSettings = Field(default=RateLimitSettings(), description="Of all keys of the tenant together.")
     share: ShareSettings = ShareSettings()
-    teams: dict[str, RateLimitSettings] = Field(
-        default_factory=dict, description="Of all keys of a team together; one that is not named has no limits."
+    teams: dict[str, TeamSettings] = Field(
+        default_factory=dict,
+        description="What holds for a team beside that; one that is not named has no limits of its own.",
     )
     models: dict[str, RateLimitSettings] = Field(
         default_factory=dict, description="Of a model as it is asked for (`auto` is one), all keys together."

@@ -3,14 +3,11 @@
 Every method is one transaction and is durable when it returns.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from sqlalchemy import (
-    DDL,
-    Connection,
-    Dialect,
     Integer,
     Row,
     bindparam,
@@ -18,15 +15,14 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    inspect,
     literal,
     select,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.schema import CreateColumn
 
+from deployments.migrations.runner import migrate
 from deployments.ports import (
     GateProfile,
     Grant,
@@ -46,7 +42,6 @@ from deployments.tenancy.budgets import Booking, Cost
 from deployments.tenancy.tables import facts as _facts
 from deployments.tenancy.tables import grants as _grants
 from deployments.tenancy.tables import keys as _keys
-from deployments.tenancy.tables import metadata
 from deployments.tenancy.tables import usage as _usage
 
 LOST = "lost"
@@ -123,10 +118,8 @@ class TenancyStore:
         return self._engine
 
     async def create_tables(self) -> None:
-        """Create what is missing: tables, and columns that a file of an earlier version lacks. Nothing is dropped."""
-        async with self._engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
-            await connection.run_sync(_add_columns)
+        """Create the tables, or bring them up to this version; `SchemaError` when that cannot be."""
+        await migrate(self._engine, "tenancy")
 
     async def ping(self) -> None:
         """Return when the database answers, else raise its error."""
@@ -336,30 +329,6 @@ class TenancyStore:
             query = query.where(_usage.c.tenant == tenant)
         async with self._engine.connect() as connection:
             return [UsageTotal(*row) for row in await connection.execute(query)]
-
-
-def missing_columns(present: Mapping[str, Collection[str]], dialect: Dialect) -> list[str]:
-    """The statements that add to tables, given with the columns they have, those that this version has more.
-
-    A new column is nullable or has a default: rows can do without it, and so can an earlier version that writes again.
-    """
-    quote = dialect.identifier_preparer
-    return [
-        f"ALTER TABLE {quote.format_table(table)} ADD COLUMN {CreateColumn(column).compile(dialect=dialect)}"
-        for table in metadata.sorted_tables
-        for column in table.columns
-        if table.name in present and column.name not in present[table.name]
-    ]
-
-
-def _add_columns(connection: Connection) -> None:
-    inspector = inspect(connection)
-    present = {name: [column["name"] for column in inspector.get_columns(name)] for name in metadata.tables}
-    for statement in missing_columns(present, connection.dialect):
-        connection.execute(DDL(statement))
-    for table in metadata.sorted_tables:
-        for index in table.indexes:
-            index.create(connection, checkfirst=True)
 
 
 def _grant(row: "Row[tuple[object, ...]]") -> Grant:

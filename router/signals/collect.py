@@ -8,7 +8,7 @@ from typing import Final
 from router.features import Passage, read
 from router.lexicon import GROUPS_OF, Group, split_words
 from router.signals.agent import AgentState, Severity, read_agent_state, says_it_failed
-from router.signals.evidence import is_failure
+from router.signals.evidence import FAILED, is_failure
 from router.signals.language import language_of
 from router.signals.review import (
     NO_REVIEW,
@@ -72,6 +72,7 @@ class Signals:
     constraints: int = 0
     context_tokens: int = 0
     agent: AgentState = AgentState()
+    failed: float = FAILED
 
     @property
     def names(self) -> frozenset[str]:
@@ -79,7 +80,7 @@ class Signals:
         risk, agent = self.risk.rank, self.agent
         truths = (
             ("multi_step", self.multi_step),
-            ("failed_on_base", is_failure(self.failures_on_base)),
+            ("failed_on_base", is_failure(self.failures_on_base, self.failed)),
             ("failed_on_strong", is_failure(self.failures_on_strong)),
             ("memory_unknown", not self.memory_known),
             ("review_large", self.review.scope is ReviewScope.LARGE),
@@ -119,8 +120,11 @@ class Evidence:
     said: tuple[Passage, ...]
 
 
-def collect(request: RouteRequest, state: StateView, limits: ReviewLimits) -> Evidence:
-    """Everything the policy, the effort and the score look at. Only what users said counts; the system prompt never."""
+def collect(request: RouteRequest, state: StateView, limits: ReviewLimits, failed: float = FAILED) -> Evidence:
+    """Everything the policy, the effort and the score look at. Only what users said counts; the system prompt never.
+
+    `failed` is the sum of evidence from which on an attempt on the base tier has failed.
+    """
     passages = _user_passages(request.turns)
     said = _substantive(passages)
     agent = read_agent_state(request.turns, passages)
@@ -150,6 +154,7 @@ def collect(request: RouteRequest, state: StateView, limits: ReviewLimits) -> Ev
             constraints=count(Group.CONSTRAINT),
             context_tokens=_context_tokens(request.turns),
             agent=agent,
+            failed=failed,
         ),
         said=said,
     )

@@ -49,6 +49,6 @@ FAILED: Final = 1.0
 _ROUNDING: Final = 1e-9  # 0.3 + 0.4 + 0.3 is less than 1.0 in floating point
 
 
-def is_failure(weight: float) -> bool:
-    """True when evidence of this sum is a failure."""
-    return weight >= FAILED - _ROUNDING
+def is_failure(weight: float, failed: float = FAILED) -> bool:
+    """True when evidence of this sum is a failure; `failed` is the sum from which on it is one."""
+    return weight >= failed - _ROUNDING

@@ -33,6 +33,7 @@ from serve_app.api.responses import create_responses_router
 from serve_app.api.reviews import create_reviews_router
 from serve_app.api.route import create_route_router
 from serve_app.api.status import create_status_router
+from serve_app.api.tenants import create_tenants_router
 from serve_app.api.throttle import Throttle
 from serve_app.api.tokens import create_tokens_router
 from serve_app.api.usage import create_usage_router
@@ -82,9 +83,11 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_keys_router(authorize, surface.ledger))
     app.include_router(create_budgets_router(authorize, surface.ledger, surface.clock))
     app.include_router(create_usage_router(authorize, surface.ledger))
+    app.include_router(create_tenants_router(authorize, surface.ledger))
     app.include_router(create_audit_router(authorize, surface.audit))
     app.include_router(create_operations_router(authorize, surface.audit, surface.clock, surface.keeps_bodies))
-    app.include_router(create_route_router(authorize, surface.difficulty, surface.readers[Dialect.CHAT], intake))
+    chat = surface.readers[Dialect.CHAT]
+    app.include_router(create_route_router(authorize, surface.difficulty, chat, intake, surface.models))
     app.include_router(create_feedback_router(authorize, surface.difficulty))
     app.include_router(create_reviews_router(authorize, surface.approvals, surface.advisor))
     app.include_router(create_approvals_router(authorize, surface.approvals, cast(Classifier, surface.classifier)))

@@ -121,6 +121,7 @@ _TAGS: Final = {
     "keys": "Virtual keys; scope `admin`.",
     "budgets": "What tenants, teams and keys may use; setting them takes the scope `admin`.",
     "usage": "What was used and what it cost: of the key's tenant, of any or of all with the scope `admin`.",
+    "tenants": "Tenants and what holds for them; scope `admin`.",
     "audit": "The audit log; scope `audit-read` or `admin`.",
     "reports": "What operators and their tools report into the audit log; scope `admin`.",
     "operations": "Probes and metrics.",
@@ -402,6 +403,14 @@ def _administration() -> Iterator[_Operation]:
     )  # fmt: skip
     yield from _budgets()
     yield from _usage()
+    path = "/v1/admin/tenants"
+    yield _Operation(
+        "get", path, "tenants", "List tenants by name, with what holds for each.", "TenantList", errors=_KEYED
+    )
+    yield _Operation(
+        "get", f"{path}/{{tenant_id}}", "tenants", "What holds for a tenant and its teams.", "Tenant",
+        errors=_KEYED | {404},
+    )  # fmt: skip
     yield _Operation(
         "get", "/v1/admin/engines", "operations", "What the engines say of themselves; scope `admin`.", "EngineList",
         errors=_KEYED,

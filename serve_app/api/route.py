@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -11,7 +11,9 @@ from fastapi.responses import JSONResponse
 from starlette.requests import Request
 
 from deployments.errors import InvalidRequest, UnknownModel
+from deployments.ingress.egress import Reach, usable_tiers
 from deployments.ingress.session import session_of
+from deployments.ingress.surface import ServedModel
 from deployments.ports import (
     Difficulty,
     JsonValue,
@@ -24,6 +26,7 @@ from deployments.ports import (
     RouteId,
     RouteRequest,
     Scope,
+    Tier,
 )
 from router.explain import DEBUG_REQUEST_HEADER, debug_headers
 from serve_app.api.auth import Authorizer
@@ -40,9 +43,17 @@ ReadRequest = Callable[[Mapping[str, JsonValue]], RouteRequest]
 
 
 def create_route_router(
-    authorizer: Authorizer, difficulty: Difficulty, read_request: ReadRequest, intake: Intake
+    authorizer: Authorizer,
+    difficulty: Difficulty,
+    read_request: ReadRequest,
+    intake: Intake,
+    models: Sequence[ServedModel] = (),
 ) -> APIRouter:
-    """The routes of the difficulty router; `read_request` turns a chat body into what the router may see."""
+    """The routes of the difficulty router; `read_request` turns a chat body into what the router may see.
+
+    `models` are those that are served: the router chooses among the tiers that may answer the key that asks.
+    """
+    ranked = [(Tier(each.tier), Reach(each.model, each.local)) for each in models if each.tier is not None]
     router = APIRouter()
 
     @router.post("/v1/route")
@@ -83,6 +94,7 @@ def create_route_router(
                 request=replace(asked, trusted_risk=_risk(question, asked.trusted_risk, where)),
                 model=model,
                 dry_run=True,
+                usable=usable_tiers(principal, ranked),
             )
         )
         named = not _NAMED.isdisjoint(decision.reasons)

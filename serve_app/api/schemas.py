@@ -65,6 +65,7 @@ from serve_app.api.permits import (
 )
 from serve_app.api.reviews import ReviewReply
 from serve_app.api.route import MOST_QUESTIONS
+from serve_app.api.tenants import TenantListReply, TenantReply
 from serve_app.api.tokens import DetokenizeRequest, TokenizeRequest
 from serve_app.api.usage import UsageReply, UsageRowReply, UsageRowsReply
 
@@ -108,6 +109,8 @@ _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "UsageReport": UsageReply,
     "UsageRow": UsageRowReply,
     "UsageRows": UsageRowsReply,
+    "Tenant": TenantReply,
+    "TenantList": TenantListReply,
     "AuditHead": HeadReply,
     "AuditReceipt": ReceiptReply,
     "AuditConsistency": ConsistencyReply,

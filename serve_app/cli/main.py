@@ -8,6 +8,7 @@ from serve_app.cli import (
     approvals,
     approvals_review,
     audit,
+    backup,
     bench,
     bench_audit,
     bench_gate,
@@ -15,10 +16,12 @@ from serve_app.cli import (
     budgets,
     change,
     client_config,
+    db,
     demo,
     doctor,
     drill,
     gate,
+    guardrails,
     incident,
     keys,
     manifests,
@@ -27,6 +30,7 @@ from serve_app.cli import (
     route,
     router,
     schema,
+    tenants,
     up,
     usage,
 )
@@ -46,9 +50,11 @@ app.command("client-config")(client_config.client_config)
 app.add_typer(keys.app, name="keys")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(usage.app, name="usage")
+app.add_typer(tenants.app, name="tenants")
 approvals_review.register(approvals.app)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(gate.app, name="gate")
+app.add_typer(guardrails.app, name="guardrails")
 app.add_typer(permits.app, name="permits")
 app.add_typer(policy.app, name="policy")
 app.add_typer(route.app, name="route")
@@ -56,7 +62,11 @@ app.add_typer(router.app, name="router")
 app.add_typer(audit.app, name="audit")
 app.add_typer(change.app, name="change")
 app.add_typer(incident.app, name="incident")
+drill.app.command("restore")(backup.drill)
 app.add_typer(drill.app, name="drill")
+app.add_typer(db.app, name="db")
+app.add_typer(backup.app, name="backup")
+app.command("restore")(backup.restore)
 app.add_typer(demo.app, name="demo")
 app.add_typer(manifests.app, name="manifests")
 bench_more.register(bench.app)

@@ -26,6 +26,7 @@ from deployments.ports import (
     ModelId,
     Repaired,
     Scope,
+    Served,
     StoredResponse,
     ToolCall,
     Usage,
@@ -196,9 +197,9 @@ class Books(InMemoryLedger):
         super().__init__()
         self.times = Counter[str]()
 
-    async def settle(self, grant: Grant, usage: Usage) -> None:
+    async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         self.times[grant.grant_id] += 1
-        await super().settle(grant, usage)
+        await super().settle(grant, usage, served)
 
 
 def closed_once(world: World) -> None:

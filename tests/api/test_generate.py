@@ -21,6 +21,7 @@ from deployments.ports import (
     Repaired,
     RouteAsk,
     RouteDecision,
+    Served,
     Tier,
     Usage,
 )
@@ -449,9 +450,9 @@ async def test_an_answer_ends_without_waiting_for_its_books_and_draining_does_wa
     )
     books, settle = asyncio.Event(), world.ledger.settle
 
-    async def slow(grant: Grant, usage: Usage) -> None:
+    async def slow(grant: Grant, usage: Usage, served: Served | None = None) -> None:
         await books.wait()
-        await settle(grant, usage)
+        await settle(grant, usage, served)
 
     world.ledger.settle = slow
     reply = await asyncio.wait_for(post(world, HELLO | {"stream": stream}), 10)

@@ -160,6 +160,7 @@ def _administered(ids: Ids) -> Iterator[Lookup]:
     again = {"idempotency-key": ids.verdict}
     for request, owned in (
         (Request("get", "/v1/admin/keys", query={"tenant": ids.tenant}), 200),
+        (Request("get", "/v1/admin/tenants/{tenant_id}", {"tenant_id": ids.tenant}), 200),
         (Request("post", "/v1/admin/keys", json={"tenant": ids.tenant, "name": "rival"}), 201),
         (
             Request("post", "/v1/changes/{change_id}/close", {"change_id": f"{ids.change}-2"}, closed, headers=again),
@@ -214,6 +215,7 @@ LISTS = [
     Request("get", "/v1/usage"),
     Request("get", "/v1/usage", query={"tenant": RIVAL, "group_by": "tenant,key,model", "bucket": "hour"}),
     *(Request("get", "/v1/usage/export", query={"format": each, "after": "0"}) for each in ("csv", "json", "jsonl")),
+    Request("get", "/v1/admin/tenants"),
     Request("get", "/v1/admin/engines"),
     Request("get", "/v1/models"),
     Request("get", "/v1/codex/models.json"),

@@ -217,6 +217,8 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
         await ask("delete", "/v1/admin/budgets/{budget_id}", budget_id=made["id"])
         await ask("delete", "/v1/admin/keys/{key_id}", key_id=key["id"])
         await ask("get", "/v1/admin/engines")
+        await ask("get", "/v1/admin/tenants")
+        await ask("get", "/v1/admin/tenants/{tenant_id}", tenant_id="acme")
         for path in ("head", "status", "keys", "records"):
             await ask("get", f"/v1/audit/{path}")
         await ask("get", "/v1/audit/receipts/{index}", index="0")

@@ -10,7 +10,7 @@ from deployments.errors import QuotaExceeded
 from deployments.ports import Grant, KeySpec, LimitKind, ModelId, Principal, RateLimits, RequestId, TenantId, Usage
 from deployments.store import open_store, sqlite_url
 from deployments.tenancy.ledger import KeyLedger
-from deployments.tenancy.settings import RateLimitSettings, TenancySettings, TenantSettings
+from deployments.tenancy.settings import RateLimitSettings, TeamSettings, TenancySettings, TenantSettings
 from deployments.tenancy.store import TenancyStore
 from tests.fakes_audit import InMemoryAudit
 
@@ -23,7 +23,7 @@ SETTINGS = TenancySettings(
     tenants={
         "acme": TenantSettings(
             limits=RateLimitSettings(concurrent_requests=4),
-            teams={"web": RateLimitSettings(requests_per_minute=3), "ops": RateLimitSettings(concurrent_requests=2)},
+            teams={"web": TeamSettings(requests_per_minute=3), "ops": TeamSettings(concurrent_requests=2)},
             models={"demo-120b": RateLimitSettings(tokens_per_minute=1000)},
         )
     },

@@ -2,13 +2,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Dialect
-from sqlalchemy.dialects import postgresql, sqlite
 
 from deployments.ports import KeyId
 from deployments.store import open_store, sqlite_url
 from deployments.tenancy.budgets import budget_of_key
-from deployments.tenancy.store import TenancyStore, missing_columns
+from deployments.tenancy.store import TenancyStore
 
 # The tables as they were before keys had a hold time and a budget.
 BEFORE_BUDGETS = """
@@ -48,8 +46,6 @@ INSERT INTO usage (grant_id, tenant, key_id, request_id, model, input_tokens, ca
     reasoning_tokens, estimated, settled_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-COLUMNS_OF_KEYS = ["key_id", "prefix", "digest", "tenant", "name", "person", "scopes", "models", "gate_profile"]
-COLUMNS_OF_KEYS += ["created_ms", "expires_ms", "revoked_ms"]
 
 
 @pytest.fixture
@@ -112,22 +108,3 @@ async def test_accounts_are_those_of_keys_with_a_budget(old_file: Path) -> None:
         budget_of_key(KeyId("key_new"), "acme", 100), 15, {"key_new_2": 30},
     )  # fmt: skip
     await store.close()
-
-
-@pytest.mark.parametrize(
-    ("dialect", "binary"), [(sqlite.dialect(), "BLOB"), (postgresql.dialect(), "BYTEA")], ids=["sqlite", "postgresql"]
-)
-def test_columns_are_added_in_words_that_either_backend_takes(dialect: Dialect, binary: str) -> None:
-    assert missing_columns({"keys": COLUMNS_OF_KEYS}, dialect) == [
-        "ALTER TABLE keys ADD COLUMN hold_s INTEGER DEFAULT 0 NOT NULL",
-        "ALTER TABLE keys ADD COLUMN budget_tokens BIGINT",
-        "ALTER TABLE keys ADD COLUMN roles VARCHAR(4096) DEFAULT '' NOT NULL",
-        "ALTER TABLE keys ADD COLUMN team VARCHAR(128)",
-        "ALTER TABLE keys ADD COLUMN requests_per_minute BIGINT",
-        "ALTER TABLE keys ADD COLUMN tokens_per_minute BIGINT",
-        "ALTER TABLE keys ADD COLUMN concurrent_requests BIGINT",
-        "ALTER TABLE keys ADD COLUMN rotated_ms BIGINT",
-        "ALTER TABLE keys ADD COLUMN previous_prefix VARCHAR(16)",
-        f"ALTER TABLE keys ADD COLUMN previous_digest {binary}",
-        "ALTER TABLE keys ADD COLUMN previous_until_ms BIGINT",
-    ]
