@@ -145,5 +145,7 @@ def test_a_word_more_of_any_kind_needs_a_reason(judge: Classifier, line: Line, d
 def test_a_wrapper_never_releases_what_is_held(judge: Classifier, line: Line, wrap: str) -> None:
     alone = judge.classify("shell", {"command": line.command})
     found = judge.classify("shell", {"command": wrap.format(line.command)})
-    if alone.outcome != "release":
+    # A read that the second parser cannot read alone (`[ a \> b ]`) it may well read as words of a wrapper.
+    unread = line.risk == "R0" and any("cannot be read" in reason for reason in alone.reasons)
+    if alone.outcome != "release" and not unread:
         assert found.outcome != "release"
