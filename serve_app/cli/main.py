@@ -30,6 +30,7 @@ from serve_app.cli import (
     route,
     router,
     schema,
+    size,
     tenants,
     up,
     usage,
@@ -73,6 +74,7 @@ bench_more.register(bench.app)
 bench_audit.register(bench.app)
 bench_gate.register(bench.app)
 app.add_typer(bench.app, name="bench")
+app.add_typer(size.app, name="size")
 
 
 def run() -> None:

@@ -1,0 +1,171 @@
+"""`gatehouse size` as it is typed."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+from typer.testing import CliRunner
+
+from serve_app.cli.size import app, card_prices, duration_s, tokens
+from serve_app.sizing.check import COMPARED
+from tests.unit.bench.sse import Script
+
+_RUN = CliRunner(env={"COLUMNS": "200"})
+_ASKED = ["--model", "gpt-oss-120b", "--sessions", "50", "--context", "32k"]
+
+
+def test_a_plan_is_a_range_and_has_no_price_of_its_own() -> None:
+    said = _RUN.invoke(app, _ASKED)
+    assert said.exit_code == 0
+    assert "2 x h100" in said.output
+    assert "1 to 2" in said.output
+    assert "No prices are assumed" in said.output
+    assert "an hour" not in said.output
+
+
+def test_a_price_is_multiplied_by_the_range() -> None:
+    said = _RUN.invoke(app, [*_ASKED, "--gpu-hour", "2.5"])
+    assert "2 x h100: 5.00 to 10.00 an hour, 3,650 to 7,300 a month, by your price of 2.5." in said.output
+
+
+def test_json_holds_every_card_and_case() -> None:
+    said = _RUN.invoke(app, [*_ASKED, "--gpu", "h100,l40s", "--gpu-hour", "l40s=1.2", "--json"])
+    document = json.loads(said.output)
+    assert set(document["gpus"]) == {"h100", "l40s"}
+    first = document["gpus"]["h100"][0]
+    assert first["tensor_parallel"] == 2
+    assert set(first["cases"]) == {"low", "mid", "high"}
+    assert first["cost"] is None
+    assert document["gpus"]["l40s"][0]["cost"]["hour"][0] > 0
+
+
+def test_targets_that_cannot_be_met_are_a_failure_with_reasons() -> None:
+    said = _RUN.invoke(app, [*_ASKED, "--itl", "1ms"])
+    assert said.exit_code == 1
+    assert "none will do" in said.output
+    assert "case: a token takes" in said.output
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--model", "llama"], ["--context", "many"], ["--gpu", "abacus"], ["--gpu-hour", "free"], ["--ttft", "soon"]],
+    ids=lambda wrong: wrong[0].strip("-"),
+)
+def test_what_cannot_be_read_is_said_in_one_sentence(wrong: list[str]) -> None:
+    said = _RUN.invoke(app, wrong)
+    assert said.exit_code == 2
+    assert said.output.startswith("gatehouse: ")
+    assert len(said.output.splitlines()) == 1
+
+
+def test_every_constant_has_a_source() -> None:
+    said = _RUN.invoke(app, ["--sources"])
+    assert "[lab] GPUStack performance lab" in said.output
+
+
+def test_a_profile_is_simulated(tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("size") / "out.json"
+    said = _RUN.invoke(
+        app, ["simulate", "configs/serve.s.yaml", "--sessions", "2", "--length", "2min", "--warm-up", "10s", "--json",
+              str(file)],
+    )  # fmt: skip
+    assert said.exit_code == 0, said.output
+    assert "serve.s.yaml on l4" in said.output
+    document = json.loads(file.read_text())
+    by_case = document["results"]["2"]
+    gaps = [by_case[case][0]["itl_mean_s"] for case in ("low", "mid", "high")]
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] > 0
+
+
+def test_a_profile_on_token_clocks_or_demonstrations_is_refused() -> None:
+    said = _RUN.invoke(app, ["simulate", "configs/serve.local.yaml"])
+    assert said.exit_code == 2
+    assert "nothing is known about demo-20b" in said.output
+
+
+@contextmanager
+def _served(script: Script) -> Generator[str]:
+    """The address of a server in a thread of its own, as the command has the loop of this one."""
+    loop, started, urls = asyncio.new_event_loop(), threading.Event(), list[str]()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        server = await asyncio.start_server(script.answer, "127.0.0.1", 0)
+        urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        started.set()
+        await stop.wait()
+        server.close()
+        for task in script.tasks:
+            task.cancel()
+        await asyncio.gather(*script.tasks, return_exceptions=True)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    started.wait()
+    try:
+        yield urls[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def test_a_real_server_is_loaded_and_compared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    file, script = tmp_path_factory.mktemp("check") / "out.json", Script()
+    with _served(script) as url:
+        said = _RUN.invoke(
+            app,
+            ["check", "--seats", "2", "--first-token-ms", "0", "--token-ms", "0.1", "--max-tokens", "2", "--url", url,
+             "--streams", "2", "--per-stream", "3", "--rate", "", "--json", str(file)],
+        )  # fmt: skip
+    assert said.exit_code == 0, said.output
+    document = json.loads(file.read_text())
+    assert [each["name"] for each in document["compared"]] == list(COMPARED)
+    assert all(each["level"] == "2 streams" and each["real"] > 0 for each in document["compared"])
+    assert document["server"]["path_s"] > 0
+    assert len(script.requests) == 8 + 12 + 6  # warm-up, one stream, the level
+
+
+def test_a_server_that_answers_nothing_is_no_comparison() -> None:
+    with _served(Script(status=401)) as url:
+        said = _RUN.invoke(
+            app, ["check", "--seats", "1", "--first-token-ms", "1", "--token-ms", "1", "--url", url]
+        )  # fmt: skip
+    assert said.exit_code == 1
+    assert "no request was answered: status 401" in said.output
+
+
+def test_a_server_elsewhere_is_not_loaded_unasked() -> None:
+    said = _RUN.invoke(
+        app, ["check", "--seats", "1", "--first-token-ms", "1", "--token-ms", "1", "--url", "http://10.0.0.1"]
+    )
+    assert said.exit_code == 2
+    assert "--allow-remote" in said.output
+
+
+@pytest.mark.parametrize(("text", "value"), [("500", 500), ("32k", 32_768), ("128K", 131_072)])
+def test_tokens(text: str, value: int) -> None:
+    assert tokens(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1.5k", "32m"])
+def test_not_tokens(text: str) -> None:
+    with pytest.raises(ValueError, match="not a number of tokens"):
+        tokens(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("2", 2.0), ("2s", 2.0), ("50ms", 0.05), ("1.5min", 90.0), ("1h", 3600.0)])
+def test_durations(text: str, value: float) -> None:
+    assert duration_s(text) == pytest.approx(value)
+
+
+def test_prices_are_for_all_cards_or_for_named_ones() -> None:
+    assert card_prices("2.5", ["h100", "l4"]) == {"h100": 2.5, "l4": 2.5}
+    assert card_prices("2.5, l4=0.8", ["h100", "l4"]) == {"h100": 2.5, "l4": 0.8}
+    for wrong in ("-1", "nan", "l4=", "abacus=2"):
+        with pytest.raises(ValueError, match=r"is not a price|no card"):
+            card_prices(wrong, ["h100"])
