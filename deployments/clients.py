@@ -77,6 +77,7 @@ from deployments.ports import (
     TenantView,
     Usage,
 )
+from deployments.rollouts import Artefact, Count, Draft, Plan, Rollout, Slice, Step
 from deployments.usage import Bucket, Dimension, Place, UsagePage, UsageQuery, UsageReport
 
 T = TypeVar("T")
@@ -554,6 +555,48 @@ class ResponsesClient(_Client):
     async def conversation(self, tenant: TenantId, response_id: str) -> Sequence[JsonValue]:
         """Items of a response and all before it, oldest first."""
         return cast(Sequence[JsonValue], await self._ask("conversation", tenant, response_id))
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        return bool(await self._ask("ready"))
+
+
+class RolloutsClient(_Client):
+    """`rollouts.Rollouts` over a handle."""
+
+    what = "The rollout controller"
+
+    async def register(self, artefact: Artefact, actor: str) -> str:
+        """Remember an artefact; its revision."""
+        return str(await self._ask("register", artefact, actor))
+
+    async def start(self, plan: Plan, actor: str) -> Rollout:
+        """Begin a rollout."""
+        return cast(Rollout, await self._ask("start", plan, actor))
+
+    async def move(self, rollout_id: str, draft: Draft) -> Rollout:
+        """Advance, hold, resume or roll back by hand."""
+        return cast(Rollout, await self._ask("move", rollout_id, draft))
+
+    async def get(self, rollout_id: str) -> Rollout:
+        """A rollout, or `NotFound`."""
+        return cast(Rollout, await self._ask("get", rollout_id))
+
+    async def rollouts(self) -> Sequence[Rollout]:
+        """The newest rollouts."""
+        return cast(Sequence[Rollout], await self._ask("rollouts"))
+
+    async def history(self, rollout_id: str) -> Sequence[Step]:
+        """The steps of a rollout, or `NotFound`."""
+        return cast(Sequence[Step], await self._ask("history", rollout_id))
+
+    async def slices(self) -> Sequence[Slice]:
+        """How traffic is split now."""
+        return cast(Sequence[Slice], await self._ask("slices"))
+
+    async def observe(self, counts: Sequence[Count]) -> None:
+        """Add what was seen."""
+        await self._ask("observe", counts)
 
     async def ready(self) -> bool:
         """True when the store answers."""

@@ -551,7 +551,8 @@ class EngineCall:
 
     `cache_salt`: prompts share cached prefixes only with prompts of the same salt; hex digits, or empty for none.
     `tenant` and `share` say whose turn it is where several wait. Within a tenant lanes take turns: `lane` is who of it
-    asks, and what is `patient` waits apart, for a smaller part. None of these reaches the engine's own API.
+    asks, and what is `patient` waits apart, for a smaller part. `revision`: of the model's, where several are deployed;
+    "" for the configured one. None of these reaches the engine's own API.
     """
 
     path: str
@@ -565,6 +566,7 @@ class EngineCall:
     share: Share = Share()
     lane: str = ""
     patient: bool = False
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ colour=$([ -t 1 ] && echo yes || echo no)
 # Tests that draw from a large space, break at every step, or read all that was ever graded: minutes.
 samples=(
   tests/unit/audit/test_{sealer,semantics,witness}.py tests/unit/bench/test_bench_gate.py tests/unit/tenancy/test_budget_rules.py tests/unit/routing/test_{evaluate,learning_loop}.py
+  tests/unit/rollout/test_{crashes,judge}.py
   tests/unit/gate/test_{bash_differential,corpora,crashes,desk_machine,laws,obfuscation,permits_retries,policy_docs,python_reads}.py
 )
 without=()
@@ -33,7 +34,7 @@ check() {
       GATEHOUSE_GATE_WHOLE=1 GATEHOUSE_FULL_RACES=1 GATEHOUSE_RACES=10000 GATEHOUSE_FRAGMENTATIONS=5000 \
         pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile --timeout 14400 \
         tests/unit/gate/test_{obfuscation,bash_differential,laws,races,permits_races,crashes,desk_machine}.py \
-        tests/unit/ingress/test_wire_proof.py tests/unit/tenancy/test_budget_rules.py
+        tests/unit/ingress/test_wire_proof.py tests/unit/tenancy/test_budget_rules.py tests/unit/rollout/test_crashes.py
       ;;
     manifests) pytest "--color=$colour" "tests/$1" ;;
     serve | engines | hybrid | audit | gpu | cluster) pytest "--color=$colour" -m "$1" "tests/$1" ;;

@@ -14,6 +14,7 @@ FILES: Final[dict[Feature, str]] = {
     "gate": "gate.db",
     "responses": "responses.db",
     "difficulty": "router.db",
+    "rollout": "rollout.db",
 }
 
 

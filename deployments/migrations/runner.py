@@ -43,7 +43,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from deployments.errors import PartUnavailable
 
-Feature: TypeAlias = Literal["tenancy", "gate", "responses", "difficulty"]
+Feature: TypeAlias = Literal["tenancy", "gate", "responses", "difficulty", "rollout"]
 FEATURES: Final[tuple[Feature, ...]] = get_args(Feature)
 
 _HERE: Final = Path(__file__).parent

@@ -88,6 +88,7 @@ def test_features_have_a_file_each_or_share_a_database(tmp_path: Path, file: Pat
         state / "gate.db": ("gate",),
         state / "responses.db": ("responses",),
         state / "router.db": ("difficulty",),
+        state / "rollout.db": ("rollout",),
     }
     shared = databases(config_of(serve_file(tmp_path, "postgresql+psycopg://db.example/gatehouse")))
     assert shared == {"postgresql+psycopg://db.example/gatehouse": FEATURES}

@@ -28,6 +28,7 @@ from deployments.migrations.runner import (
 )
 from deployments.migrations.tables import bring_up
 from deployments.responses import store as responses_store
+from deployments.rollout import store as rollout_store
 from deployments.store import open_store, sqlite_url
 from deployments.tenancy import tables as tenancy_tables
 from tests.unit.migrations.databases import Rows, connected, fill, ours, revisions, rows, shape
@@ -37,6 +38,7 @@ OF_THE_CODE: dict[Feature, MetaData] = {
     "gate": gate_schema.metadata,
     "responses": responses_store._metadata,
     "difficulty": difficulty_store._metadata,
+    "rollout": rollout_store._metadata,
 }
 every_feature = pytest.mark.parametrize("feature", FEATURES)
 

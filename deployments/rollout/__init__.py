@@ -1,0 +1,1 @@
+"""Rollouts: a revision's way to all of the traffic, and back."""

@@ -1,0 +1,117 @@
+"""`RolloutController`: rollouts as a Serve deployment."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deployments.clients import AuditClient, EngineClient
+from deployments.clock import Clock, SystemClock
+from deployments.errors import GatehouseError
+from deployments.rollout.artefacts import read_key
+from deployments.rollout.controller import Controller
+from deployments.rollout.settings import RolloutSettings
+from deployments.rollout.store import RolloutStore
+from deployments.rollout.works import Loader, RevisionWorks
+from deployments.rollouts import Artefact, Count, Draft, Kind, Plan, Rollout, Slice, Step
+from deployments.store import open_store
+
+_log = logging.getLogger("gatehouse.rollout")
+_AUDIT_S = 10.0
+
+
+class RolloutController:
+    """Implements `rollouts.Rollouts`. One replica; that a second one runs for a while, in an update, does no harm.
+
+    `engines`: a handle for each (model, revision) that is deployed. `loaders` load what is no engine's.
+    """
+
+    def __init__(
+        self,
+        audit: Any,
+        engines: Mapping[tuple[str, str], Any],
+        store_url: str,
+        settings: RolloutSettings,
+        loaders: Mapping[Kind, Loader],
+        clock: Clock | None = None,
+    ) -> None:
+        self._store = RolloutStore(open_store(store_url))
+        known = {name: EngineClient(handle, settings.smoke_timeout_s) for name, handle in engines.items()}
+        works = RevisionWorks(known, loaders, settings.smoke_prompts, settings.smoke_timeout_s)
+        # A key that is set and cannot be read stops the start: unsigned artefacts must not pass instead.
+        key = None if settings.artefact_key is None else read_key(Path(settings.artefact_key))
+        sink = AuditClient(audit, _AUDIT_S)
+        self._controller = Controller(self._store, sink, works, clock or SystemClock(), key)
+        self._tick_s = settings.tick_s
+        self._opening: asyncio.Task[None] | None = None
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def register(self, artefact: Artefact, actor: str) -> str:
+        """Remember an artefact; its revision."""
+        return await (await self._open()).register(artefact, actor)
+
+    async def start(self, plan: Plan, actor: str) -> Rollout:
+        """Begin a rollout."""
+        return await (await self._open()).start(plan, actor)
+
+    async def move(self, rollout_id: str, draft: Draft) -> Rollout:
+        """Advance, hold, resume or roll back by hand."""
+        return await (await self._open()).move(rollout_id, draft)
+
+    async def get(self, rollout_id: str) -> Rollout:
+        """A rollout, or `NotFound`."""
+        return await (await self._open()).get(rollout_id)
+
+    async def rollouts(self) -> Sequence[Rollout]:
+        """The newest rollouts."""
+        return await (await self._open()).rollouts()
+
+    async def history(self, rollout_id: str) -> Sequence[Step]:
+        """The steps of a rollout, or `NotFound`."""
+        return await (await self._open()).history(rollout_id)
+
+    async def slices(self) -> Sequence[Slice]:
+        """How traffic is split now."""
+        return await (await self._open()).slices()
+
+    async def observe(self, counts: Sequence[Count]) -> None:
+        """Add what was seen."""
+        await (await self._open()).observe(counts)
+
+    async def ready(self) -> bool:
+        """True when the store answers."""
+        return await (await self._open()).ready()
+
+    async def check_health(self) -> None:
+        """Raise when the tables could not be opened, or nobody drives the rollouts any more."""
+        await self._open()
+        if self._ticking is not None and self._ticking.done():
+            self._ticking.result()
+
+    async def close(self) -> None:
+        """Stop driving and close the store."""
+        for task in (self._opening, self._ticking):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self._store.close()
+
+    async def _open(self) -> Controller:
+        """The controller, its tables made. Concurrent first calls share one opening; a failed one is tried again."""
+        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
+            self._opening = asyncio.create_task(self._begin())
+        await asyncio.shield(self._opening)
+        return self._controller
+
+    async def _begin(self) -> None:
+        await self._store.open()
+        self._ticking = asyncio.create_task(self._drive())
+
+    async def _drive(self) -> None:
+        while True:
+            try:
+                await self._controller.tick()
+            except GatehouseError as error:
+                _log.error("the rollouts were not looked at: %s", error.code)
+            await asyncio.sleep(self._tick_s)

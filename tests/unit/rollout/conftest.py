@@ -1,0 +1,31 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from deployments.rollout.store import RolloutStore
+from deployments.store import open_store, sqlite_url
+from tests.unit.gate.databases import binaries, fresh_database, private_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    programs = binaries()
+    if programs is None:
+        pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
+    with private_postgres(programs) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+    """A database with the tables of rollouts."""
+    if request.param == "sqlite":
+        url = sqlite_url(tmp_path / "rollout.db")
+    else:
+        url = fresh_database(request.getfixturevalue("postgres"))
+    engine = open_store(url)
+    await RolloutStore(engine).open()
+    yield engine
+    await engine.dispose()
