@@ -20,11 +20,13 @@ from deployments.ports import (
     Verdict,
     Withheld,
 )
+from serve_app.api.budget_metrics import BudgetCollector
 from serve_app.api.gate_health import GateGauges
 from serve_app.api.probes import or_nan
 from serve_app.api.shadow_metrics import ShadowCollector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_PACE_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 
 
 _DIALECTS = {
@@ -89,6 +91,11 @@ class Counters:
             "gen_ai_server_time_to_first_token_seconds", "From the request to the first byte of the answer.",
             ["model"], buckets=_SECONDS, registry=registry,
         )  # fmt: skip
+        self._pace = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Between tokens of streams: from the first byte to the end, over the tokens after the first.",
+            ["model"], buckets=_PACE_SECONDS, registry=registry,
+        )  # fmt: skip
         self._backlog = Gauge(
             "gatehouse_audit_backlog_events", "Events that wait for the audit sink.", registry=registry
         )
@@ -100,6 +107,8 @@ class Counters:
             name: Gauge(f"gatehouse_audit_{name}", text, registry=registry) for name, text in _AUDIT_GAUGES.items()
         }
 
+        self.budgets = BudgetCollector()
+        registry.register(self.budgets)
         self._shadow = ShadowCollector()
         registry.register(self._shadow)
 
@@ -151,6 +160,10 @@ class Counters:
         if ttft_s is not None:
             self._ttft.labels(model).observe(ttft_s)
         self._used(model, usage)
+
+    def paced(self, model: ModelId, seconds: float) -> None:
+        """A stream was answered to its end, with so many seconds between two of its tokens."""
+        self._pace.labels(model).observe(seconds)
 
     def abandoned(self, model: ModelId, usage: Usage) -> None:
         """An attempt of a cascade was not sent; its tokens were used all the same."""

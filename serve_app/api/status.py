@@ -43,8 +43,11 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        told, queue = await asyncio.gather(within(surface.audit.status()), within(surface.approvals.health()))
+        told, queue, budgets = await asyncio.gather(
+            within(surface.audit.status()), within(surface.approvals.health()), within(surface.ledger.budgets(None))
+        )
         counters.gate.tell(queue, cast(Canary, surface.canary).last)
+        counters.budgets.tell(budgets)
         rendered = counters.render(surface.recorder, told)
         return Response(rendered, media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -9,41 +9,75 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.api.metrics import Counters
+from serve_app.config import ROOT
+from serve_app.observe.dashboards import FAILED
+from serve_app.observe.inventory import inventory, labels_of
+from serve_app.observe.promql import labels, metrics
 
-ALERTS = Path(__file__).parents[2] / "configs" / "alerts"
+ALERTS = ROOT / "configs" / "alerts"
 RULES = sorted(ALERTS.glob("*.rules.yaml"))
-_WORDS = {"max", "min", "sum", "absent", "increase", "time", "and", "or", "m", "s"}
+INCIDENTS = {"INC-01", "INC-02", "INC-03", "INC-04"}
 
 
-def rules(path: Path) -> list[dict[str, Any]]:
+def all_rules(path: Path) -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
 
 
-def exported() -> set[str]:
-    return {sample.name for family in Counters().registry.collect() for sample in family.samples}
+def rules(path: Path) -> list[dict[str, Any]]:
+    return [rule for rule in all_rules(path) if "alert" in rule]
+
+
+def cases(path: Path) -> list[dict[str, Any]]:
+    tests = path.with_name(path.name.replace(".rules.", ".tests."))
+    return [
+        each
+        for case in yaml.safe_load(tests.read_text())["tests"]
+        for each in case.get("alert_rule_test", [])
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
-def test_every_alert_asks_for_metrics_that_exist(path: Path) -> None:
-    for rule in rules(path):
-        names = set(re.findall(r"[a-z_]{2,}", re.sub(r"\[\d+[smh]:?\]", "", rule["expr"]))) - _WORDS
-        assert names, rule["alert"]
-        assert names <= exported(), rule["alert"]
+def test_every_rule_asks_for_metrics_that_exist(path: Path) -> None:
+    exported = inventory()
+    recorded = {rule["record"] for rule in all_rules(path) if "record" in rule}
+    for rule in all_rules(path):
+        names = metrics(rule["expr"])
+        assert names, rule
+        assert names - recorded <= exported.keys(), rule
+        known = {label for name in names - recorded for label in labels_of(exported[name])}
+        assert labels(rule["expr"]) <= known, rule
+
+
+def test_no_alert_has_the_name_of_another() -> None:
+    names = [rule["alert"] for path in RULES for rule in rules(path)]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
 def test_every_alert_says_how_bad_it_is_and_what_to_do(path: Path) -> None:
+    headings = re.findall(r"(?m)^### (\w+)$", (ROOT / "docs" / "observability.md").read_text())
     for rule in rules(path):
-        assert rule["labels"]["severity"] in {"warning", "critical"}
-        assert rule["annotations"].keys() == {"summary", "description"}
+        assert rule["labels"]["severity"] in {"info", "warning", "critical"}
+        assert rule["labels"].get("incident", "INC-01") in INCIDENTS
+        assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+        assert rule["annotations"]["runbook"] == f"docs/observability.md#{rule['alert'].lower()}"
+        assert rule["alert"] in headings
+
+
+def test_every_incident_of_the_runbook_has_alerts() -> None:
+    assert {rule["labels"].get("incident") for path in RULES for rule in rules(path)} - {None} == INCIDENTS
+
+
+def test_alerts_and_dashboards_mean_the_same_by_a_failure() -> None:
+    said = set(re.findall(r"code=~\"[^\"]+\"", (ALERTS / "slo.rules.yaml").read_text()))
+    assert said == {FAILED}
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
-def test_every_alert_has_a_case_in_which_it_fires(path: Path) -> None:
-    cases = yaml.safe_load(path.with_name(path.name.replace(".rules.", ".tests.")).read_text())["tests"]
-    fired = {each["alertname"] for case in cases for each in case.get("alert_rule_test", []) if each["exp_alerts"]}
-    assert {rule["alert"] for rule in rules(path)} == fired
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not(path: Path) -> None:
+    own = {rule["alert"] for rule in rules(path)}
+    assert {each["alertname"] for each in cases(path) if each["exp_alerts"]} == own
+    assert {each["alertname"] for each in cases(path) if not each["exp_alerts"]} == own
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
