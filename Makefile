@@ -5,7 +5,7 @@ CONFIG ?= configs/serve.local.yaml
 CHECKS := lint types imports unit api manifests serve
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test $(CHECKS) samples engines hybrid audit proofs conformance gpu upstream cluster fmt lock clean dev-env run-env
+.PHONY: help setup run test $(CHECKS) samples engines hybrid audit tenants observe proofs conformance gpu upstream cluster fmt lock clean dev-env run-env
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ engines: dev-env ## the contract of the vLLM adapter, and a tier that scales (mi
 hybrid: dev-env ## engines over Ray Serve LLM, prefill on engines of its own (minutes)
 	@exec scripts/check.sh $@
 audit: dev-env ## the audit log against crashes, faulty disks, a real S3 server and a second verifier (minutes)
+	@exec scripts/check.sh $@
+tenants: dev-env ## nobody overspends or pays twice while ledger, database and ingress are killed (minutes)
+	@exec scripts/check.sh $@
+observe: dev-env ## the alerts in a real Prometheus that scrapes the running graph (needs Debian's prometheus)
 	@exec scripts/check.sh $@
 proofs: dev-env ## the whole proofs of the gate, of which the unit tier runs samples (hours)
 	@exec scripts/check.sh $@

@@ -553,6 +553,7 @@ class EngineCall:
     `tenant` and `share` say whose turn it is where several wait. Within a tenant lanes take turns: `lane` is who of it
     asks, and what is `patient` waits apart, for a smaller part. `revision`: of the model's, where several are deployed;
     "" for the configured one. None of these reaches the engine's own API.
+    `counted`: the reply tells with its bytes what it has cost so far (`Counted`), where the engine can say that.
     """
 
     path: str
@@ -567,6 +568,7 @@ class EngineCall:
     lane: str = ""
     patient: bool = False
     revision: str = ""
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,7 +586,36 @@ class Repaired:
     notes: tuple[str, ...]
 
 
-EngineItem: TypeAlias = EngineStart | Repaired | bytes
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Bytes of a reply, and what it has cost by the time they left: the engine's own count, never less than before.
+
+    One item, because each one is a message. `data` is empty where the engine works and has nothing to say for a while;
+    then it may come before the `EngineStart`, too.
+    """
+
+    data: bytes
+    usage: Usage
+
+    def __reduce__(self) -> tuple[Callable[..., "Counted"], tuple[bytes | int | bool, ...]]:
+        """Flat: it crosses processes with every message, and a value inside a value takes twice the time."""
+        of = self.usage
+        return _counted, (
+            self.data,
+            of.input_tokens,
+            of.cached_tokens,
+            of.output_tokens,
+            of.reasoning_tokens,
+            of.estimated,
+        )
+
+
+def _counted(data: bytes, read: int, cached: int, written: int, reasoning: int, estimated: bool) -> Counted:
+    return Counted(data, Usage(read, cached, written, reasoning, estimated))
+
+
+ReplyItem: TypeAlias = EngineStart | Repaired | bytes
+EngineItem: TypeAlias = ReplyItem | Counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -606,9 +637,10 @@ class Engine(Protocol):
     """One model at one revision."""
 
     def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
-        """The reply: `EngineStart` first, then bytes. Closing the generator aborts the generation.
+        """The reply: `EngineStart` first, then bytes, in `Counted` where the call asks for that.
 
-        Raises `EngineOverloaded`, `EngineFailed` or `EngineTimeout`, at any step.
+        Closing the generator aborts the generation. Raises `EngineOverloaded`, `EngineFailed` or `EngineTimeout`, at
+        any step.
         """
         ...
 

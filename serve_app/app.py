@@ -7,6 +7,7 @@ recognises the annotation, so a wrong key or value is refused before anything st
 """
 
 import logging
+import sys
 import time
 from functools import partial
 from hashlib import sha256
@@ -46,6 +47,7 @@ from deployments.gate.shadow import ShadowedClassifier
 from deployments.ingress.deployment import Ingress
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.surface import Loaded, Parts, ServedModel
+from deployments.ingress.tracing import Tracing, Untraced
 from deployments.ingress.turn import GENERATING
 from deployments.ports import Approvals, Audit, Dialect, Gate, Keeps, ModelId, Tier
 from deployments.responses.deployment import ResponseStore
@@ -65,6 +67,8 @@ from serve_app.config import (
     operating_person,
     read_yaml,
 )
+from serve_app.observe.logs import write_json
+from serve_app.observe.settings import LogSettings, TracingSettings
 from serve_app.prepare import prepare, vocabulary_dir
 from serve_app.routing.coldstart import cold_start_bytes
 from serve_app.stores import store_url
@@ -157,6 +161,8 @@ def parts(config: AppConfig) -> Parts:
         make_route_meter=make_route_meter,
         guardrails=config.guardrails,
         make_guard_meter=make_guard_meter,
+        make_tracing=partial(make_tracing, config.tracing),
+        set_up=partial(set_up_logs, config.logs),
         codecs=make_codecs(
             {ModelId(model.engine.model): model.fim.template() for model in config.models if model.fim is not None},
             None if config.fim_model is None else ModelId(config.fim_model),
@@ -225,6 +231,23 @@ def make_gate(
 def make_canary(every_s: float, gate: Gate, approvals: Approvals, clock: Clock) -> Canary:
     """What tries the gate of an ingress replica."""
     return Canary(gate, approvals, clock, every_s)
+
+
+def make_tracing(settings: TracingSettings) -> Tracing:
+    """What traces the requests of an ingress replica; OpenTelemetry is imported only where it is wanted."""
+    if settings.endpoint is None:
+        return Untraced()
+    try:
+        from serve_app.tracing import to_collector
+    except ModuleNotFoundError as error:
+        raise ConfigError("tracing.endpoint needs the extra otel: pip install 'gatehouse-serving[otel]'.") from error
+    return to_collector(settings, settings.endpoint)
+
+
+def set_up_logs(settings: LogSettings) -> None:
+    """How this process writes its log."""
+    if settings.encoding == "json":
+        write_json(sys.stderr)
 
 
 def running(config: AppConfig) -> Running:

@@ -28,6 +28,7 @@ from deployments.ports import Tier
 from deployments.responses.settings import ResponsesSettings
 from deployments.tenancy.policies import TierModel, faults
 from deployments.tenancy.settings import TenancySettings
+from serve_app.observe.settings import LogSettings, TracingSettings
 
 DEFAULT_STATE_DIR = Path(".gatehouse")
 DEMO_SOURCE = "demo:"
@@ -185,6 +186,8 @@ class AppConfig(_Model):
     tenancy: TenancySettings = TenancySettings()
     guardrails: GuardrailSettings = GuardrailSettings()
     responses: ResponsesSettings = ResponsesSettings()
+    tracing: TracingSettings = TracingSettings()
+    logs: LogSettings = LogSettings()
     ingress_replicas: ReplicaConfig = ReplicaConfig()
     difficulty_replicas: ReplicaConfig = ReplicaConfig()
     gate_replicas: ReplicaConfig = ReplicaConfig()

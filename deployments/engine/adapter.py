@@ -1,8 +1,9 @@
 """vLLM, behind the only module that imports it.
 
 vLLM's entrypoints move between releases, so the version is pinned and everything of theirs that we rely on is here:
-how to build the engine and its FastAPI app, where its fatal errors go, what its engine counts, and the one name that
-puts our harmony parser in place. `tests/serve/test_engine.py` is the first thing to run when the pin moves.
+how to build the engine and its FastAPI app, where its fatal errors go, what its engine counts of a request and of all,
+and the one name that puts our harmony parser in place. `tests/engines/test_engine.py` is the first thing to run when
+the pin moves.
 
 vLLM is imported inside functions: the pure half of this package must work where it is not installed.
 """
@@ -17,12 +18,13 @@ from typing import Any, cast
 
 from deployments.clock import Clock
 from deployments.engine.bridge import AsgiApp, AsgiBridge
+from deployments.engine.counting import TALLY
 from deployments.engine.guardian import Guardian
 from deployments.engine.harmony import REPAIRS, Finished, RecoveringParser
 from deployments.engine.options import EngineSettings, engine_kwargs, frontend_kwargs
 from deployments.engine.replica import CoreLoad
 from deployments.engine.settings import ENGINE_PATHS
-from deployments.ports import EngineStart
+from deployments.ports import Counted, EngineStart, Usage
 
 HARMONY_STOPS = frozenset({200002, 200012})  # <|return|>, <|call|>
 _WARM_UP_DEADLINE_S = 600.0  # the first sampled request compiles kernels: 6 s on two quiet cores, minutes on busy ones
@@ -105,6 +107,7 @@ class VLLM:
     async def _over(cls, engine: Any, app: Any, settings: EngineSettings, pulse: _Pulse, harmony: bool) -> "VLLM":
         """The core over a running engine and its app, warmed up."""
         server = _mind(app, settings)
+        _install_counting(engine)
         self = cls(engine, AsgiBridge(cast(AsgiApp, app), settings.flush, settings.abort_grace_s), server, pulse)
         if settings.warm_up:
             embeds = any(path == "/v1/embeddings" for path, _ in _routes(app.routes))
@@ -176,16 +179,20 @@ class VLLM:
             await self._expect_ok("/v1/chat/completions", sampled | {"messages": [{"role": "user", "content": "hi"}]})
 
     async def _expect_ok(self, path: str, body: dict[str, Any]) -> None:
-        status, answer = 0, b""
-        headers = {"content-type": "application/json"}
-        async for item in self._bridge.call("POST", path, headers, json.dumps(body).encode(), _WARM_UP_DEADLINE_S):
+        status, answer, cost = 0, b"", Usage()
+        headers, asked = {"content-type": "application/json"}, json.dumps(body).encode()
+        async for item in self._bridge.call("POST", path, headers, asked, _WARM_UP_DEADLINE_S, counted=True):
             if isinstance(item, EngineStart):
                 status = item.status
+            elif isinstance(item, Counted):
+                answer, cost = answer + item.data, item.usage
             elif isinstance(item, bytes):
                 answer += item
         if status != _OK:
             text = answer[:300].decode(errors="replace")
             raise EngineStartFailed(f"The warm-up request to {path} was answered with {status}: {text}")
+        if "max_tokens" in body and not (cost.input_tokens and cost.output_tokens):
+            raise EngineStartFailed("This vLLM counts tokens in another way; the adapter must follow.")
 
 
 def lora_module(name: str, path: str, base_model_name: str) -> object:
@@ -305,6 +312,50 @@ def _stat_loggers(pulse: _Pulse, ray_metrics: bool) -> list[Any]:
 
         loggers.append(RayPrometheusStatLogger)
     return loggers
+
+
+class _Generation:
+    """`counting.Counting` over the state that vLLM keeps of a generation in this process, as of the engine's last step.
+
+    It outlives the generation's end, when vLLM lets go of it.
+    """
+
+    __slots__ = ("_state", "prompt")
+
+    def __init__(self, state: Any) -> None:
+        parent = state.parent_req  # one for all choices of a prompt
+        self.prompt = str(state.request_id if parent is None else parent.request_id)
+        self._state = state
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return int(self._state.prompt_len)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were in the cache."""
+        return int(self._state.num_cached_tokens)
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens generated so far; none for a model that embeds."""
+        detokenizer = self._state.detokenizer
+        return 0 if detokenizer is None else int(detokenizer.num_output_tokens())
+
+
+def _install_counting(engine: Any) -> None:
+    """Let every request that is counted find its generations, from when vLLM takes them on."""
+    processor = engine.output_processor
+    add = processor.add_request
+
+    def counted(request: Any, *args: Any, **kwargs: Any) -> None:
+        add(request, *args, **kwargs)
+        tally = TALLY.get()
+        if tally is not None:
+            tally.add(_Generation(processor.request_states[request.request_id]))
+
+    processor.add_request = counted
 
 
 def _install_harmony() -> None:

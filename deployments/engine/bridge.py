@@ -1,6 +1,6 @@
 """An ASGI app behind one async generator of `ports.EngineItem`.
 
-The app runs in this process and is driven for HTTP scopes only, without lifespan. Three things are done with care:
+The app runs in this process and is driven for HTTP scopes only, without lifespan. Four things are done with care:
 
 - **Flush at the leading edge.** A chunk that comes after a pause leaves at once; what comes within the window after it
   is merged until the window ends. The first two chunks open no window: vLLM's first one only names the role, the text
@@ -8,6 +8,8 @@ The app runs in this process and is driven for HTTP scopes only, without lifespa
 - **Hanging up.** When the reader goes away the app is told `http.disconnect` and finishes by itself. It is not
   cancelled: vLLM's handlers wait with `asyncio.wait`, which leaves the generation running when the waiter is cancelled.
   Cancelling comes only `abort_grace_s` later, for an app that ignored the message.
+- **Counting.** For whoever wants to know, bytes leave with what the request has cost by then (`counting.py`). A request
+  that has nothing to say for a while says that alone.
 - **Failing.** A reply with status 5xx is held until the app has finished, because an app that raises answers in plain
   text first. Whatever the app raised, and a reply without its last part, is `EngineFailed`.
 """
@@ -19,10 +21,11 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, TypeAlias
 
+from deployments.engine.counting import TALLY, Tally
 from deployments.engine.harmony import REPAIRS
 from deployments.engine.settings import FlushSettings
 from deployments.errors import EngineFailed, EngineTimeout
-from deployments.ports import EngineItem, EngineStart, Repaired
+from deployments.ports import Counted, EngineItem, EngineStart, Repaired, Usage
 
 Message: TypeAlias = MutableMapping[str, Any]
 AsgiApp: TypeAlias = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Any]
@@ -31,6 +34,7 @@ _log = logging.getLogger("gatehouse.engine")
 _HIGH_WATER_BYTES = 1 << 20  # an app that is this far ahead of a slow reader waits
 _SERVER_ERROR = 500
 _PROMPT_CHUNKS = 2  # of a reply, that leave without opening a window
+_FIRST_COUNT = 0.1  # of the time between two counts: a request that is soon answered needs none before its bytes
 
 
 class _Reply:
@@ -102,8 +106,12 @@ class _Reply:
 class AsgiBridge:
     """Drives `app`. One instance per replica; it owns every task it starts."""
 
-    def __init__(self, app: AsgiApp, flush: FlushSettings, abort_grace_s: float = 5.0) -> None:
+    def __init__(
+        self, app: AsgiApp, flush: FlushSettings, abort_grace_s: float = 5.0, count_every_s: float = 1.0
+    ) -> None:
+        """`count_every_s`: after how long a counted request that is silent says what it has cost, if that has grown."""
         self._app = app
+        self._count_every_s = count_every_s
         self._flush = flush
         self._abort_grace_s = abort_grace_s
         self._live: dict[asyncio.Task[None], _Reply] = {}
@@ -114,21 +122,30 @@ class AsgiBridge:
         return len(self._live)
 
     async def call(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes, deadline_s: float
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        deadline_s: float,
+        counted: bool = False,
     ) -> AsyncGenerator[EngineItem, None]:
         """The reply: `EngineStart`, then bytes, with `Repaired` ahead of the bytes it concerns.
 
-        Chunk borders mean nothing. Raises `EngineFailed` when the app raised or did not finish its reply, and
-        `EngineTimeout` when that took longer than `deadline_s` seconds. Closing the generator hangs up.
+        Chunk borders mean nothing. With `counted` bytes are in `Counted` as soon as the app counts. Raises
+        `EngineFailed` when the app raised or did not finish its reply, and `EngineTimeout` when that took longer than
+        `deadline_s` seconds. Closing the generator hangs up.
         """
         loop = asyncio.get_running_loop()
         ends_s = loop.time() + deadline_s
         reply = _Reply(body)
         notes: list[str] = []
-        task = self._begin(_scope(method, path, headers), reply, notes)
+        count = _Count(self._count_every_s) if counted else None
+        task = self._begin(_scope(method, path, headers), reply, notes, count)
         told, flushed, flushed_s = 0, 0, float("-inf")
         try:
-            await self._wait(reply, lambda: reply.start is not None, ends_s)
+            async for item in self._counts(reply, lambda: reply.start is not None, ends_s, count):
+                yield item
             if reply.start is None or reply.start.status >= _SERVER_ERROR:
                 await self._wait(reply, lambda: False, ends_s)
                 self._check(task, reply)
@@ -136,7 +153,8 @@ class AsgiBridge:
                 raise EngineFailed("The model's server sent no reply.")
             yield reply.start
             while True:
-                await self._wait(reply, reply.has, ends_s)
+                async for item in self._counts(reply, reply.has, ends_s, count):
+                    yield item
                 due_s = min(flushed_s + self._flush.window_s(self.active), ends_s)
                 if not reply.ended.is_set() and loop.time() < due_s:
                     with suppress(TimeoutError):
@@ -149,12 +167,15 @@ class AsgiBridge:
                     flushed += 1
                     if flushed >= _PROMPT_CHUNKS:
                         flushed_s = loop.time()
-                    yield reply.take()
+                    data = reply.take()
+                    yield data if count is None else count.with_data(data)
                 elif reply.ended.is_set():
                     break
             self._check(task, reply)
         finally:
             reply.hang_up()
+            if count is not None:
+                count.tally.clear()
             if not task.done():
                 reply.net = loop.call_later(self._abort_grace_s, task.cancel)
 
@@ -170,12 +191,13 @@ class AsgiBridge:
             if stubborn:
                 await asyncio.wait(stubborn, timeout=self._abort_grace_s)
 
-    def _begin(self, scope: Message, reply: _Reply, notes: list[str]) -> asyncio.Task[None]:
+    def _begin(self, scope: Message, reply: _Reply, notes: list[str], count: "_Count | None") -> asyncio.Task[None]:
         async def run() -> None:
             await self._app(scope, reply.receive, reply.send)
 
         context = copy_context()  # tasks that the app starts for this request inherit it, and the notes with it
         context.run(REPAIRS.set, notes)
+        context.run(TALLY.set, None if count is None else count.tally)
         task = asyncio.create_task(run(), context=context)
         self._live[task] = reply
         task.add_done_callback(self._ended)
@@ -189,6 +211,22 @@ class AsgiBridge:
         if error is not None:
             _log.error("the engine's app raised %s", _where(error))
         reply.end()
+
+    async def _counts(
+        self, reply: _Reply, ready: Callable[[], bool], ends_s: float, count: "_Count | None"
+    ) -> AsyncGenerator[Counted, None]:
+        """Wait like `_wait`, and say meanwhile what the request costs."""
+        if count is None or ready():
+            await self._wait(reply, ready, ends_s)
+            return
+        loop = asyncio.get_running_loop()
+        while not ready() and not reply.ended.is_set() and loop.time() < ends_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min(loop.time() + count.pause_s, ends_s)):
+                    await reply.until(ready)
+            if not ready() and not reply.ended.is_set() and (grown := count.grown()) is not None:
+                yield grown
+        await self._wait(reply, ready, ends_s)
 
     @staticmethod
     async def _wait(reply: _Reply, ready: Callable[[], bool], ends_s: float) -> None:
@@ -209,6 +247,30 @@ class AsgiBridge:
             raise EngineFailed("The model's server failed.") from None
         if not reply.complete:
             raise EngineFailed("The model's server did not finish its reply.")
+
+
+class _Count:
+    """What one request has cost, and what was said of it."""
+
+    def __init__(self, every_s: float) -> None:
+        self.tally = Tally()
+        self.pause_s = every_s * _FIRST_COUNT
+        self._every_s = every_s
+        self._said: Usage | None = None
+
+    def with_data(self, data: bytes) -> EngineItem:
+        """Bytes that leave now, with the count if there is one."""
+        self.pause_s = self._every_s
+        self._said = self.tally.read()
+        return data if self._said is None else Counted(data, self._said)
+
+    def grown(self) -> Counted | None:
+        """The count alone, if it is another one than was said last."""
+        usage = self.tally.read()
+        if usage is None or usage == self._said:
+            return None
+        self.pause_s, self._said = self._every_s, usage
+        return Counted(b"", usage)
 
 
 def _scope(method: str, path: str, headers: Mapping[str, str]) -> Message:

@@ -17,7 +17,7 @@ from deployments.engine.scaling import LatencyWindow
 from deployments.engine.seating import QueueMeter, Seating
 from deployments.engine.settings import ENGINE_PATHS, FORWARDED_HEADERS, ServedSettings
 from deployments.errors import EngineFailed
-from deployments.ports import EngineCall, EngineInfo, EngineItem, EngineStart, ModelId
+from deployments.ports import Counted, EngineCall, EngineInfo, EngineItem, EngineStart, ModelId
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +161,16 @@ class EngineReplica:
         async with self._seating.seat(call, self._settings.request_deadline_s) as seat:
             self._check_alive()
             left_s = self._settings.request_deadline_s - (self._clock.monotonic_s() - began_s)
-            items = self._core.bridge.call(call.method, call.path, headers, body, left_s)
+            items = self._core.bridge.call(call.method, call.path, headers, body, left_s, call.counted)
             timed = True
             async with aclosing(items):
                 async for item in items:
                     self._check_alive()
-                    seat.hear(item)
+                    said = item.data if isinstance(item, Counted) else item
+                    seat.hear(said)
                     if isinstance(item, EngineStart):
                         timed = _streams(item)  # a whole reply says nothing of its first token
-                    elif timed:
+                    elif timed and said:
                         now_s = self._clock.monotonic_s()
                         self._latencies.add(now_s, now_s - began_s)
                         timed = False

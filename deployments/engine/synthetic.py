@@ -9,12 +9,14 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
 
 from deployments.clock import Clock
 from deployments.engine.bridge import AsgiBridge, Message
+from deployments.engine.counting import TALLY
 from deployments.engine.replica import CoreLoad
 from deployments.engine.settings import ServedSettings
 
@@ -37,6 +39,16 @@ class SyntheticSettings(ServedSettings):
     default_tokens: int = Field(default=128, ge=1, le=131_072)
 
 
+@dataclass(slots=True)
+class _Counts:
+    """`counting.Counting` of one request."""
+
+    prompt: str
+    input_tokens: int
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+
 class TokenClock:
     """A `Core` without an engine."""
 
@@ -46,7 +58,7 @@ class TokenClock:
         self._seats = asyncio.Semaphore(settings.max_num_seqs)
         self._ids = itertools.count(1)
         self._running = 0
-        self._waiting: dict[int, int] = {}
+        self._waiting: dict[str, int] = {}
         self._tokens = 0
         self._stopped = False
         self._bridge = AsgiBridge(self._app, settings.flush, settings.abort_grace_s)
@@ -115,6 +127,10 @@ class TokenClock:
 
     async def _answer(self, body: Mapping[str, Any], chat: bool, prompt_tokens: int, send: Send) -> None:
         number = next(self._ids)
+        so_far = _Counts(str(number), prompt_tokens)
+        tally = TALLY.get()
+        if tally is not None:
+            tally.add(so_far)
         made = _Made(body, chat, number, self._clock.now_ms() // 1000, self._settings.revision)
         tokens = int(body.get("max_completion_tokens") or body.get("max_tokens") or self._settings.default_tokens)
         counts = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
@@ -123,24 +139,24 @@ class TokenClock:
             if chat:
                 await _part(send, made.event({"role": "assistant", "content": ""}, None))
             count = 0
-            async for word in self._words(number, prompt_tokens, tokens):
+            async for word in self._words(so_far, tokens):
                 count += 1
                 await _part(send, made.event({"content": word}, "length" if count == tokens else None))
             if "include_usage" in json.dumps(body.get("stream_options")):
                 await _part(send, made.usage(counts))
             await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
         else:
-            text = "".join([word async for word in self._words(number, prompt_tokens, tokens)])
+            text = "".join([word async for word in self._words(so_far, tokens)])
             await _whole(send, 200, made.whole(text, counts))
 
-    async def _words(self, number: int, prompt_tokens: int, tokens: int) -> AsyncGenerator[str, None]:
+    async def _words(self, so_far: _Counts, tokens: int) -> AsyncGenerator[str, None]:
         """The answer, one token at a time, on an absolute schedule from the moment of admission."""
         loop = asyncio.get_running_loop()
-        self._waiting[number] = prompt_tokens
+        self._waiting[so_far.prompt] = so_far.input_tokens
         try:
             await self._seats.acquire()
         finally:
-            del self._waiting[number]
+            del self._waiting[so_far.prompt]
         self._running += 1
         try:
             due_s = loop.time() + self._settings.first_token_ms / 1000
@@ -149,6 +165,7 @@ class TokenClock:
                 await asyncio.sleep(max(0.0, delay_s))
                 due_s += self._settings.token_ms / 1000
                 self._tokens += 1
+                so_far.output_tokens += 1
                 yield WORDS[count % len(WORDS)]
         finally:
             self._running -= 1

@@ -28,6 +28,7 @@ from deployments.ingress.egress import Reach, check
 from deployments.ingress.opening import Opening
 from deployments.ingress.session import cache_salt_of
 from deployments.ingress.settings import AdviceSettings
+from deployments.ingress.settling import Settler
 from deployments.ports import (
     Advice,
     Approval,
@@ -103,6 +104,7 @@ class Advisor:
         self._engines = engines
         self._tiers = sorted(tiers, key=lambda each: each[0].rank)
         self._ledger = ledger
+        self._settler = Settler(ledger, clock)
         self._approvals = approvals
         self._clock = clock
         self._settings = settings
@@ -198,15 +200,19 @@ class Advisor:
                 tenant=principal.tenant,
                 share=principal.share,
                 lane=principal.key_id,
+                counted=True,
             )
             data = bytearray()
             async with aclosing(Opening(self._engines[model].call(call))) as opening:
-                await opening.start(None)
-                async for item in opening:
-                    if isinstance(item, bytes):
-                        data += item
-                    if len(data) > _MOST_BYTES:
-                        raise EngineFailed("The model's answer is too long.")
+                try:
+                    await opening.start(None)
+                    async for item in opening:
+                        if isinstance(item, bytes):
+                            data += item
+                        if len(data) > _MOST_BYTES:
+                            raise EngineFailed("The model's answer is too long.")
+                finally:
+                    usage = opening.counted or usage  # for a reply that does not come to its end
             text, usage = _answer(bytes(data))
             return text
         finally:
@@ -214,8 +220,7 @@ class Advisor:
 
     async def _settle(self, grant: Grant, usage: Usage, model: ModelId) -> None:
         tier = next((tier for tier, reach in self._tiers if reach.model == model), None)
-        with suppress(GatehouseError):  # the reservation ends by itself
-            await self._ledger.settle(grant, usage, Served(model, tier, "review_of_a_held_call"))
+        await self._settler.settle(grant, usage, Served(model, tier, "review_of_a_held_call"))
 
 
 def question(approval: Approval) -> str:

@@ -143,7 +143,7 @@ class Cascade:
             decision=first,
             grant=turn.grant,
             attempt=turn.attempts,
-            usage=said.usage or charge(turn.grant, None),
+            usage=said.usage or charge(turn.grant, None, opening=turn.opening),
             verdict=verdict,
             outcome=evidence_of(verdict),
             finish=said.finish,
@@ -152,6 +152,7 @@ class Cascade:
         # From here on the larger attempt is the turn's own: whoever hangs up now hangs up on it.
         course.others.append(abandoned)
         course.grant, course.verdict = grant, None
+        first_opening, turn.opening = turn.opening, None
         turn.decision = decision
         turn.attempts += 1
         try:
@@ -166,7 +167,7 @@ class Cascade:
                 decision=decision,
                 grant=grant,
                 attempt=turn.attempts,
-                usage=charge(grant, error),
+                usage=charge(grant, error, opening=turn.opening),
                 verdict=None,
                 outcome=AttemptOutcome.FAILED if isinstance(error, EngineFailed) else None,
                 error_code=error.code,
@@ -176,7 +177,7 @@ class Cascade:
             course.others[:] = [failed]
             course.grant, course.verdict = None, verdict
             course.word, course.why = Word.REFUSED, Why.ENGINE
-            turn.decision = first
+            turn.decision, turn.opening = first, first_opening
             return heard.replay()
         course.word = Word.ESCALATED
         if better is not None:

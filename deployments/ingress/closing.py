@@ -16,6 +16,7 @@ from deployments.ingress.meter import Meter
 from deployments.ingress.reserving import Reserves
 from deployments.ingress.route_meter import RouteMeter
 from deployments.ingress.screening import Screening
+from deployments.ingress.settling import Settler
 from deployments.ingress.trail import Recorder
 from deployments.ingress.turn import Turn, outcome_of, used_by, worked_ms
 from deployments.ports import (
@@ -24,7 +25,6 @@ from deployments.ports import (
     AuditEvent,
     CascadeReport,
     Difficulty,
-    Ledger,
     ModelId,
     RouteDecision,
     Served,
@@ -41,7 +41,7 @@ class Closing:
 
     def __init__(
         self,
-        ledger: Ledger,
+        settler: Settler,
         difficulty: Difficulty,
         cascade: Cascade,
         recorder: Recorder,
@@ -55,7 +55,7 @@ class Closing:
         screening: Screening,
     ) -> None:
         """`routed` are the models of the tiers; `most_kept` bytes of each body of a tenant go to the audit sink."""
-        self._ledger = ledger
+        self._settler = settler
         self._difficulty = difficulty
         self._cascade = cascade
         self._recorder = recorder
@@ -75,11 +75,12 @@ class Closing:
 
     async def finish(self, turn: Turn) -> None:
         """Settle and record, also after a hang-up or a dead engine."""
+        ended_s = self._clock.monotonic_s()
         usage, course = used_by(turn), turn.course
         own = (course.grant or turn.grant, usage, self._served(turn.decision, records.end_of(turn)))
         others = [(each.grant, each.usage, self._served(each.decision, "abandoned")) for each in course.others]
         for grant, used, served in (own, *others):  # at once: it frees a place for the next request
-            await quiet("settle", self._ledger.settle(grant, used, served))
+            await self._settler.settle(grant, used, served)
         if turn.error is None:
             await self._later()
         if turn.recording is not None:
@@ -90,7 +91,7 @@ class Closing:
             guarded = turn.watch is not None and turn.watch.guard.output is not None
             most_kept = 0 if guarded else self._most_kept(turn.principal.tenant)  # no guardrail has seen it
             await self._recorder.record(records.abandoned(turn, each, most_kept, self._clock.now_ms()))
-        await self._recorder.record(self._finished(turn, usage))
+        await self._recorder.record(self._finished(turn, usage, ended_s))
         if turn.watch is not None:
             refused = isinstance(turn.error, GuardrailUnavailable)
             await self._screening.answered(
@@ -147,16 +148,18 @@ class Closing:
             async with asyncio.timeout(self._record_delay_s):
                 await self._draining.wait()
 
-    def _finished(self, turn: Turn, usage: Usage) -> AuditEvent:
-        now_s = self._clock.monotonic_s()
-        duration_s = now_s - turn.started_s
+    def _finished(self, turn: Turn, usage: Usage, ended_s: float) -> AuditEvent:
+        duration_s = ended_s - turn.started_s
         ttft_s = None if turn.first_byte_s is None else turn.first_byte_s - turn.started_s
         outcome = records.end_of(turn)
         self._meter.finished(turn.ask.dialect, turn.decision.model, outcome, duration_s, ttft_s, usage)
+        paced = turn.completed and turn.asked.stream and usage.output_tokens > 1 and not usage.estimated
+        if paced and ttft_s is not None:
+            self._meter.paced(turn.decision.model, (duration_s - ttft_s) / (usage.output_tokens - 1))
         self._meter.withheld(turn.ask.dialect, turn.reply.withheld)
         if turn.completed and turn.asked.max_tokens is None and not usage.estimated and turn.asked.choices == 1:
             self._reserves.add(turn.asked.effort, usage.output_tokens)
-        return records.finished(turn, usage, now_s, self._clock.now_ms())
+        return records.finished(turn, usage, ended_s, self._clock.now_ms())
 
 
 async def quiet(what: str, work: Coroutine[Any, Any, None]) -> None:

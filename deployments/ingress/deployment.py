@@ -55,6 +55,7 @@ class Ingress:
         responses: Any,
     ) -> None:
         take_over_port()
+        parts.set_up()
         settings, clock = parts.settings, SystemClock()
         counters = parts.make_counters()
         classifier = parts.make_classifier()
@@ -72,7 +73,7 @@ class Ingress:
             )
             for served in parts.models
         }
-        meter = parts.make_meter()
+        meter, tracing = parts.make_meter(), parts.make_tracing()
         recorder = Recorder(sink, clock, settings.audit_timeout_s)
         windows = {served.model: Window(served.max_model_len, counters.get(served.model)) for served in parts.models}
         models = [
@@ -94,12 +95,12 @@ class Ingress:
         tiers = [(each.tier, Reach(each.model, each.local)) for each in models if each.tier is not None]
         advisor = Advisor(replicas, tiers, keys, desk, clock, settings.advice)
         journey = Journey(
-            ledger=keys,
-            difficulty=router,
-            engines=replicas,
-            gate=gate,
+            ledger=tracing.ledger(keys),
+            difficulty=tracing.difficulty(router),
+            engines={model: tracing.engine(model, replica) for model, replica in replicas.items()},
+            gate=tracing.gate(gate),
             approvals=desk,
-            recorder=recorder,
+            recorder=tracing.recorder(recorder),
             codecs=parts.codecs,
             readers=parts.readers,
             windows=windows,
@@ -138,14 +139,14 @@ class Ingress:
             parts.make_canary(gate, desk, clock),
             parts.keeps_bodies,
         )
-        self._parts = parts
+        self._parts, self._tracing = parts, tracing
 
     async def __serve_build_asgi_app__(self) -> AsgiApp:
         """The app of this replica; Serve calls this once, after the constructor."""
         self._cold.start()
         await self._surface.recorder.record(self._config_loaded())
         self._watching = asyncio.create_task(self._surface.canary.run())
-        return self._parts.make_api(self._surface)
+        return self._tracing.app(self._parts.make_api(self._surface))
 
     async def __del__(self) -> None:
         """Serve awaits this when it stops the replica, after its last request: usage and records must not be lost."""
@@ -158,6 +159,8 @@ class Ingress:
                     await surface.advisor.close()
                     await surface.journey.drain()
                     await surface.recorder.drain()
+                    await surface.journey.settled()
+                    await asyncio.to_thread(self._tracing.close)
 
     def _config_loaded(self) -> AuditEvent:
         """Which configuration answers from now on: what a later reader of the log holds decisions against."""

@@ -9,7 +9,7 @@ from deployments.ingress.dialects.sse import DONE, EventSplitter, data_event, da
 from deployments.ingress.dialects.stream import usage_of
 from deployments.ingress.dialects.upstream import UNREADABLE
 from deployments.ingress.opening import Opening
-from deployments.ports import EngineItem, Usage
+from deployments.ports import ReplyItem, Usage
 
 _WORDS = frozenset({"content", "text", "reasoning", "reasoning_content", "refusal"})
 _BROKEN = frozenset({"abort", "error"})  # how an engine gives a request up
@@ -38,14 +38,14 @@ class Replay:
 
     waiting = True
 
-    def __init__(self, items: Sequence[EngineItem], rest: Opening | None = None) -> None:
+    def __init__(self, items: Sequence[ReplyItem], rest: Opening | None = None) -> None:
         self._items = list(reversed(items))
         self._rest = rest
 
-    def __aiter__(self) -> AsyncIterator[EngineItem]:
+    def __aiter__(self) -> AsyncIterator[ReplyItem]:
         return self
 
-    async def __anext__(self) -> EngineItem:
+    async def __anext__(self) -> ReplyItem:
         if self._items:
             return self._items.pop()
         if self._rest is None:
@@ -62,7 +62,7 @@ class Replay:
 class Heard:
     """A reply as it came. `rest` is what is still to come of one that is too long to be held; None: it is whole."""
 
-    items: tuple[EngineItem, ...]
+    items: tuple[ReplyItem, ...]
     stream: bool
     rest: Opening | None = None
 
@@ -91,7 +91,7 @@ class Heard:
 
 async def hear(opening: Opening, stream: bool, most_bytes: int) -> Heard:
     """The whole reply, or as much of it as `most_bytes` hold. Whatever the engine raises; then the reply is closed."""
-    items: list[EngineItem] = []
+    items: list[ReplyItem] = []
     size = 0
     try:
         async for item in opening:

@@ -11,7 +11,8 @@ import hashlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
 
@@ -30,7 +31,7 @@ from deployments.guardrails.meter import Uncounted as GuardUncounted
 from deployments.ingress import records
 from deployments.ingress.advice import Advisor
 from deployments.ingress.cascade import Cascade
-from deployments.ingress.closing import Closing, quiet
+from deployments.ingress.closing import Closing
 from deployments.ingress.course import Word, wish_of
 from deployments.ingress.deadline import patience_s
 from deployments.ingress.dialects.values import Asked, Codec, Emit, Framing, Judge, ReplyFilter
@@ -48,10 +49,11 @@ from deployments.ingress.route_meter import RouteMeter, Uncounted
 from deployments.ingress.screening import Screening, Watch
 from deployments.ingress.session import cache_salt_of, session_of
 from deployments.ingress.settings import IngressSettings
+from deployments.ingress.settling import Settler
 from deployments.ingress.telling import context_of, headers_of, may_see_more, refuse_held, worth_another_attempt
 from deployments.ingress.tiers import Tiers
 from deployments.ingress.trail import Recorder
-from deployments.ingress.turn import Ask, RoutedModel, Turn, with_known
+from deployments.ingress.turn import Ask, RoutedModel, Turn, total, with_known
 from deployments.ingress.verifying import Reader
 from deployments.ingress.window import Window, without_max_tokens
 from deployments.ports import (
@@ -61,7 +63,6 @@ from deployments.ports import (
     Effort,
     Engine,
     EngineCall,
-    EngineItem,
     EngineStart,
     Gate,
     Grant,
@@ -73,6 +74,7 @@ from deployments.ports import (
     Principal,
     Receipt,
     Repaired,
+    ReplyItem,
     RequestId,
     Risk,
     RouteAsk,
@@ -158,8 +160,9 @@ class Journey:
         self._cascade = Cascade(ledger, difficulty, engines, readers, windows, self._larger, settings.cascade)
         self._reserves = Reserves(settings.answer_tokens)
         self._screening = Screening(guardrails, recorder, guard_meter or GuardUncounted(), clock)
+        self._settler = Settler(ledger, clock)
         self._closing = Closing(
-            ledger,
+            self._settler,
             difficulty,
             self._cascade,
             recorder,
@@ -174,7 +177,6 @@ class Journey:
         )
         self._principals = Principals(ledger, clock, settings.principal_ttl_s)
         self._leases = Leases(ledger, clock, settings.leased_grants)
-        self._ledger = ledger
         self._difficulty = difficulty
         self._engines = engines
         self._gate = gate
@@ -239,8 +241,8 @@ class Journey:
         finally:
             routing.cancel()
             # Nobody waits for it: the last bytes of an answer need no disk, and `drain` sees to it at the end.
-            end = self._closing.finish(turn) if turn else quiet("settle", self._ledger.settle(grant, Usage()))
-            self._own(end)
+            end = self._closing.finish(turn) if turn else self._settler.settle(grant, Usage())
+            self._own(end, apart=True)
 
     async def drain(self) -> None:
         """Return when everything that ended requests still owe, settlements and records, has been handed over."""
@@ -248,6 +250,10 @@ class Journey:
         while self._tasks:
             await asyncio.wait(set(self._tasks))
         await self._leases.close()
+
+    async def settled(self) -> None:
+        """Return when the ledger has taken all settlements; while it is away that may be never."""
+        await self._settler.drain()
 
     async def authenticate(self, key: str, scope: Scope) -> Principal:
         """The principal behind `key` if it has `scope`, else `Unauthenticated` or `Forbidden`."""
@@ -261,7 +267,18 @@ class Journey:
         answer = min(answer, self._widest)  # agents ask for more than exists
         prompt = max(asked.prompt_ids, asked.batch_ids) + sum(len(text) for text in asked.prompt_texts) // 4
         model = ModelId(asked.requested_model)
-        return await self._leases.admit(principal, ask.request_id, model, prompt + asked.choices * answer, prompt)
+        tokens = prompt + asked.choices * answer
+        admitting = self._own(self._leases.admit(principal, ask.request_id, model, tokens, prompt), apart=True)
+        try:
+            return await asyncio.shield(admitting)
+        except asyncio.CancelledError:  # a client that hangs up now must not be charged for what it never began
+            self._own(self._unused(admitting), apart=True)
+            raise
+
+    async def _unused(self, admitting: asyncio.Task[Grant]) -> None:
+        """Give back what is admitted for nobody."""
+        with suppress(GatehouseError):
+            await self._settler.settle(await admitting, Usage())
 
     async def _route(
         self, principal: Principal, session: SessionId, ask: Ask, asked: Asked, untrusted: bool, started_s: float
@@ -441,9 +458,9 @@ class Journey:
 
     def _begin_again(self, turn: Turn) -> None:
         """A second attempt in place of one that nobody has seen a byte of; the first one is paid for, too."""
-        spent = turn.reply.usage
-        if spent is not None:
-            turn.spent = spent
+        counted = None if turn.opening is None else turn.opening.counted
+        turn.spent = total(turn.spent, turn.reply.usage or counted or Usage())
+        turn.opening = None
         turn.attempts += 1
         turn.reply = turn.reply.again()
 
@@ -472,11 +489,12 @@ class Journey:
             share=turn.principal.share,
             lane=turn.principal.key_id,
             patient=turn.ask.body.get("service_tier") == "flex",
+            counted=True,
         )
         turn.engine_reached = True
         watched = self._tier_states.begin(decision.model, asked.stream)
         turn.calls.append((turn.attempts, watched))
-        opening = Opening(self._engines[decision.model].call(call), watched)
+        turn.opening = opening = Opening(self._engines[decision.model].call(call), watched)
         try:
             await opening.start(self._settings.first_byte_s if asked.stream else None)
         except BaseException:
@@ -484,7 +502,7 @@ class Journey:
             raise
         return opening
 
-    async def _release(self, turn: Turn, item: EngineItem) -> AsyncGenerator[bytes, None]:
+    async def _release(self, turn: Turn, item: ReplyItem) -> AsyncGenerator[bytes, None]:
         match item:
             case bytes():
                 turn.course.hear(item, self._settings.cascade.max_answer_bytes)
@@ -536,9 +554,12 @@ class Journey:
             if self._advisor is not None and isinstance(verdict, Held) and verdict.risk.rank >= Risk.R2.rank:
                 self._advisor.begin(principal, verdict.approval_id)
 
-    def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task that outlives the request it belongs to, and is not forgotten meanwhile."""
-        task = asyncio.create_task(work)
+    def _own(self, work: Coroutine[Any, Any, T], apart: bool = False) -> asyncio.Task[T]:
+        """A task that outlives the request it belongs to, and is not forgotten meanwhile.
+
+        `apart`: it is no part of the request for Serve, which ends the calls of a request when its client hangs up.
+        """
+        task = asyncio.create_task(work, context=Context() if apart else None)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -35,6 +35,10 @@ class Meter(Protocol):
         """A generation ended: `completed`, `failed` or `aborted`."""
         ...
 
+    def paced(self, model: ModelId, seconds: float) -> None:
+        """A stream was answered to its end, with so many seconds between two of its tokens."""
+        ...
+
     def abandoned(self, model: ModelId, usage: Usage) -> None:
         """An attempt of a cascade was not sent; its tokens were used all the same."""
         ...

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 
 from deployments.errors import EngineFailed, GatehouseError
 from deployments.ingress.dialects.upstream import upstream_error
 from deployments.ingress.tiers import Call
-from deployments.ports import EngineItem, EngineStart
+from deployments.ports import Counted, EngineItem, EngineStart, ReplyItem, Usage
 
 _ERROR_BYTES = 64 * 1024
 _BAD = 400
@@ -19,7 +20,9 @@ class Opening:
         """`call` is told how the reply begins and ends."""
         self._items = items
         self._call = call
-        self._next: asyncio.Task[EngineItem | None] | None = None
+        self._next: asyncio.Task[ReplyItem | None] | None = None
+        self.counted: Usage | None = None
+        """What the engine has counted by the last of the bytes that came; None: it has counted nothing yet."""
 
     async def start(self, patience_s: float | None) -> None:
         """Wait for the status, then the first byte, up to `patience_s` for each; None waits for the status alone.
@@ -49,10 +52,10 @@ class Opening:
         """True when the first item is here, so that taking it does not wait."""
         return self._next is not None and self._next.done()
 
-    def __aiter__(self) -> AsyncIterator[EngineItem]:
+    def __aiter__(self) -> AsyncIterator[ReplyItem]:
         return self
 
-    async def __anext__(self) -> EngineItem:
+    async def __anext__(self) -> ReplyItem:
         task, self._next = self._next, None
         if task is None:  # the rule; only the first item is waited for in a task of its own
             return await self._take()
@@ -84,7 +87,7 @@ class Opening:
 
     async def _started(self) -> None:
         try:
-            first = await anext(self._items)
+            first = await self._item()
         except StopAsyncIteration:
             raise EngineFailed("The model did not answer.") from None
         if not isinstance(first, EngineStart):
@@ -92,13 +95,23 @@ class Opening:
         if first.status >= _BAD:
             raise upstream_error(first.status, await self._body())
 
-    async def _take(self) -> EngineItem:
+    async def _item(self) -> ReplyItem:
+        """What comes next, its count noted and taken off."""
+        while True:
+            item = await anext(self._items)
+            if not isinstance(item, Counted):
+                return item
+            self.counted = item.usage
+            if item.data:
+                return item.data
+
+    async def _take(self) -> ReplyItem:
         """The next item, or `StopAsyncIteration` at the end."""
         call = self._call
         if call is None:
-            return await anext(self._items)
+            return await self._item()
         try:
-            item = await anext(self._items)
+            item = await self._item()
         except StopAsyncIteration:
             call.completed()
             raise
@@ -109,7 +122,7 @@ class Opening:
             call.spoke()
         return item
 
-    async def _pull(self, begun: asyncio.Task[None] | None = None) -> EngineItem | None:
+    async def _pull(self, begun: asyncio.Task[None] | None = None) -> ReplyItem | None:
         if begun is not None:
             await begun
         try:
@@ -119,7 +132,9 @@ class Opening:
 
     async def _body(self) -> bytes:
         body = bytearray()
-        async for item in self._items:
-            if isinstance(item, bytes):
-                body += item[: _ERROR_BYTES - len(body)]
+        with suppress(StopAsyncIteration):
+            while True:
+                item = await self._item()
+                if isinstance(item, bytes):
+                    body += item[: _ERROR_BYTES - len(body)]
         return bytes(body)

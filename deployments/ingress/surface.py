@@ -15,6 +15,7 @@ from deployments.ingress.journey import Journey, Reader
 from deployments.ingress.meter import Meter
 from deployments.ingress.route_meter import RouteMeter, Uncounted
 from deployments.ingress.settings import IngressSettings
+from deployments.ingress.tracing import Tracing, Untraced
 from deployments.ingress.trail import Recorder
 from deployments.ingress.turn import GENERATING
 from deployments.ports import (
@@ -115,6 +116,10 @@ def unguarded(meter: Meter) -> GuardMeter:
     return GuardUncounted()
 
 
+def nothing() -> None:
+    """The process is as it should be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What `serve_app/app.py` puts into an ingress replica; picklable by reference.
@@ -125,6 +130,7 @@ class Parts:
     HTTP app; `make_counters` answers one token counter per model that has a local tokenizer. `keeps_bodies`: whose
     prompts and outputs go to the audit sink, which encrypts them. `make_route_meter` adds what is counted of routing to
     what `make_meter` made, `make_guard_meter` what is counted of `guardrails`.
+    `set_up` is called first, on the replica; `make_tracing` makes what traces its requests.
     """
 
     make_api: Callable[[Surface], AsgiApp]
@@ -143,3 +149,5 @@ class Parts:
     make_route_meter: Callable[[Meter], RouteMeter] = uncounted
     guardrails: GuardrailSettings = GuardrailSettings()
     make_guard_meter: Callable[[Meter], GuardMeter] = unguarded
+    make_tracing: Callable[[], Tracing] = Untraced
+    set_up: Callable[[], None] = nothing

@@ -8,6 +8,7 @@ from deployments.errors import EngineFailed, EngineOverloaded, InvalidRequest
 from deployments.ingress.course import Course
 from deployments.ingress.dialects.values import Asked, ReplyFilter
 from deployments.ingress.evidence import Spoken
+from deployments.ingress.opening import Opening
 from deployments.ingress.screening import Watch
 from deployments.ingress.tiers import Call
 from deployments.ports import (
@@ -60,6 +61,7 @@ class Turn:
     """What is known of one request by the time it ends; only the journey and its cascade write here.
 
     `decision` is of the attempt that is under way or was sent, `spent` what malformed replies before it have used.
+    `opening` is that attempt's reply as the engine sends it.
     `calls` are all calls of engines, each with the number of its attempt; `held_s` is for how long humans were waited
     for while the last one was open. `watch`: the guardrails, where the tenant has any.
     """
@@ -87,6 +89,7 @@ class Turn:
     repairs: set[str] = field(default_factory=set[str])
     spent: Usage = Usage()
     error: BaseException | None = None
+    opening: Opening | None = None
     calls: list[tuple[int, Call]] = field(default_factory=list[tuple[int, Call]])
     held_s: float = 0.0
 
@@ -127,12 +130,21 @@ def total(one: Usage, other: Usage) -> Usage:
     )
 
 
-def charge(grant: Grant, error: BaseException | None, reached: bool = True, answering: bool = False) -> Usage:
-    """What to charge for an attempt when the engine never said what it used.
+def charge(
+    grant: Grant,
+    error: BaseException | None,
+    reached: bool = True,
+    answering: bool = False,
+    opening: Opening | None = None,
+) -> Usage:
+    """What to charge for an attempt whose reply never said what it used.
 
-    Nothing, when it was not reached or refused the request before it began `answering`; else what was reserved, marked
-    as an estimate.
+    What the engine had counted by the last of the bytes that came of its reply, `opening`. Where it had not: nothing,
+    when it was not reached or refused the request before it began `answering`; else what was reserved, marked as an
+    estimate.
     """
+    if opening is not None and opening.counted is not None:
+        return opening.counted
     if not reached or (not answering and isinstance(error, InvalidRequest | EngineOverloaded)):
         return Usage()
     return Usage(output_tokens=grant.reserved_tokens, estimated=True)
@@ -145,7 +157,7 @@ def used_by(turn: Turn) -> Usage:
         own = turn.course.own(reported)
     else:
         grant = turn.course.grant or turn.grant
-        own = charge(grant, turn.error, turn.engine_reached, turn.first_byte_s is not None)
+        own = charge(grant, turn.error, turn.engine_reached, turn.first_byte_s is not None, turn.opening)
     return total(turn.spent, own)
 
 

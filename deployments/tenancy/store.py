@@ -240,10 +240,13 @@ class TenancyStore:
             ]
 
     async def unsettled(self, before_ms: int, most: int) -> list[Grant]:
-        """Grants that began before `before_ms` and were never settled, oldest first, `most` at a time."""
+        """Grants that began before `before_ms` and were never settled, oldest first, `most` at a time.
+
+        Without those of leases that nobody opened: they come back, and cost nothing.
+        """
         query = (
             select(_grants)
-            .where(_is_open, _grants.c.created_ms <= before_ms)
+            .where(_is_open, _grants.c.leased_until_ms.is_(None), _grants.c.created_ms <= before_ms)
             .order_by(_grants.c.created_ms)
             .limit(most)
         )

@@ -61,7 +61,7 @@ class Treasury:
         """Return when no budget is being set; before every admission."""
         await self._still.wait()
         now_ms = self._clock.now_ms()
-        if now_ms - self._swept_ms >= _SWEEP_MS:
+        if now_ms - self._swept_ms >= min(_SWEEP_MS, self._grant_ttl_ms):
             self._swept_ms = now_ms
             self._begin(self._estimate_lost(now_ms - self._grant_ttl_ms))
 

@@ -12,6 +12,7 @@ import yaml
 from serve_app.cli.client import fail
 from serve_app.cli.manifest_parts import KUBERAY, Tree, alert_rules, generate
 from serve_app.config import ROOT, ConfigError
+from serve_app.observe.dashboards import dashboards
 
 app = typer.Typer(help="What the manifests for Kubernetes take from a Serve config file.", no_args_is_help=True)
 RENDERED_HEADER = "# Rendered by `gatehouse manifests render`; do not edit, do not apply: apply the overlay.\n"
@@ -28,6 +29,7 @@ def _chosen(overlays: Sequence[Path] | None) -> Sequence[Path]:
 def _wanted(overlays: Sequence[Path] | None) -> Mapping[Path, str]:
     chosen = _chosen(overlays)
     files = {ROOT / KUBERAY / "base" / "monitoring" / "rules.yaml": alert_rules(ROOT / "configs" / "alerts")}
+    files |= {ROOT / "configs" / "dashboards" / name: text for name, text in dashboards().items()}
     try:
         for overlay in chosen:
             files |= generate(overlay)

@@ -24,7 +24,8 @@ from deployments.engine.guardian import started
 from deployments.engine.options import EXTRA_ENGINE_ARGS, EngineSettings, deployment_options, replica_env
 from deployments.engine.replica import EngineReplica
 from deployments.errors import EngineFailed, EngineOverloaded
-from deployments.ports import EngineCall, EngineItem, EngineStart, Repaired, RequestId, SessionId
+from deployments.ingress.opening import Opening
+from deployments.ports import Counted, EngineCall, EngineItem, EngineStart, Repaired, RequestId, SessionId
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -197,6 +198,79 @@ class TestInProcess:
         first, again, other = [await cached(salt) for salt in ("a" * 32, "a" * 32, "b" * 32)]
         assert again > first  # the template alone is shorter than a block, so the first has nothing to find
         assert (first, other) == (0, 0)
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            (CHAT, {"messages": HELLO}),
+            (CHAT, {"messages": HELLO, "stream": True}),
+            (CHAT, {"messages": HELLO, "stream": True, "n": 2, "temperature": 1.0, "max_tokens": 9}),
+            (CHAT, {"messages": HELLO, "tools": [WEATHER], "tool_choice": "required", "stream": True}),
+            ("/v1/completions", {"prompt": [[1, 2, 3], [4, 5]], "max_tokens": 4, "ignore_eos": True}),
+            ("/v1/completions", {"prompt": [1, 2, 3], "max_tokens": 1, "stream": True}),
+        ],
+        ids=["whole", "stream", "two-choices", "tool-call", "batch", "one-token"],
+    )
+    async def test_a_counted_reply_says_the_same_and_ends_with_its_own_usage(
+        self, engine: EngineReplica, path: str, body: dict[str, Any]
+    ) -> None:
+        if body.get("stream"):
+            body = body | {"stream_options": {"include_usage": True}}
+        plain = await ask(engine.call, body, path)
+        items = [item async for item in engine.call(replace(request(body, path), counted=True))]
+        counts = [item for item in items if isinstance(item, Counted)]
+        data = b"".join(item.data if isinstance(item, Counted) else b"" for item in items)
+        assert not any(isinstance(item, bytes) for item in items)
+
+        def events(raw: bytes) -> list[dict[str, Any]]:
+            return [json.loads(each.removeprefix(b"data: ")) for each in raw.split(b"\n\n") if b"{" in each]
+
+        def usages(raw: bytes) -> list[Any]:
+            return [event["usage"] for event in events(raw) if event.get("usage")]
+
+        def text(raw: bytes, index: int) -> str:
+            choices = [choice for event in events(raw) for choice in event["choices"] if choice["index"] == index]
+            said = [choice.get("delta") or choice.get("message") or choice for choice in choices]
+            return "".join(each.get("content") or each.get("text") or "" for each in said)
+
+        (last,) = usages(data)  # as many as were asked for
+        assert len(usages(plain.body)) == 1
+        assert counts[-1].usage.input_tokens == last["prompt_tokens"]
+        assert counts[-1].usage.output_tokens == last["completion_tokens"] > 0
+        if "temperature" not in body:  # else every answer is another one
+            assert [text(data, index) for index in (0, 1)] == [text(plain.body, index) for index in (0, 1)]
+
+    @pytest.mark.parametrize("chunks", [1, 3, 8])
+    async def test_who_hangs_up_is_charged_for_the_tokens_that_were_generated(
+        self, engine: EngineReplica, core: Any, chunks: int
+    ) -> None:
+        body = {"messages": HELLO, "stream": True, "ignore_eos": True, "max_tokens": 900}
+        opening = Opening(engine.call(replace(request(body), counted=True)))
+        await opening.start(None)
+        for _ in range(chunks):
+            await anext(opening)
+        (state,) = core._engine.output_processor.request_states.values()
+        steps, then = core.steps(), state.detokenizer.num_output_tokens()
+        counted = opening.counted
+        assert counted is not None
+        assert (counted.input_tokens, counted.cached_tokens) == (state.prompt_len, state.num_cached_tokens)
+        assert 0 < counted.output_tokens <= then
+        await opening.aclose()
+        await until(lambda: core.load().unfinished == 0)
+        generated = state.detokenizer.num_output_tokens()
+        print(f"{chunks} chunks: counted {counted.output_tokens}, then {then}, at the end {generated}")
+        assert generated - then <= core.steps() - steps  # one token a step, until the engine heard of it
+
+    async def test_a_whole_reply_is_counted_while_it_is_generated(self, engine: EngineReplica, core: Any) -> None:
+        body = {"messages": HELLO, "ignore_eos": True, "max_tokens": 900}
+        items = engine.call(replace(request(body), counted=True))
+        async for item in items:
+            assert isinstance(item, Counted), "the answer came before any count"
+            assert item.data == b""
+            if item.usage.output_tokens:
+                break
+        await items.aclose()
+        await until(lambda: core.load().unfinished == 0)
 
     async def test_a_tool_call(self, engine: EngineReplica) -> None:
         body = {"messages": HELLO, "tools": [WEATHER], "tool_choice": "required"}
@@ -438,6 +512,18 @@ class TestOnServe:
         async with asyncio.timeout(10):
             while (await client.info()).running:
                 await asyncio.sleep(0.05)
+
+    async def test_counts_come_with_the_bytes(self, client: Any) -> None:
+        body = {"messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}
+        items = [item async for item in client.call(replace(request(body), counted=True))]
+        counts = [item for item in items if isinstance(item, Counted)]
+        assert len(counts) == len(items) - 1  # all but the start
+        data = b"".join(item.data for item in counts)
+        told = json.loads(data.split(b"\n\n")[-3].removeprefix(b"data: "))["usage"]
+        assert (counts[-1].usage.input_tokens, counts[-1].usage.output_tokens) == (
+            told["prompt_tokens"],
+            told["completion_tokens"],
+        )
 
     async def test_a_killed_core_ends_the_stream_and_the_replica_comes_back(self, client: Any) -> None:
         before = await client.info()

@@ -49,7 +49,12 @@ class PrefillFirst:
         request = _request(call.body)
         if request is None:
             return call
-        ask = replace(call, body=_dump(prefill_request(request)), request_id=RequestId(f"{call.request_id}-prefill"))
+        ask = replace(
+            call,
+            body=_dump(prefill_request(request)),
+            request_id=RequestId(f"{call.request_id}-prefill"),
+            counted=False,  # the decode engine counts the prompt, too
+        )
         try:
             where = await self._where(ask)
         except (EngineFailed, EngineTimeout) as error:
