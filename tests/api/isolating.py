@@ -69,6 +69,7 @@ TOOLS = [{"type": "function", "function": {"name": "shell", "parameters": {"type
 
 _AUDIT = AuditSettings(checkpoint_interval_ms=10)
 _REVIEW = {"summary": "acme deletes.", "concerns": ["All of acme."], "rollback": None}
+_MOMENTS = frozenset({"anthropic-ratelimit-requests-reset", "anthropic-ratelimit-tokens-reset"})
 _VOLATILE = frozenset({"x-request-id", "request-id", "date", "content-length", "openai-processing-ms"})
 
 
@@ -421,7 +422,11 @@ def told(reply: httpx.Response, ids: Ids, *also: str) -> Told:
     """What a reply tells, apart from the ids of the request and from `also`, other words of it."""
     words = [*also, *ids.values()]
     headers = sorted((name.lower(), value) for name, value in reply.headers.multi_items())
-    kept = tuple((name, unnamed(value, words)) for name, value in headers if name not in _VOLATILE)
+    kept = tuple(
+        (name, "<moment>" if name in _MOMENTS else unnamed(value, words))
+        for name, value in headers
+        if name not in _VOLATILE
+    )
     return Told(reply.status_code, kept, unnamed(reply.text, words))
 
 
