@@ -85,9 +85,9 @@ def differences(bundle: Bundle, directory: Path, chosen: list[str]) -> tuple[int
                 atoms = reader.read(line)
             except Unprovable:
                 continue  # held, whatever bash makes of it
-            texts = [word.text for atom in atoms for word in atom.numbers]
-            if any(text is not None and not text.isdecimal() for text in texts):
-                continue  # so is arithmetic with a text, which bash would evaluate
+            numbers = [word for atom in atoms for word in atom.numbers]
+            if not all(word.kind in {"number", "integer"} or (word.text or "").isdecimal() for word in numbers):
+                continue  # so is arithmetic with anything else, whose text bash would evaluate
             seen = [tuple(map(bash_oracle.expected, atom.argv)) for atom in atoms if atom.argv]
             # The builtin that runs the rest of its words has no recorder, however it is spelled.
             seen += [words[1:] for words in seen if words[0].texts == {"command"}]
