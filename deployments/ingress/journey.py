@@ -12,7 +12,7 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
-from contextvars import Context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
 
@@ -559,7 +559,7 @@ class Journey:
 
         `apart`: it is no part of the request for Serve, which ends the calls of a request when its client hangs up.
         """
-        task = asyncio.create_task(work, context=Context() if apart else None)
+        task = asyncio.create_task(work, context=_of_no_request() if apart else None)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -578,6 +578,15 @@ class Journey:
         most = 0 if turn.watch is not None and turn.watch.masks else self._most_kept(turn.principal.tenant)
         prompt = await prompt_body(turn.ask.body, turn.asked, most)
         return await self._recorder.record(records.decided(turn, prompt, self._clock.now_ms()))
+
+
+def _of_no_request() -> Context:
+    """This task's context with nothing in it but what belongs to traces: Serve finds its request in the rest."""
+    context = Context()
+    for variable, value in copy_context().items():
+        if variable.name.startswith("gatehouse") or variable.name == "current_context":  # OpenTelemetry's
+            context.run(variable.set, value)
+    return context
 
 
 async def _drop(task: asyncio.Task[Any]) -> None:

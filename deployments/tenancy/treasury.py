@@ -55,6 +55,7 @@ class Treasury:
 
     async def open(self) -> None:
         """Take over what the books say."""
+        self._swept_ms = self._clock.now_ms()
         self._budgets.put(await self._store.budgets.accounts(self._clock.now_ms()))
 
     async def steady(self) -> None:
