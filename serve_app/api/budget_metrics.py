@@ -4,6 +4,8 @@ A budget of a tenant or a team is a series of its own, by its id: `gatehouse bud
 keys are counted, not listed: there may be as many as there are keys.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -15,7 +17,16 @@ from deployments.limits import BudgetState
 NEAR: Final = 0.8
 """From this share of its amount on, a budget is nearly used up."""
 
+_MADE_UP: Final = re.compile(r"bdg_[0-9a-f]{16}")
 _LABELS: Final = ("budget", "scope", "unit", "hard")
+
+
+def label_of(budget_id: str) -> str:
+    """A budget on `/metrics`, which takes no key and must name nobody: an id that we made up, else its SHA-256.
+
+    Of a name that somebody chose the first 16 hex digits are shown: `printf NAME | sha256sum`.
+    """
+    return budget_id if _MADE_UP.fullmatch(budget_id) else hashlib.sha256(budget_id.encode()).hexdigest()[:16]
 
 
 class BudgetCollector(Collector):
@@ -51,7 +62,7 @@ class BudgetCollector(Collector):
                 keys["spent" if ratio >= 1 else "near" if ratio >= NEAR else "ok"] += 1
                 continue
             scope = "tenant" if budget.team is None else "team"
-            labels = (budget.budget_id, scope, budget.unit.value, str(budget.hard).lower())
+            labels = (label_of(budget.budget_id), scope, budget.unit.value, str(budget.hard).lower())
             used.add_metric(labels, ratio)
             remaining.add_metric(labels, state.remaining)
         yield used

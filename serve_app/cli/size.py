@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,10 @@ from serve_app.sizing.simulate import simulate
 from serve_app.sizing.workload import Workload
 
 app = typer.Typer(help="How much hardware a load needs: arithmetic, and a simulator.", invoke_without_command=True)
-_console = Console(highlight=False)
+_WIDE = 200
+
+
+_console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 _TOKENS = re.compile(r"(\d+)(k?)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|h)?")
 _UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, None: 1.0}

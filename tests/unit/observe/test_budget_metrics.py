@@ -16,7 +16,7 @@ def state(name: str, used: int, reserved: int = 0, **fields: object) -> BudgetSt
 
 
 STATES = [
-    state("bdg_a", 50, 30),
+    state("bdg_00000000000000aa", 50, 30),
     state("bdg_b", 120, unit=Unit.MICROS, team="secret-team", hard=False),
     state("bdg_c", 79, key_id="key_secret"),
     state("bdg_d", 80, key_id="key_other"),
@@ -40,8 +40,9 @@ async def test_budgets_of_tenants_and_teams_are_series_and_those_of_keys_are_cou
         return STATES
 
     world.ledger.budgets = budgets  # type: ignore[method-assign,assignment]
-    a = '{budget="bdg_a",hard="true",scope="tenant",unit="tokens"}'
-    b = '{budget="bdg_b",hard="false",scope="team",unit="micros"}'
+    a = '{budget="bdg_00000000000000aa",hard="true",scope="tenant",unit="tokens"}'
+    # A name that somebody chose may be a tenant's: everybody may read this.
+    b = '{budget="cacf4a33ddfd5b0f",hard="false",scope="team",unit="micros"}'
     assert {_sorted(name): value for name, value in (await scraped(world)).items()} == {
         "gatehouse_ledger_up": 1,
         f"gatehouse_budget_used_ratio{a}": 0.5,

@@ -102,6 +102,9 @@ def _served(script: Script) -> Generator[str]:
         for task in script.tasks:
             task.cancel()
         await asyncio.gather(*script.tasks, return_exceptions=True)
+        for writer in script.writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in script.writers), return_exceptions=True)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
