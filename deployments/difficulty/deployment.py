@@ -37,6 +37,7 @@ from deployments.ports import (
     Tier,
 )
 from deployments.store import open_store
+from deployments.tasks import Opening, Rounds
 from router.explain import explain
 from router.policy import Policy, Unmet
 from router.route import Trace, fallback, trace
@@ -94,8 +95,8 @@ class DifficultyRouter:
         )
         self._budgets = Budgets(self._rows, f"replica_{secrets.token_hex(8)}")
         self._routes = RouteMemory(settings.explained_routes)
-        self._opening: asyncio.Task[None] | None = None
-        self._running: list[asyncio.Task[None]] = []
+        self._opening = Opening(self._open)
+        self._rounds = Rounds()
 
     async def route(self, ask: RouteAsk) -> RouteDecision:
         """Model and effort for a turn. `UnknownModel` for a wish that is not served. A dry run leaves no trace."""
@@ -146,7 +147,7 @@ class DifficultyRouter:
 
     async def observe(self, attempt: Attempt) -> None:
         """Remember how an attempt ended; the same event twice counts once. `PartUnavailable` when it is not written."""
-        await self._opened()
+        await self._opening.done()
         if attempt.tier is Tier.STRONG:
             budget = self._policies.current.for_tenant(attempt.tenant).budget
             self._budgets.spent(attempt.tenant, budget, attempt.ms, self._clock.now_ms())
@@ -167,12 +168,12 @@ class DifficultyRouter:
 
     async def feedback(self, said: Feedback) -> None:
         """Take a verdict on a turn of the last days."""
-        await self._opened()
+        await self._opening.done()
         await self._desk.take(said)
 
     async def flush(self) -> None:
         """Return when all that was decided so far is written, or raise `PartUnavailable`."""
-        await self._opened()
+        await self._opening.done()
         await self._sessions.flush()
 
     async def explain(self, tenant: TenantId, route_id: RouteId) -> RouteExplanation:
@@ -180,7 +181,7 @@ class DifficultyRouter:
 
         `PartUnavailable` while the store does not answer: the decision alone could be half of the story.
         """
-        await self._opened()
+        await self._opening.done()
         found = self._routes.find(tenant, route_id)
         if found is None:
             stored = await self._rows.decision(tenant, route_id)
@@ -191,22 +192,18 @@ class DifficultyRouter:
 
     async def ready(self) -> bool:
         """True when the store answers. A replica without a valid policy does not start."""
-        await self._opened()
+        await self._opening.done()
         return await self._rows.ready()
 
     async def check_health(self) -> None:
         """Raise when the tables could not be opened, or a task that must run for ever has ended."""
-        await self._opened()
-        for task in self._running:
-            if task.done():
-                task.result()
+        await self._opening.done()
+        self._rounds.check()
 
     async def close(self) -> None:
         """Write what waits and close the store."""
-        for task in (self._opening, *self._running):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await self._opening.close()
+        await self._rounds.close()
         try:
             await self._sessions.flush()
         except PartUnavailable:
@@ -219,33 +216,26 @@ class DifficultyRouter:
         watched = (("policy", self._policies.refused), ("snapshot", self._learned.refused))
         return tuple(name for name, why in watched if why is not None)
 
-    async def _opened(self) -> None:
-        """Make the tables. Concurrent first calls share one opening; a failed one is tried again."""
-        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
-            self._opening = asyncio.create_task(self._open())
-        await asyncio.shield(self._opening)
-
     async def _open(self) -> None:
         await self._rows.open()
-        loops = (self._sessions.write(), self._sweep(), self._watch())
-        self._running = [asyncio.create_task(loop) for loop in loops]
+        self._rounds.begin(self._sessions.write, self._sessions.wake)
+        self._rounds.begin(self._sweep)
+        self._rounds.begin(self._watch)
 
-    async def _sweep(self) -> None:
-        while True:
-            now_ms = self._clock.now_ms()
-            with suppress(PartUnavailable):  # said in the log where it failed; the next round tries again
-                await self._rows.sweep(
-                    now_ms - self._settings.idle_release_s * 1_000, now_ms - self._settings.explained_days * _DAY_MS
-                )
-            await asyncio.sleep(self._settings.sweep_s)
+    async def _sweep(self) -> float:
+        now_ms = self._clock.now_ms()
+        with suppress(PartUnavailable):  # said in the log where it failed; the next round tries again
+            await self._rows.sweep(
+                now_ms - self._settings.idle_release_s * 1_000, now_ms - self._settings.explained_days * _DAY_MS
+            )
+        return self._settings.sweep_s
 
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.to_thread(self._policies.look)
-            await asyncio.to_thread(self._learned.look)
-            with suppress(PartUnavailable):
-                await self._budgets.meet(self._clock.now_ms())
-            await asyncio.sleep(self._settings.reload_s)
+    async def _watch(self) -> float:
+        await asyncio.to_thread(self._policies.look)
+        await asyncio.to_thread(self._learned.look)
+        with suppress(PartUnavailable):
+            await self._budgets.meet(self._clock.now_ms())
+        return self._settings.reload_s
 
     def _decide(
         self, ask: RouteAsk, request: RouteRequest, state: StateView, policy: Policy, around: Surroundings

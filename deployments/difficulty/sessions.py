@@ -17,6 +17,7 @@ from deployments.difficulty.memory import Decided, Evidence, Session, SessionMem
 from deployments.difficulty.store import Explained, RouteRows
 from deployments.errors import PartUnavailable
 from deployments.ports import SessionId, TenantId
+from deployments.tasks import Tasks
 from router.types import StateView
 
 _log = logging.getLogger("gatehouse.router")
@@ -58,10 +59,12 @@ class Sessions:
         self._read_timeout_s = read_timeout_s
         self._waiting: deque[_Waiting] = deque()
         self._unwritten: Counter[_Key] = Counter()
-        self._wake = asyncio.Event()
+        self._failed = 0
         self._one_writer = asyncio.Lock()
         self._looks: list[_Look] = []
-        self._late: set[asyncio.Task[Session | None]] = set()
+        self._late = Tasks()
+        self.wake = asyncio.Event()
+        """Set when there is something new to write, and nothing that could not be written."""
         self._dropped = 0
 
     async def view(self, tenant: TenantId, session: SessionId, keep: bool = True) -> StateView:
@@ -116,20 +119,16 @@ class Sessions:
         self._add(_Waiting(evidence, None, written))
         await written
 
-    async def write(self) -> None:
-        """Write what waits, for ever. What cannot be written is tried again: it acts here meanwhile."""
-        failed = 0
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
+    async def write(self) -> float | None:
+        """Write what waits, to be called when woken. Seconds until what could not be written is to be tried again."""
+        try:
             while self._waiting:
-                try:
-                    await self._write_some()
-                except PartUnavailable:
-                    await asyncio.sleep(_AGAIN_S[min(failed, len(_AGAIN_S) - 1)])
-                    failed += 1
-                else:
-                    failed = 0
+                await self._write_some()
+                self._failed = 0
+        except PartUnavailable:  # it acts here meanwhile
+            self._failed += 1
+            return _AGAIN_S[min(self._failed, len(_AGAIN_S)) - 1]
+        return None
 
     async def flush(self) -> None:
         """Write what waits, once, in one go: for the end. What cannot be written is lost."""
@@ -138,8 +137,7 @@ class Sessions:
 
     async def close(self) -> None:
         """Wait for reads that were given up, and tell whoever waits for a write that it will not come any more."""
-        if self._late:
-            await asyncio.wait(set(self._late))
+        await self._late.drain()
         for each in self._waiting:
             if each.written is not None and not each.written.done():
                 each.written.set_exception(PartUnavailable("The router stopped before its memory was written."))
@@ -149,7 +147,8 @@ class Sessions:
         self._waiting.append(waiting)
         if waiting.key is not None:
             self._unwritten[waiting.key] += 1
-        self._wake.set()
+        if not self._failed:
+            self.wake.set()
 
     async def _write_some(self) -> None:
         async with self._one_writer:
@@ -185,16 +184,15 @@ class Sessions:
 
     async def _read(self, tenant: TenantId, session: SessionId, now_ms: int) -> Session | None:
         """The stored session, or `PartUnavailable`, or `TimeoutError` when the store takes too long."""
-        reading = asyncio.create_task(self._rows.session(tenant, session, now_ms - self._idle_release_ms))
         # Not cancelled when it is late: a driver that is cancelled within a statement may lose its connection.
-        self._late.add(reading)
-        reading.add_done_callback(self._arrived)
+        reading = self._late.begin(self._rows.session(tenant, session, now_ms - self._idle_release_ms))
+        reading.add_done_callback(_looked_at)
         await asyncio.wait({reading}, timeout=self._read_timeout_s)
         if not reading.done():
             raise TimeoutError
         return reading.result()
 
-    def _arrived(self, reading: "asyncio.Task[Session | None]") -> None:
-        self._late.discard(reading)
-        if not reading.cancelled():
-            reading.exception()  # looked at by whoever asked, or by nobody any more
+
+def _looked_at(reading: "asyncio.Task[Session | None]") -> None:
+    if not reading.cancelled():
+        reading.exception()  # by whoever asked, or by nobody any more

@@ -1,6 +1,5 @@
 """`PolicyGate`: the approval desk as a Serve deployment."""
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,10 +44,10 @@ from deployments.ports import (
     keeps_nothing,
 )
 from deployments.store import open_store
+from deployments.tasks import Opening, Rounds
 
 _log = logging.getLogger("gatehouse.gate")
 _AGAIN_S = 1.0
-_NOTICES_S = 1.0
 _LEDGER_TIMEOUT_S = 5.0
 
 
@@ -97,9 +96,8 @@ class PolicyGate:
         self._office = PermitOffice(
             self._desk, self._store.engine, sink, clock, settings, Path(keys_dir), keeps_arguments
         )
-        self._opening: asyncio.Task[None] | None = None
-        self._sweeping: asyncio.Task[None] | None = None
-        self._notifying: asyncio.Task[None] | None = None
+        self._opening = Opening(self._open)
+        self._rounds = Rounds()
 
     async def propose(self, proposal: Proposal) -> Permit | Approval:
         """Consume a matching approval, or open the request that waits for one."""
@@ -210,42 +208,34 @@ class PolicyGate:
     async def check_health(self) -> None:
         """Raise when the store could not be opened, or when nobody sweeps or sends messages any more."""
         await self._opened()
-        for task in (self._sweeping, self._notifying):
-            if task is not None and task.done():
-                task.result()
+        self._rounds.check()
 
     async def close(self) -> None:
         """Stop looking for anything, and give the connections back."""
-        for task in (self._opening, self._sweeping, self._notifying):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await self._opening.close()
+        await self._rounds.close()
         if self._notifier is not None:
             await self._notifier.close()
         await self._store.close()
 
     async def _opened(self) -> ApprovalDesk:
-        """The desk, its tables made. Concurrent first calls share one opening; a failed one is tried again."""
-        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
-            self._opening = asyncio.create_task(self._open())
-        await asyncio.shield(self._opening)
+        """The desk, its tables made."""
+        await self._opening.done()
         return self._desk
 
     async def _open(self) -> None:
         await self._desk.open(self._rule_set, self._running)
         await self._office.open()
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._rounds.begin(self._sweep)
         if self._notifier is not None:
-            self._notifying = asyncio.create_task(self._notifier.run(_NOTICES_S))
+            self._rounds.begin(self._notifier.round)
 
-    async def _sweep(self) -> None:
-        """For as long as the replica lives. After a failure soon again: what has changed should be on record first."""
-        while True:
-            try:
-                await self._desk.sweep()
-                await self._office.sweep()
-                pause_s = self._sweep_s
-            except GatehouseError as error:
-                _log.warning("the gate's sweep failed: %s", type(error).__name__)
-                pause_s = min(_AGAIN_S, self._sweep_s)
-            await asyncio.sleep(pause_s)
+    async def _sweep(self) -> float:
+        """After a failure soon again: what has changed should be on record first."""
+        try:
+            await self._desk.sweep()
+            await self._office.sweep()
+        except GatehouseError as error:
+            _log.warning("the gate's sweep failed: %s", type(error).__name__)
+            return min(_AGAIN_S, self._sweep_s)
+        return self._sweep_s

@@ -32,6 +32,7 @@ PAUSES_S = (1, 5, 30, 120, 600, 1800, 3600)
 _PREFIX = "whsec_"
 _GRACE_S = 5.0
 _KILL_S = 2.0
+_POLL_S = 1.0
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -58,23 +59,14 @@ class Notifier:
         self._keys = {name: read_secret(Path(hook.secret_file)) for name, hook in settings.webhooks.items()}
         # A redirect would carry the message to somebody whom nobody configured.
         self._http = httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
-        self._wake = asyncio.Event()
 
-    def wake(self) -> None:
-        """There may be something to send."""
-        self._wake.set()
-
-    async def run(self, poll_s: float) -> None:
-        """Send for as long as the replica lives: at once when woken, and every `poll_s` seconds."""
-        while True:
-            try:
-                await self.send_due()
-            except GatehouseError as error:
-                _log.warning("the gate's messages could not be sent: %s", type(error).__name__)
-            self._wake.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(poll_s):
-                    await self._wake.wait()
+    async def round(self) -> float:
+        """Send what is due; seconds until it is worth to look again."""
+        try:
+            await self.send_due()
+        except GatehouseError as error:
+            _log.warning("the gate's messages could not be sent: %s", type(error).__name__)
+        return _POLL_S
 
     async def send_due(self) -> int:
         """Try everything that is due, once; how many were taken."""

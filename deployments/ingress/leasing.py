@@ -16,6 +16,7 @@ from typing import Any, Final
 from deployments.clock import Clock
 from deployments.errors import GatehouseError
 from deployments.ports import LEASE_S, Grant, KeyId, Ledger, ModelId, Principal, RequestId
+from deployments.tasks import Tasks
 
 _log = logging.getLogger("gatehouse.ingress")
 _USED_S: Final = LEASE_S - 2.0  # the ledger's answer may have been under way for so long
@@ -55,7 +56,7 @@ class Leases:
         self._most = most
         self._pools: dict[tuple[KeyId, ModelId, Size], _Pool] = {}
         self._opened: list[Grant] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._reporting: asyncio.Task[None] | None = None
         self.from_leases = 0
         """Requests that began without a call to the ledger."""
@@ -74,14 +75,14 @@ class Leases:
         wanted = self._wanted(pool, now_s)
         if wanted and 2 * len(pool.grants) <= wanted and not pool.filling:  # a call for several, not one for each
             pool.filling = True
-            self._own(self._fill(pool, principal, model, key[2], wanted - len(pool.grants)))
+            self._tasks.begin(self._fill(pool, principal, model, key[2], wanted - len(pool.grants)))
         if grant is None:
             return await self._ledger.admit(principal, request_id, model, tokens, prompt_tokens)
         grant = replace(grant, request_id=request_id)
         self.from_leases += 1
         self._opened.append(grant)
         if self._reporting is None or self._reporting.done():
-            self._reporting = self._own(self._report())
+            self._reporting = self._tasks.begin(self._report())
         return grant
 
     async def close(self) -> None:
@@ -89,8 +90,7 @@ class Leases:
         unused = [grant for pool in self._pools.values() for _, grant in pool.grants]
         self._pools.clear()
         self._most = 0
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._tasks.drain()
         if unused:
             await self._quietly(self._ledger.returned(unused))
 
@@ -138,12 +138,6 @@ class Leases:
         except GatehouseError as error:
             # Settling a grant says that it was opened, too.
             _log.warning("the ledger did not hear of leases: %s", error.code)
-
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _rounded(tokens: int) -> int:

@@ -1,6 +1,5 @@
 """`ResponseStore`: stored responses as a Serve deployment."""
 
-import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from deployments.responses.keeper import ResponseKeeper
 from deployments.responses.settings import ResponsesSettings
 from deployments.responses.store import ResponseRows
 from deployments.store import open_store
+from deployments.tasks import Opening, Rounds
 
 _log = logging.getLogger("gatehouse.responses")
 
@@ -25,8 +25,8 @@ class ResponseStore:
         self._rows = ResponseRows(open_store(store_url))
         self._kept = ResponseKeeper(self._rows, clock or SystemClock(), settings)
         self._sweep_s = settings.sweep_s
-        self._opening: asyncio.Task[None] | None = None
-        self._sweeping: asyncio.Task[None] | None = None
+        self._opening = Opening(self._open)
+        self._rounds = Rounds()
 
     async def put(self, response: StoredResponse) -> None:
         """Create or replace; `InvalidRequest` or `QuotaExceeded` when it is too much."""
@@ -59,34 +59,28 @@ class ResponseStore:
     async def check_health(self) -> None:
         """Raise when the tables could not be opened, or the sweeper died."""
         await self._keeper()
-        if self._sweeping is not None and self._sweeping.done():
-            self._sweeping.result()
+        self._rounds.check()
 
     async def close(self) -> None:
         """Stop sweeping and close the store."""
-        for task in (self._opening, self._sweeping):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await self._opening.close()
+        await self._rounds.close()
         await self._rows.close()
 
     async def _keeper(self) -> ResponseKeeper:
-        """The keeper, its tables made. Concurrent first calls share one opening; a failed one is tried again."""
-        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
-            self._opening = asyncio.create_task(self._open())
-        await asyncio.shield(self._opening)
+        """The keeper, its tables made."""
+        await self._opening.done()
         return self._kept
 
     async def _open(self) -> None:
         await self._rows.open()
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._rounds.begin(self._sweep)
 
-    async def _sweep(self) -> None:
-        while True:
-            try:
-                removed = await self._kept.sweep()
-                if removed:
-                    _log.info("removed %d expired responses", removed)
-            except PartUnavailable:
-                _log.error("expired responses could not be removed; trying again in %d s", self._sweep_s)
-            await asyncio.sleep(self._sweep_s)
+    async def _sweep(self) -> float:
+        try:
+            removed = await self._kept.sweep()
+            if removed:
+                _log.info("removed %d expired responses", removed)
+        except PartUnavailable:
+            _log.error("expired responses could not be removed; trying again in %d s", self._sweep_s)
+        return self._sweep_s

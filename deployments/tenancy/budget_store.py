@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Column, ColumnElement, Row, delete, exists, func, insert, or_, select
+from sqlalchemy import Column, ColumnElement, Row, delete, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -12,13 +12,11 @@ from deployments.tenancy.budgets import Account, Alert, Cost, budget_of_key
 from deployments.tenancy.tables import budget_alerts as _alerts
 from deployments.tenancy.tables import budgets as _budgets
 from deployments.tenancy.tables import grants as _grants
+from deployments.tenancy.tables import is_open, used_micros, used_tokens
 from deployments.tenancy.tables import keys as _keys
 from deployments.tenancy.tables import usage as _usage
 
 _MANY = 500  # names in one statement
-_tokens = func.sum(_usage.c.input_tokens + _usage.c.output_tokens)
-_micros = func.sum(func.coalesce(_usage.c.cost_micros, 0))
-_is_open = _grants.c.settled_ms.is_(None) & ~exists().where(_usage.c.grant_id == _grants.c.grant_id)
 
 
 class BudgetStore:
@@ -122,7 +120,11 @@ async def _used(
     columns = [_usage.c[column] for column in kind]
     # Rows of earlier versions do not say when they were admitted.
     admitted = (_usage.c.admitted_ms >= start_ms) | (_usage.c.admitted_ms.is_(None) & (_usage.c.settled_ms >= start_ms))
-    query = select(*columns, _tokens, _micros).where(_among(columns, names), admitted).group_by(*columns)
+    query = (
+        select(*columns, func.sum(used_tokens), func.sum(used_micros))
+        .where(_among(columns, names), admitted)
+        .group_by(*columns)
+    )
     rows = [tuple(row) for row in await connection.execute(query)]
     return {row[: len(kind)]: Cost(*map(int, row[len(kind) :])) for row in rows}
 
@@ -132,7 +134,7 @@ async def _held(
 ) -> dict[tuple[str, ...], dict[str, Cost]]:
     columns = [_grants.c[column] for column in kind]
     query = select(*columns, _grants.c.grant_id, _grants.c.reserved_tokens, _grants.c.reserved_micros).where(
-        _among(columns, names), _is_open, _grants.c.created_ms >= start_ms
+        _among(columns, names), is_open, _grants.c.created_ms >= start_ms
     )
     found: dict[tuple[str, ...], dict[str, Cost]] = {}
     for row in [tuple(row) for row in await connection.execute(query)]:

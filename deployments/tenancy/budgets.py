@@ -78,11 +78,10 @@ class Account:
         """A budget of which nothing was used."""
         return cls(budget, *window_of(budget, now_ms))
 
-    @property
-    def state(self) -> BudgetState:
-        """Where it stands."""
+    def state(self, currency: str) -> BudgetState:
+        """Where it stands; micros are millionths of `currency`."""
         told = tuple(sorted(self.told))
-        return BudgetState(self.budget, self.start_ms, self.end_ms, self.used, self.reserved_total, told)
+        return BudgetState(self.budget, self.start_ms, self.end_ms, self.used, self.reserved_total, told, currency)
 
     @property
     def remaining(self) -> int:
@@ -158,12 +157,13 @@ class Budgets:
         self._accounts: dict[str, Account] = {}
         self._of: dict[str, list[Account]] = {}
 
-    def put(self, accounts: Iterable[Account]) -> None:
-        """Count these, in place of accounts of the same budgets."""
+    def put(self, accounts: Sequence[Account]) -> list[BudgetState]:
+        """Count these, in place of accounts of the same budgets; where they stand."""
         for account in accounts:
             self.remove(account.budget.budget_id)
             self._accounts[account.budget.budget_id] = account
             self._of.setdefault(account.budget.bearer, []).append(account)
+        return [account.state(self._currency) for account in accounts]
 
     def remove(self, budget_id: str) -> None:
         """Count a budget no more; unknown ones are none."""
@@ -178,7 +178,7 @@ class Budgets:
         """Where all of them stand, those of tenants first."""
         for account in self._accounts.values():
             account.roll(now_ms)
-        found = [account.state for account in self._accounts.values()]
+        found = [account.state(self._currency) for account in self._accounts.values()]
         return sorted(found, key=lambda each: (each.budget.tenant, each.budget.team or "", each.budget.key_id or ""))
 
     def state(self, budget_id: str, now_ms: int) -> BudgetState | None:
@@ -187,7 +187,7 @@ class Budgets:
         if account is None:
             return None
         account.roll(now_ms)
-        return account.state
+        return account.state(self._currency)
 
     def check(self, names: Iterable[str], cost: Cost, now_ms: int) -> None:
         """Raise `BudgetExceeded` when one of the bearers may not set so much aside."""
@@ -244,7 +244,7 @@ class Budgets:
     def _tell(self, account: Account, percents: Sequence[int]) -> list[Alert]:
         fresh = [percent for percent in percents if percent not in account.told]
         account.told.update(fresh)
-        return [Alert(account.state, percent) for percent in fresh]
+        return [Alert(account.state(self._currency), percent) for percent in fresh]
 
     def _accounts_of(self, names: Iterable[str], now_ms: int) -> list[Account]:
         found = [account for name in names for account in self._of.get(name, ())]

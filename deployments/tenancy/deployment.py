@@ -1,6 +1,5 @@
 """`Ledger`: keys and grants as a Serve deployment."""
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from deployments.ports import (
     Usage,
 )
 from deployments.store import open_store
+from deployments.tasks import Opening, Rounds
 from deployments.tenancy.bootstrap import bootstrap
 from deployments.tenancy.ledger import KeyLedger
 from deployments.tenancy.pepper import load_or_create_pepper
@@ -68,8 +68,9 @@ class Ledger:
             settings,
             strong=None if strong is None else ModelId(strong),
         )
-        self._opening: asyncio.Task[None] | None = None
-        self._bootstrapping: asyncio.Task[None] | None = None
+        self._opening = Opening(self._open)
+        self._bootstrapped = False
+        self._rounds = Rounds()
 
     async def authenticate(self, presented: str) -> Principal:
         """The principal behind a key, or `Unauthenticated`."""
@@ -158,43 +159,36 @@ class Ledger:
     async def ready(self) -> bool:
         """True when the store answers and the operator key exists."""
         ledger = await self._ledger()
-        task = self._bootstrapping
-        bootstrapped = task is not None and task.done() and task.exception() is None
-        return bootstrapped and await ledger.ready()
+        return self._bootstrapped and await ledger.ready()
 
     async def check_health(self) -> None:
         """Raise when the store could not be opened or the operator key could not be made."""
         await self._ledger()
-        if self._bootstrapping is not None and self._bootstrapping.done():
-            self._bootstrapping.result()
+        self._rounds.check()
 
     async def close(self) -> None:
         """Stop waiting for the sink and close the store."""
-        for task in (self._opening, self._bootstrapping):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await self._opening.close()
+        await self._rounds.close()
         await self._keys.drain()
         await self._store.close()
 
     async def _ledger(self) -> KeyLedger:
-        """The ledger, opened. Concurrent first calls share one opening; a failed one is raised to all of them."""
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._open())
-        await asyncio.shield(self._opening)
+        """The ledger, opened."""
+        await self._opening.done()
         return self._keys
 
     async def _open(self) -> None:
         await self._keys.open()
-        self._bootstrapping = asyncio.create_task(self._bootstrap())
+        self._rounds.begin(self._bootstrap)
 
-    async def _bootstrap(self) -> None:
+    async def _bootstrap(self) -> float | None:
         """Wait for the sink, which starts at the same time: no key without its record."""
-        while True:
-            try:
-                if not await bootstrap(self._keys, self._state_dir, self._operator, self._tenant):
-                    _log.info("no inference key exists yet: create one with `gatehouse keys create`")
-                return
-            except AuditUnavailable:
-                _log.info("waiting for the audit sink before the operator key is made")
-                await asyncio.sleep(_AUDIT_RETRY_S)
+        try:
+            if not await bootstrap(self._keys, self._state_dir, self._operator, self._tenant):
+                _log.info("no inference key exists yet: create one with `gatehouse keys create`")
+        except AuditUnavailable:
+            _log.info("waiting for the audit sink before the operator key is made")
+            return _AUDIT_RETRY_S
+        self._bootstrapped = True
+        return None

@@ -18,6 +18,7 @@ from deployments.errors import InvalidRequest
 from deployments.ports import ModelId, Tier, Usage
 from deployments.tenancy.prices import Price, PriceTable, cost_micros
 from deployments.tenancy.tables import usage as _usage
+from deployments.tenancy.tables import used_micros, used_tokens
 from deployments.usage import (
     Bucket,
     Dimension,
@@ -178,7 +179,7 @@ def _cells(query: UsageQuery, by: tuple[Dimension, ...], bucket: Bucket | None) 
         literal(None, BigInteger) if bucket is None else _at - _at % bucket.ms,
         _usage.c.served_model,
         _usage.c.estimated,
-        and_(func.coalesce(_usage.c.cost_micros, 0) == 0, _usage.c.input_tokens + _usage.c.output_tokens > 0),
+        and_(used_micros == 0, used_tokens > 0),
         func.coalesce(_usage.c.outcome == ABANDONED, False),
         func.coalesce(and_(_usage.c.tier == Tier.BASE.value, _usage.c.reason != EXPLICIT), False),
     )
@@ -188,7 +189,7 @@ def _cells(query: UsageQuery, by: tuple[Dimension, ...], bucket: Bucket | None) 
         _usage.c.cached_tokens,
         _usage.c.output_tokens,
         _usage.c.reasoning_tokens,
-        func.coalesce(_usage.c.cost_micros, 0),
+        used_micros,
         _at_most(_usage.c.cached_tokens, _usage.c.input_tokens),
         _at_most(_usage.c.reasoning_tokens, _usage.c.output_tokens),
     )

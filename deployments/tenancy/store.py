@@ -12,7 +12,6 @@ from sqlalchemy import (
     Row,
     bindparam,
     delete,
-    exists,
     func,
     insert,
     literal,
@@ -41,15 +40,12 @@ from deployments.tenancy.budget_store import BudgetStore
 from deployments.tenancy.budgets import Booking, Cost
 from deployments.tenancy.tables import facts as _facts
 from deployments.tenancy.tables import grants as _grants
+from deployments.tenancy.tables import is_open, used_micros, used_tokens
 from deployments.tenancy.tables import keys as _keys
 from deployments.tenancy.tables import usage as _usage
 
 LOST = "lost"
 """The outcome of a request of which nobody ever said what became of it."""
-_tokens = _usage.c.input_tokens + _usage.c.output_tokens
-_micros = func.coalesce(_usage.c.cost_micros, 0)
-# A settlement may be written before the row of its grant, which then stays open in its own table only.
-_is_open = _grants.c.settled_ms.is_(None) & ~exists().where(_usage.c.grant_id == _grants.c.grant_id)
 
 
 class Became(Enum):
@@ -226,7 +222,7 @@ class TenancyStore:
         query = (
             select(_grants, _keys.c.team)
             .join(_keys, _keys.c.key_id == _grants.c.key_id, isouter=True)
-            .where(_is_open, _grants.c.created_ms > since_ms)
+            .where(is_open, _grants.c.created_ms > since_ms)
             .order_by(_grants.c.created_ms)
         )
         async with self._engine.connect() as connection:
@@ -246,7 +242,7 @@ class TenancyStore:
         """
         query = (
             select(_grants)
-            .where(_is_open, _grants.c.leased_until_ms.is_(None), _grants.c.created_ms <= before_ms)
+            .where(is_open, _grants.c.leased_until_ms.is_(None), _grants.c.created_ms <= before_ms)
             .order_by(_grants.c.created_ms)
             .limit(most)
         )
@@ -255,7 +251,7 @@ class TenancyStore:
 
     async def leased(self) -> list[tuple[Grant, int]]:
         """Grants that nobody has opened, and until when somebody may, the oldest first."""
-        query = select(_grants).where(_is_open, _grants.c.leased_until_ms.is_not(None)).order_by(_grants.c.created_ms)
+        query = select(_grants).where(is_open, _grants.c.leased_until_ms.is_not(None)).order_by(_grants.c.created_ms)
         async with self._engine.connect() as connection:
             return [(_grant(row), row.leased_until_ms) for row in await connection.execute(query)]
 
@@ -283,7 +279,9 @@ class TenancyStore:
                     await connection.execute(delete(_grants).where(own))
             if not first:
                 return []
-            query = select(_usage.c.grant_id, _tokens.label("tokens"), _micros.label("micros"), _usage.c.outcome)
+            query = select(
+                _usage.c.grant_id, used_tokens.label("tokens"), used_micros.label("micros"), _usage.c.outcome
+            )
             known = {row.grant_id: row for row in await connection.execute(query.where(_usage.c.grant_id.in_(first)))}
             new = [each for grant_id, each in first.items() if grant_id not in known]
             mended = [

@@ -14,6 +14,8 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    exists,
+    func,
     text,
 )
 
@@ -124,3 +126,8 @@ budget_alerts = Table(
     Column("percent", Integer, primary_key=True),
     Column("at_ms", BigInteger, nullable=False),
 )
+
+used_tokens = usage.c.input_tokens + usage.c.output_tokens
+used_micros = func.coalesce(usage.c.cost_micros, 0)
+# A settlement may be written before the row of its grant, which then stays open in its own table only.
+is_open = grants.c.settled_ms.is_(None) & ~exists().where(usage.c.grant_id == grants.c.grant_id)

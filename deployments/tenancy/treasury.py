@@ -3,9 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,6 +21,7 @@ from deployments.ports import (
     TenantId,
     Usage,
 )
+from deployments.tasks import Tasks
 from deployments.tenancy.admission import bearer_names
 from deployments.tenancy.budgets import OF_KEY, Account, Alert, Booking, Budgets, Cost
 from deployments.tenancy.grants import GrantWriter
@@ -44,9 +43,8 @@ class Treasury:
         self._clock = clock
         self._audit = audit
         self._grant_ttl_ms = grant_ttl_s * 1000
-        self._currency = currency
         self._budgets = Budgets(currency)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._swept_ms = 0
         self._changes = asyncio.Lock()
         # Cleared while a budget is set: what it counts must not change meanwhile.
@@ -64,7 +62,7 @@ class Treasury:
         now_ms = self._clock.now_ms()
         if now_ms - self._swept_ms >= min(_SWEEP_MS, self._grant_ttl_ms):
             self._swept_ms = now_ms
-            self._begin(self._estimate_lost(now_ms - self._grant_ttl_ms))
+            self._tasks.begin(self._estimate_lost(now_ms - self._grant_ttl_ms))
 
     def check(self, grant: Grant) -> None:
         """Raise `BudgetExceeded` when one of the budgets of a grant does not hold it."""
@@ -105,8 +103,7 @@ class Treasury:
         async def put() -> BudgetState:
             await self._store.budgets.put(budget)
             account = await self._store.budgets.account(budget, now_ms)
-            self._budgets.put([account])
-            return replace(account.state, currency=self._currency)
+            return self._budgets.put([account])[0]
 
         async with self._changes:
             self._still.clear()
@@ -130,31 +127,25 @@ class Treasury:
     def states(self, tenant: TenantId | None) -> Sequence[BudgetState]:
         """Where the budgets of a tenant, or of everybody, stand."""
         found = self._budgets.states(self._clock.now_ms())
-        return [
-            replace(each, currency=self._currency) for each in found if tenant is None or each.budget.tenant == tenant
-        ]
+        return [each for each in found if tenant is None or each.budget.tenant == tenant]
 
     async def drain(self) -> None:
         """Return when everything that was begun is done."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._tasks.drain()
 
     async def _estimate_lost(self, before_ms: int) -> None:
         """Charge what was set aside for requests that were never settled; a settlement that still comes replaces it."""
         try:
             while lost := await self._store.unsettled(before_ms, _SWEPT_AT_ONCE):
                 _log.warning("%d requests were never settled: they are charged what was set aside for them", len(lost))
-                for grant in lost:
-                    usage = Usage(output_tokens=grant.reserved_tokens, estimated=True)
-                    served = Served(grant.model, None, "", LOST)
-                    now_ms = self._clock.now_ms()
-                    await self._writer.settle(Settled(grant, usage, served, grant.reserved_micros, now_ms))
+                now_ms = self._clock.now_ms()
+                await asyncio.gather(*(self._writer.settle(_estimated(grant, now_ms)) for grant in lost))
         except (SQLAlchemyError, OSError, GatehouseError) as error:
             _log.error("requests that were never settled were not looked for: %s", type(error).__name__)
 
     def _tell(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
-            self._begin(self._alert(alert))
+            self._tasks.begin(self._alert(alert))
 
     async def _alert(self, alert: Alert) -> None:
         """Once a window: on record first, then remembered as told."""
@@ -177,12 +168,6 @@ class Treasury:
             _log.error("nobody was told of the budget %s: %s", budget.budget_id, type(error).__name__)
             self._budgets.untold(alert)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """A task that is not forgotten before it is done."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _record(self, name: str, budget: Budget, actor: str, now_ms: int) -> None:
         # A fresh id per attempt: when the store fails after the record, the second attempt is a second event.
         event_id = f"{name}:{budget.budget_id}:{secrets.token_hex(8)}"
@@ -197,6 +182,12 @@ def _names(grant: Grant) -> tuple[str, ...]:
 
 def _cost(grant: Grant) -> Cost:
     return Cost(grant.reserved_tokens, grant.reserved_micros)
+
+
+def _estimated(grant: Grant, now_ms: int) -> Settled:
+    """A request that was never settled has used what was set aside for it, as far as anybody knows."""
+    usage = Usage(output_tokens=grant.reserved_tokens, estimated=True)
+    return Settled(grant, usage, Served(grant.model, None, "", LOST), grant.reserved_micros, now_ms)
 
 
 def _told_of(budget: Budget) -> dict[str, JsonValue]:

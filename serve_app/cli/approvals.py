@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sys
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -12,7 +11,7 @@ import typer
 from deployments.gate.display import escaped
 from deployments.ports import ActionOutcome, ApprovalState, RollbackOutcome
 from serve_app.cli.client import ApiClient, fail
-from serve_app.cli.tables import one_line, show_rows
+from serve_app.cli.tables import moment, one_line, show_rows
 
 app = typer.Typer(help="See, plan, approve, reject and report on held tool calls; freeze keys.", no_args_is_help=True)
 
@@ -49,7 +48,7 @@ def list_approvals(
             approval["tool"],
             f"{sum(vote['decision'] == 'approve' for vote in approval['votes'])}/{approval['votes_required']}",
             approval["requester_person"] or approval["requester_key"],
-            _time(approval["expires_ms"]),
+            moment(approval["expires_ms"]),
         )
         for approval in found
     ]
@@ -139,7 +138,7 @@ def frozen(as_json: _Json = False) -> None:
     if not found:
         typer.echo("no frozen keys")
         return
-    rows = [(each["key_id"], each["tenant"], each["kind"], _time(each["since_ms"]), each["reason"]) for each in found]
+    rows = [(each["key_id"], each["tenant"], each["kind"], moment(each["since_ms"]), each["reason"]) for each in found]
     show_rows(("key", "tenant", "kind", "since", "reason"), rows)
 
 
@@ -147,7 +146,7 @@ def frozen(as_json: _Json = False) -> None:
 def freeze(key_id: _Key, reason: _Reason = "") -> None:
     """Let none of a key's tool calls leave from now on; its votes and permits count no more."""
     found = ApiClient().request("POST", _frozen_path(key_id), {"reason": reason})
-    typer.echo(f"{found['key_id']}: frozen since {_time(found['since_ms'])} ({found['kind']})")
+    typer.echo(f"{found['key_id']}: frozen since {moment(found['since_ms'])} ({found['kind']})")
 
 
 @app.command()
@@ -278,7 +277,3 @@ def _state(approval: dict[str, Any]) -> None:
     typer.echo(f"{approval['id']}: {approval['state']}")
     if approval["missing"]:
         typer.echo(approval["missing"])
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,7 +1,6 @@
 """`gatehouse budgets`: set, list and remove what tenants, teams and keys may use."""
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -10,7 +9,7 @@ import typer
 from deployments.limits import Window
 from deployments.tenancy.budgets import money
 from serve_app.cli.client import ApiClient
-from serve_app.cli.tables import show_rows
+from serve_app.cli.tables import moment, show_rows
 
 app = typer.Typer(help="Set, list and remove budgets of tenants, teams and keys.", no_args_is_help=True)
 
@@ -87,7 +86,7 @@ def _show(found: list[dict[str, Any]]) -> None:
             *(_amount(each[field], each) for field in ("amount", "used", "reserved", "remaining")),
             f"{100 * each['used'] // each['amount']}%",
             "hard" if each["hard"] else "soft",
-            "-" if each["window_ends_ms"] is None else _time(each["window_ends_ms"]),
+            moment(each["window_ends_ms"]),
         )
         for each in found
     ]
@@ -99,7 +98,3 @@ def _show(found: list[dict[str, Any]]) -> None:
 def _amount(value: int, budget: dict[str, Any]) -> str:
     currency = budget["currency"]
     return str(value) if currency is None else f"{money(value, currency)} {currency}"
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,7 +1,6 @@
 """`gatehouse keys`: create, list, rotate, expire and revoke virtual keys of a running server."""
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -9,7 +8,7 @@ import typer
 
 from deployments.ports import GateProfile, Scope
 from serve_app.cli.client import ApiClient
-from serve_app.cli.tables import show_rows
+from serve_app.cli.tables import moment, show_rows
 
 app = typer.Typer(help="Create, list, rotate, expire and revoke virtual keys.", no_args_is_help=True)
 
@@ -101,7 +100,7 @@ def list_keys(
             f"{key['hold_s']}s" if key["hold_s"] else "-",
             "-" if key["budget_tokens"] is None else str(key["budget_tokens"]),
             _per_minute(key),
-            *(_time(key[field]) for field in ("created_ms", "expires_ms", "revoked_ms")),
+            *(moment(key[field]) for field in ("created_ms", "expires_ms", "revoked_ms")),
         )
         for key in keys
     ]
@@ -112,7 +111,7 @@ def list_keys(
 def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as in `gatehouse keys list`.")]) -> None:
     """Revoke a key; it stops working everywhere within 5 s."""
     revoked = ApiClient().request("DELETE", f"/v1/admin/keys/{quote(key_id, safe='')}")
-    typer.echo(f"{revoked['id']}: revoked {_time(revoked['revoked_ms'])}")
+    typer.echo(f"{revoked['id']}: revoked {moment(revoked['revoked_ms'])}")
 
 
 @app.command()
@@ -137,7 +136,7 @@ def expire(
     """Set when a key ends; effective everywhere within 5 s."""
     path = f"/v1/admin/keys/{quote(key_id, safe='')}/expire"
     key = ApiClient().request("POST", path, {"in_s": None if never else in_s})
-    typer.echo(f"{key['id']}: expires {'never' if key['expires_ms'] is None else _time(key['expires_ms'])}")
+    typer.echo(f"{key['id']}: expires {'never' if key['expires_ms'] is None else moment(key['expires_ms'])}")
 
 
 def _per_minute(key: dict[str, Any]) -> str:
@@ -152,7 +151,3 @@ def _show_new(key: dict[str, Any], as_json: bool) -> None:
         return
     typer.echo(key["key"])
     typer.echo(f"{key['id']}: shown once, stored only as a hash. Keep it now.", err=True)
-
-
-def _time(at_ms: int | None) -> str:
-    return "-" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import typer
 from rich.console import Console
@@ -37,6 +38,11 @@ def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Co
         for row in rows:
             typer.echo(row[0], console.file)
             typer.echo(_paragraph(columns[1:], row[1:], console.width), console.file)
+
+
+def moment(at_ms: int | None) -> str:
+    """A moment, in milliseconds since the epoch, as lists show it: UTC, to the second; `-` for none."""
+    return "-" if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def one_line(text: str) -> str:

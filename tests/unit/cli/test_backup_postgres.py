@@ -20,16 +20,7 @@ from tests.unit.cli.installations import (
     serve_file,
     work,
 )
-from tests.unit.gate.databases import binaries, fresh_database, private_postgres
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    programs = binaries()
-    if programs is None:
-        pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
-    with private_postgres(programs) as url:
-        yield url
+from tests.unit.gate.databases import fresh_database
 
 
 async def test_postgresql_there_and_back(tmp_path: Path, postgres: str) -> None:

@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -21,6 +21,7 @@ from deployments.ports import (
     Tier,
 )
 from deployments.store import open_store
+from deployments.tasks import Rounds
 from router.types import StateView
 from tests.fakes_difficulty import DECISION
 
@@ -48,15 +49,14 @@ class Replica:
     def __init__(self, rows: RouteRows, clock: FixedClock, read_timeout_s: float = 5) -> None:
         self.rows = rows
         self.sessions = Sessions(rows, SessionMemory(100, IDLE_MS), clock, IDLE_MS, read_timeout_s)
-        self.writing = asyncio.create_task(self.sessions.write())
+        self.writing = Rounds()
+        self.writing.begin(self.sessions.write, self.sessions.wake)
 
     async def view(self, session: str = "s1") -> StateView:
         return await self.sessions.view(ACME, SessionId(session))
 
     async def stop(self) -> None:
-        self.writing.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.writing
+        await self.writing.close()
         await self.sessions.close()
 
 

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ from deployments.gate.classify import Classifier
 from deployments.gate.policy import Bundle
 from deployments.gate.shell.reader import ShellReader
 from deployments.store import sqlite_url
-from tests.unit.gate.databases import binaries, fresh_database, private_postgres
+from tests.unit.gate.databases import fresh_database
 
 
 @pytest.fixture(scope="session")
@@ -20,16 +19,6 @@ def bundle() -> Bundle:
 def classifier(bundle: Bundle) -> Classifier:
     # A busy machine must not turn a slow parser into a test that passes for the wrong reason.
     return Classifier(bundle, ShellReader(timeout_s=20.0))
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """A PostgreSQL server of this run alone."""
-    programs = binaries()
-    if programs is None:
-        pytest.skip("there is no PostgreSQL server on this machine (initdb was not found)")
-    with private_postgres(programs) as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,20 +1,10 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
 
 from deployments.store import sqlite_url
-from tests.unit.gate.databases import binaries, fresh_database, private_postgres
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    programs = binaries()
-    if programs is None:
-        pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
-    with private_postgres(programs) as url:
-        yield url
+from tests.unit.gate.databases import fresh_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

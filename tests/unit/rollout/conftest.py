@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -6,16 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.rollout.store import RolloutStore
 from deployments.store import open_store, sqlite_url
-from tests.unit.gate.databases import binaries, fresh_database, private_postgres
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    programs = binaries()
-    if programs is None:
-        pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
-    with private_postgres(programs) as url:
-        yield url
+from tests.unit.gate.databases import fresh_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

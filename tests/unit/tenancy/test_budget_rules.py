@@ -6,7 +6,6 @@ be what they say, and a budget is passed by no more than its requests used beyon
 
 import asyncio
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +41,7 @@ from deployments.tenancy.ledger import KeyLedger
 from deployments.tenancy.settings import TenancySettings
 from deployments.tenancy.windows import rfc3339, window_of
 from tests.fakes_audit import InMemoryAudit
-from tests.unit.gate.databases import binaries, fresh_database, private_postgres
+from tests.unit.gate.databases import fresh_database
 from tests.unit.tenancy.test_budgets import Disk
 
 MODELS = (ModelId("small"), ModelId("large"), ModelId("auto"))
@@ -50,15 +49,6 @@ TTL_S = 7200
 HOUR_MS = 3_600_000
 PRICES = {"models": {"small": {"input": "1", "output": "4"}, "large": {"input": "10", "output": "40.5"}}}
 EXAMPLES = 3_000 if os.environ.get("GATEHOUSE_FULL_RACES") else 60
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    programs = binaries()
-    if programs is None:
-        pytest.skip("there is no PostgreSQL server on this machine (initdb was not found)")
-    with private_postgres(programs) as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

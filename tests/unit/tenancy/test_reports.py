@@ -23,7 +23,7 @@ from deployments.tenancy.reports import ABANDONED, EXPLICIT, UsageReports
 from deployments.tenancy.tables import metadata
 from deployments.tenancy.tables import usage as table
 from deployments.usage import Bucket, Dimension, Place, UsageLine, UsageQuery, UsageReport, UsageRow, UsageSum
-from tests.unit.gate.databases import binaries, fresh_database, private_postgres
+from tests.unit.gate.databases import fresh_database
 
 BASE, STRONG, SMALL = ModelId("gpt-oss-20b"), ModelId("gpt-oss-120b"), ModelId("embedder")
 PRICES = PriceTable(
@@ -36,15 +36,6 @@ PRICES = PriceTable(
 DAY, HOUR = Bucket.DAY.ms, Bucket.HOUR.ms
 EVERYBODY = UsageQuery(None)
 FIELD = {Dimension.KEY: "key_id"}
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    programs = binaries()
-    if programs is None:
-        pytest.skip("there is no PostgreSQL server on this machine (initdb was not found)")
-    with private_postgres(programs) as url:
-        yield url
 
 
 class Books:
