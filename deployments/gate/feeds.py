@@ -104,7 +104,8 @@ def read_flags(programs: Programs, argv: Sequence[Word]) -> Read | None:
         flags = read.node.flags
         name, equals, attached = text.partition("=")
         flag = flags.get(text) or flags.get(name)
-        if flag is None and text.startswith("-") and not read.node.single and not text.startswith("--"):
+        dashed = text.startswith("-") and text != "-"  # a lone dash is an operand: the input
+        if flag is None and dashed and not read.node.single and not text.startswith("--"):
             letters = [flags.get(f"-{letter}") for letter in text[1:]]
             if text[1:].isdigit() and "-#" in flags:
                 read.valued["-#"] = text[1:]
@@ -119,7 +120,7 @@ def read_flags(programs: Programs, argv: Sequence[Word]) -> Read | None:
             flag = letters[-1]
             equals = ""
         if flag is None:
-            if text.startswith("-"):
+            if dashed:
                 return None
             read.operands.append(word)
             continue

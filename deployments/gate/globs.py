@@ -57,7 +57,20 @@ def of_regex(text: str) -> list[str]:
 
 @lru_cache(maxsize=8192)
 def aims_at(glob: str, pattern: str) -> bool:
-    """True when file names that `glob` covers match `pattern`, and the glob looks made for it."""
+    """True when file names that `glob` covers match `pattern`, and the glob looks made for it.
+
+    For all that lies in a directory (`/etc/kubernetes/*`) what counts is the directory: `/etc/k?bernetes/x` is made
+    for it, whatever `x` is.
+    """
+    if _made_for(glob, pattern):
+        return True
+    if not pattern.endswith("/*"):
+        return False
+    places = (glob[:at] for at, char in enumerate(glob) if char == "/")
+    return any(is_glob(place) and _made_for(place, pattern[:-2]) for place in places)
+
+
+def _made_for(glob: str, pattern: str) -> bool:
     if "/." in pattern and "/." not in glob:
         return False  # no wildcard of the shell matches a leading dot
     fixed = pattern.split("*", 1)[0]

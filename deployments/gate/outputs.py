@@ -98,7 +98,7 @@ def _begins_with_its_place(read: Read) -> bool:
     if node.bare_names or not ("*" in node.lists or node.lists & read.given):
         return False
     roles = [node.args[min(place, len(node.args) - 1)] for place in range(len(read.operands))] if node.args else []
-    files = [word for word, role in zip(read.operands, roles, strict=True) if role == "file"]
+    files = [word for word, role in zip(read.operands, roles, strict=False) if role == "file"]
     if "file" not in node.args:
         files = [word for word in read.operands if word.text not in feeds.FIND_SIGNS]
     plain = all(

@@ -2,7 +2,7 @@
 
 A path is text; what it leads to depends on where the command runs, on links, and on where the workspace lies. So one
 path has several names here, and the worst target of them counts: `../../etc/shadow` is also `/etc/shadow`, a directory
-is also what lies in it, `/home/ann` is also a home.
+is also what lies in it, `/home/ann` is also a home, and `/home/ann/.x` what lies in one.
 """
 
 import posixpath
@@ -21,6 +21,7 @@ HOME = "~"
 MAX_DIRECTORIES = 8
 UNREGISTERED = Target(env=Env.PROD, sensitivity=Sensitivity.SENSITIVE, note="not known before it runs")
 _PERSONAL = re.compile(r"/(?:home|Users)/[^/]+")
+_IN_PERSONAL = re.compile(r"/(?:home|Users)/[^/]+(?P<rest>/.+)", re.S)
 _OUTSIDE = re.compile(r"(?:\.\./)*\.\.(?:/(?P<rest>.*))?", re.S)
 # A name followed by `..`: if the name is a link, the way up starts from where it leads.
 _THROUGH_A_NAME = re.compile(r"(?:^|/)(?!\.{1,2}/)[^/]+/+\.\.(?:/|$)")
@@ -83,6 +84,13 @@ def names(place: str, text: str = "") -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _known_as(place: str, text: str = "") -> tuple[str, ...]:
+    """`names`, and what lies in somebody's home by the name that it has there."""
+    found = names(place, text)
+    homes = [inside["rest"] for name in found if (inside := _IN_PERSONAL.fullmatch(name)) is not None]
+    return tuple(dict.fromkeys([*found, *(f"{HOME}{rest}" for rest in homes)]))
+
+
 def targets(bundle: Bundle, word: Word, directories: Sequence[str | None], kind: str = "path") -> list[Target]:
     """Where a path may lead from any directory that it may begin in; None among them stands for any directory.
 
@@ -106,7 +114,7 @@ def targets(bundle: Bundle, word: Word, directories: Sequence[str | None], kind:
                 hidden = kind == "path" and globs.is_hidden(place)
                 found += missing if hidden else _covered(bundle, kind, place, missing)
             else:
-                found += _exact(bundle, kind, names(place, piece)) or missing
+                found += _exact(bundle, kind, _known_as(place, piece)) or missing
     return found
 
 
@@ -160,7 +168,7 @@ def _exact(bundle: Bundle, kind: str, known_as: Sequence[str]) -> list[Target]:
 
 
 def _covered(bundle: Bundle, kind: str, glob: str, missing: list[Target]) -> list[Target]:
-    known_as = names(glob)
+    known_as = _known_as(glob)
     found = [target for name in known_as for target in bundle.targets_of_glob(kind, name)]
     return [*found, *(target for name in known_as for target in _inside(bundle, kind, name, globs.aims_at))] or missing
 

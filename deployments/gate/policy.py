@@ -52,7 +52,7 @@ BUILT_IN_ROLES = frozenset({
     "text", "file", "file-glob", "file-regex", "name-regex", "name-extension", "operand",
     "directory", "written", "url", "command", "script", "exec", "shell",
     "assignment", "k8s-objects", "placeholder",
-    "python-program", *sql.ROLES, *scripts.READERS, *scripts.SHOWING,
+    "python-program", "yq-program", *sql.ROLES, *scripts.READERS, *scripts.SHOWING,
 })  # fmt: skip
 BUILT_IN_CLASSES = frozenset({"R1", "R2", "R3", "UNKNOWN", "OPAQUE", "FORBIDDEN"})
 # Names that nobody registers by name: what an entry says of one of them it says of everything.

@@ -24,6 +24,9 @@ _FREE = frozenset({"text", "name-regex", "name-extension"})
 # No letters but those of printing, deleting, counting and ending: whatever the numbers are, or if they are missing, sed
 # does no more than that, or refuses the script.
 _LINE_NUMBERS = re.compile(r"[0-9\n,+~$;!{} pdq=-]*")
+# To yq the first word is a file if there is one of that name, whatever else it could mean; one in `.yq` holds a filter.
+_YQ_FILE = re.compile(r"(?:\.{0,2}/|~/)?[A-Za-z0-9_][A-Za-z0-9_./-]*\.(?:ya?ml|json|toml|xml|properties|csv|tsv|ini)")
+_YQ_HIDDEN_FILE = re.compile(r"\.(?:env\.[a-z]+|[A-Za-z_][A-Za-z0-9_]*)")
 # Roles of targets of which a word of such a kind may name any.
 _NAMING = {"namespace": ("kube-name", "name"), "container": ("name", "hash")}
 # Patterns that tell no name, or no address of a resource, from another.
@@ -81,6 +84,12 @@ def judge_word(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
             facts.targets.append(Target(sensitivity=Sensitivity.SENSITIVE))
             facts.notes.append("the template may print settings with their secrets")
         return
+    if role == "yq-program":
+        if word.text is not None and not word.glob and _YQ_FILE.fullmatch(word.text):
+            judge_path(bundle, facts, "file", word, directories)
+            return
+        _yq(bundle, facts, word, directories)
+        role = "jq-program"
     if role in scripts.READERS:
         # A file's name is a program as soon as it stands where one is read: `sed "$f"`, `awk src/* data`.
         if word.text is None or word.glob or not scripts.READERS[role](word.text):
@@ -182,6 +191,15 @@ def _python(bundle: Bundle, facts: Facts, word: Word, directories: Directories) 
         facts.unknown("what the program imports may be files from outside of the workspace")
     for place in found.places:
         judge_path(bundle, facts, "file", Word(place.shown, place.glob), directories)
+
+
+def _yq(bundle: Bundle, facts: Facts, word: Word, directories: Directories) -> None:
+    """A filter that yq may take for the name of a hidden file: `.env`, or `.x.yq`, which it would run."""
+    text = word.text or ""
+    if text.endswith(".yq"):
+        facts.unknown("a file with a program for yq")
+    if _YQ_HIDDEN_FILE.fullmatch(text):
+        facts.targets += paths.sensitive_targets(bundle, word, directories)
 
 
 def _statements(facts: Facts, role: str, word: Word) -> None:

@@ -166,18 +166,21 @@ _AWK_WORDS = frozenset(_words("BEGIN END if else while for in do break continue 
 # Run, read or tell something that the command line does not show, or change which files are read.
 _AWK_NEVER = frozenset(
     _words(
-        "system getline close fflush ENVIRON PROCINFO ARGV ARGC ARGIND SYMTAB FUNCTAB nextfile function func "
+        "system getline close fflush ENVIRON PROCINFO ARGV ARGC ARGIND SYMTAB FUNCTAB nextfile func "
         "include load namespace extension switch case default BEGINFILE ENDFILE ERRNO"
     )
 )
+# Where its head stands is not checked: a function that awk does not have, and the program does not define, is an error.
+_AWK_OWN = re.compile(r"\bfunction[ \t]+([A-Za-z_][A-Za-z0-9_]*)\(")
 # A newline after the first ones changes nothing, after the second ones it ends a statement; elsewhere it is odd.
 _AWK_GOES_ON = frozenset({"", ",", "{", "&&", "||", "else", "do", "\n", ";", "}"})
 _AWK_MAY_END = frozenset({"operand", "regex"}) | (_AWK_WORDS - {"else", "do", "in"})
 
 
 def awk_reads(text: str) -> bool:
-    """No pipe, no file to write, no `system` or `getline`, no environment; known functions only."""
+    """No pipe, no file to write, no `system` or `getline`, no environment; known functions and its own only."""
     nesting: list[str] = []
+    known = _AWK_FUNCTIONS | _AWK_WORDS | frozenset(_AWK_OWN.findall(text))
     at, before, printing = 0, "", False
     while at < len(text):
         if text[at] == "/" and _operand_follows(before):
@@ -199,10 +202,12 @@ def awk_reads(text: str) -> bool:
             continue
         if kind == "name":
             called = _AWK_CALL.match(text, at) is not None
-            if value in _AWK_NEVER or (called and value not in _AWK_FUNCTIONS | _AWK_WORDS):
+            if value in _AWK_NEVER or (called and value not in known):
                 return False
             printing = printing or value in {"print", "printf"}
-            before = value if value in _AWK_WORDS else "operand"
+            if value == "function" and (nesting or before not in {"", "}", ";", "\n"}):
+                return False
+            before = value if value in _AWK_WORDS or value == "function" else "operand"
             continue
         if kind in {"string", "number"}:
             before = "operand"

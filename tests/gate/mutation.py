@@ -18,7 +18,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from types import FunctionType, ModuleType
 
 import pytest
@@ -27,14 +28,19 @@ from deployments.gate.bundle import check_examples, load_bundle
 from deployments.gate.classify import Classifier
 from deployments.gate.grammar import BundleError
 from deployments.gate.policy import Bundle
+from deployments.gate.shell import parse, reader
 from deployments.gate.shell.atoms import Atom, Unprovable
 from deployments.gate.shell.reader import ShellReader
+from deployments.ports import JsonValue
 from tests.gate.mutate import corpus
 
 MODULES = (
     "tables", "decide", "states", "people", "freezer", "frozen_view", "permits", "permit_rows", "permit_moves",
     "permit_store", "office",
     "findings", "judge", "operands", "roles", "paths", "feeds", "globs", "addresses",
+    "outputs", "scripts", "classify",
+    "shell.agree", "shell.reduce", "shell.calls", "shell.loops", "shell.words", "shell.arithmetic", "shell.walk",
+    "shell.pieces", "shell.expand", "shell.tree", "shell.names", "shell.atoms", "shell.reader",
 )  # fmt: skip
 OFFICE = ["test_permit_rules_office.py", "test_permits_office.py", "test_permits_retries.py"]
 # The fastest first: most changes die there.
@@ -62,11 +68,22 @@ RULES = {
     "operands": ["test_judge_rules.py"],
     "roles": ["test_role_rules.py"],
     "paths": ["test_path_rules.py"],
+    "outputs": ["test_output_rules.py"],
+    "feeds": ["test_feed_rules.py"],
+    "globs": ["test_glob_rules.py"],
+    "scripts": ["test_script_rules.py", "test_scripts.py"],
+    "classify": ["test_classify.py"],
 }
+# Of what reads the shell: lines and what is read in them, then lines and what is made of them.
+SHELL_RULES = ["test_shell_rules.py", "test_agreement_rules.py"]
+SHELL = [*SHELL_RULES, "test_computed.py", "test_lines.py"]
+# Fixtures that do not outlive their test: such a test is no plain call.
+PASSING = frozenset({"tmp_path", "monkeypatch", "capsys", "caplog"})
 JUDGING = ["test_engine.py", "test_paths.py", "test_implied.py", "test_lines.py"]
 # Methods whose arguments are words for people, but for those that a decision reads too.
 TELLING = frozenset({"unknown", "opaque"})
 LIMIT_S = 120
+LIMIT_FIRST_S = 30
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -147,6 +164,8 @@ def _variants(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield f"without .{name}(...)", ast.Pass()
         case ast.AugAssign():
             yield "without the addition", ast.Pass()
+        case ast.match_case(pattern, guard, body) if not (isinstance(guard, ast.Constant) and guard.value is False):
+            yield "never this case", ast.match_case(pattern, ast.Constant(False), body)
         case _:
             return
 
@@ -170,8 +189,9 @@ def changes(module: str) -> Iterator[Change]:
     for place, node in enumerate(ast.walk(whole)):
         if id(node) not in inside:
             continue  # defaults and decorators of classes: they are not put in place
+        line = node.pattern.lineno if isinstance(node, ast.match_case) else getattr(node, "lineno", 0)
         for what, _ in _variants(node):
-            yield Change(module, getattr(node, "lineno", 0), what, place)
+            yield Change(module, line, what, place)
 
 
 def _source(module: str) -> str:
@@ -205,15 +225,34 @@ def put_in_place(change: Change) -> None:
             continue
         if isinstance(new, type) and isinstance(old, type):
             for attribute, function in vars(new).items():
-                plain = function.__func__ if isinstance(function, staticmethod | classmethod) else function
-                known = vars(old).get(attribute)
-                known = known.__func__ if isinstance(known, staticmethod | classmethod) else known
+                plain, known = _plain(function), _plain(vars(old).get(attribute))
                 if isinstance(plain, FunctionType) and isinstance(known, FunctionType):
                     _take(known, plain)
-        elif isinstance(new, FunctionType) and isinstance(old, FunctionType):
+        elif isinstance(new := _plain(new), FunctionType) and isinstance(old := _plain(old), FunctionType):
             _take(old, new)
         elif not isinstance(old, ModuleType | type) and not callable(old):
             vars(module)[name] = new
+
+    forget()
+
+
+def _plain(found: object) -> object:
+    """The function in a method, a property, or a function that remembers its answers."""
+    if isinstance(found, property):
+        return found.fget
+    if isinstance(found, staticmethod | classmethod):
+        return found.__func__
+    return getattr(found, "__wrapped__", found) if hasattr(found, "cache_clear") else found
+
+
+def forget() -> None:
+    """Let no function of the gate remember what it answered before the change."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("deployments.gate"):
+            for each in list(vars(module).values()):
+                clear = getattr(each, "cache_clear", None)
+                if clear is not None:
+                    clear()
 
 
 def _take(old: FunctionType, new: FunctionType) -> None:
@@ -225,18 +264,24 @@ def _take(old: FunctionType, new: FunctionType) -> None:
         old.__code__, old.__defaults__, old.__kwdefaults__ = new.__code__, new.__defaults__, new.__kwdefaults__
 
 
-def fixtures(bundle: Bundle, classifier: Classifier) -> ModuleType:
-    """A plug-in with the fixtures of the gate's tests, of what was read before."""
+def fixtures(name: str, shell: bool) -> ModuleType:
+    """A plug-in with the fixtures of the gate's tests: one bundle, read by the first test that asks for it."""
 
+    @cache
     def given_bundle() -> Bundle:
-        return bundle
+        return load_bundle(name)
 
+    @cache
     def given_classifier() -> Classifier:
-        return classifier
+        made = ShellReader(20.0)
+        if not shell:
+            made.learn(line.command for line in corpus())
+        return Classifier(given_bundle(), made)
 
     plugin = ModuleType("given")
-    vars(plugin)["bundle"] = pytest.fixture(scope="session", name="bundle")(given_bundle)
-    vars(plugin)["classifier"] = pytest.fixture(scope="session", name="classifier")(given_classifier)
+    vars(plugin)["bundle"] = pytest.fixture(scope="session", name="bundle")(lambda: given_bundle())
+    vars(plugin)["classifier"] = pytest.fixture(scope="session", name="classifier")(lambda: given_classifier())
+    vars(plugin)["given_bundle"] = given_bundle
     return plugin
 
 
@@ -259,6 +304,26 @@ def keep_readings() -> None:
     ShellReader.read = read
 
 
+def keep_trees() -> None:
+    """Let every reader find what shfmt made of a text before, and remember nothing of its own: that is what changes."""
+    real = parse.syntax_tree
+    known: dict[str, dict[str, JsonValue] | Unprovable] = {}
+
+    def tree(text: str, binary: Path | None, timeout_s: float) -> dict[str, JsonValue]:
+        if text not in known:
+            try:
+                known[text] = real(text, binary, timeout_s)
+            except Unprovable as error:
+                known[text] = error
+        found = known[text]
+        if isinstance(found, Unprovable):
+            raise Unprovable(str(found))
+        return found
+
+    parse.syntax_tree = reader.syntax_tree = tree
+    reader.MAX_REMEMBERED = 0
+
+
 class Calls:
     """A plug-in that sets tests up once and keeps them as plain calls: a child runs them without pytest, in no time.
 
@@ -270,7 +335,8 @@ class Calls:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Called by pytest in place of running the tests."""
-        items = [item for item in session.items if isinstance(item, pytest.Function)]
+        found = [item for item in session.items if isinstance(item, pytest.Function)]
+        items = [item for item in found if PASSING.isdisjoint(item.fixturenames)]
         for item, following in zip(items, [*items[1:], None], strict=True):
             item.ihook.pytest_runtest_setup(item=item)
             names = inspect.signature(item.obj).parameters
@@ -279,12 +345,17 @@ class Calls:
         return True
 
 
-def calls_of(module: str) -> list[Callable[[], object]]:
+def rules_of(module: str) -> list[str]:
+    """The files with the tests of the rules of one module."""
+    return RULES.get(module, SHELL_RULES if module.startswith("shell.") else [])
+
+
+def calls_of(module: str, given: ModuleType) -> list[Callable[[], object]]:
     """The tests of the rules of one module."""
-    calls, names = Calls(), RULES.get(module, [])
+    calls, names = Calls(), rules_of(module)
     options = ["-q", "--noconftest", "-p", "no:cacheprovider", "-p", "no:xdist"]
     if names:
-        pytest.main([*(f"tests/unit/gate/{name}" for name in names), *options], plugins=[calls])
+        pytest.main([*(f"tests/unit/gate/{name}" for name in names), *options], plugins=[calls, given])
     return calls.found
 
 
@@ -302,7 +373,7 @@ def passes(module: str, given: ModuleType) -> bool:
     """Run the tests of one module of the gate in this process."""
     options = ["-x", "-q", "--tb=no", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"]
     options += ["-k", "not postgresql"] if module in STORED else ["--noconftest"]
-    tests = [f"tests/unit/gate/{name}" for name in TESTS.get(module, JUDGING)]
+    tests = [f"tests/unit/gate/{name}" for name in TESTS.get(module, SHELL if module.startswith("shell.") else JUDGING)]
     return pytest.main([*tests, *options], plugins=[given]) == 0
 
 
@@ -339,7 +410,7 @@ def killed(
             code = 0 if survives else 1
         finally:
             os._exit(code)
-    end = time.monotonic() + LIMIT_S
+    end = time.monotonic() + (LIMIT_FIRST_S if first else LIMIT_S)
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -359,20 +430,20 @@ def main() -> int:
     parser.add_argument("--bundle", default="default")
     parser.add_argument("--first", action="store_true", help="only the tests of the module's own rules, which are fast")
     args = parser.parse_args()
-    bundle, given = None, ModuleType("given")
-    keep_readings()
-    if not args.first and not STORED.issuperset(args.modules):
-        bundle = load_bundle(args.bundle)
-        reader = ShellReader(20.0)
-        reader.learn(line.command for line in corpus())
-        given = fixtures(bundle, Classifier(bundle, reader))
+    shell = any(module.startswith("shell.") for module in args.modules)
+    if shell:
+        keep_trees()
+    else:
+        keep_readings()
+    given = fixtures(args.bundle, shell)
+    bundle = None if args.first or STORED.issuperset(args.modules) else given.given_bundle()
     found = [change for module in args.modules for change in changes(module)]
     if args.lines:
         first, last = map(int, args.lines.split("-"))
         found = [change for change in found if first <= change.line <= last]
     if args.limit and len(found) > args.limit:
         found = sorted(random.Random(args.seed).sample(found, args.limit), key=lambda each: (each.module, each.line))
-    rules = {module: calls_of(module) for module in dict.fromkeys(change.module for change in found)}
+    rules = {module: calls_of(module, given) for module in dict.fromkeys(change.module for change in found)}
     for module, calls in rules.items():
         if not holds(calls) or not (args.first or passes(module, given)):
             sys.stderr.write(f"the tests of {module} fail without any change\n")

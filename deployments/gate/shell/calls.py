@@ -25,7 +25,9 @@ from deployments.ports import JsonValue
 # What the shell itself, this reader, or the judge reads by its name is never somebody's function.
 _NEVER_FUNCTIONS = SETTERS | words_in(
     "exec cd pushd popd dirs shift set cat command builtin local return exit export readonly declare typeset eval"
-    " source test time trap alias echo printf xargs find env let function true false wait"
+    " source test time trap alias echo printf xargs find env let function true false wait",
+    # Shells call these by themselves: for a program that is not there, at a change of directory, at the end.
+    "command_not_found_handle command_not_found_handler chpwd precmd preexec periodic zshexit zshaddhistory",
 )
 _READ_FLAGS = frozenset({"-r", "-s", "-rs", "-sr"})
 _READ_ARRAY = frozenset({"-a", "-ra"})
@@ -140,15 +142,13 @@ class Calls(Words):
         """`IFS= read -r NAME ...`: sets variables to words of the input; nothing else of `read` is understood."""
         if any(name != "IFS" or value.text is None for name, value in assignments):
             raise Unprovable("read with variables set")
-        records = [
-            place for place in range(1, len(words) - 1) if words[place].text == "-d" and words[place + 1].text == ""
-        ]
-        left = [
-            word
-            for place, word in enumerate(words[1:], start=1)
-            if place not in {*records, *(at + 1 for at in records)}
-        ]
-        given = [word.text or "" for word in left if word.text not in _READ_FLAGS]
+        # Flags come first: what stands behind a name is a name to bash, whatever it looks like.
+        left = list(words[1:])
+        records = False
+        while left and (left[0].text in _READ_FLAGS or [word.text for word in left[:2]] == ["-d", ""]):
+            records = records or left[0].text == "-d"
+            left = left[2 if left[0].text == "-d" else 1 :]
+        given = [word.text or "" for word in left]
         if given[:1] and given[0] in _READ_ARRAY:
             if len(given) != 2 or not may_set(given[1]):
                 raise Unprovable("read of something else than one plain array")

@@ -53,7 +53,6 @@ class Loops(Calls):
         if not items or any(item.text is None or item.glob for item in items) or len(items) > MAX_BRACES:
             before = len(self.atoms)
             # A name that a glob matches is a word that the glob covers; anything else is not known.
-            value = Word(None)
             if items and len(items) <= MAX_GLOBS and all(item.text and not item.symbolic for item in items):
                 for item in items:
                     self.statements(body, {**left, name: replace(item, form=None)})
@@ -61,9 +60,8 @@ class Loops(Calls):
                 self.repeating -= len(items)
                 self.check_still(before)
                 return same(left)
-            if items and all(item.text and not item.symbolic for item in items):
-                value = Word(None, below=tuple(dict.fromkeys(item.text or "" for item in items)))
-            elif len(items) == 1 and len(items[0].pieces) == 1 and isinstance(source := items[0].pieces[0], Source):
+            value = Word(None)
+            if len(items) == 1 and len(items[0].pieces) == 1 and isinstance(source := items[0].pieces[0], Source):
                 # Each of the words that it is split into; in quotes it is one, whatever it holds.
                 value = Word(None, pieces=(replace(source, cut=Cut.WORD) if items[0].loose else source,))
             self.statements(body, {**left, name: value})

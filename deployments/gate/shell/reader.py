@@ -75,7 +75,7 @@ class ShellReader:
 
     def _understood(self, key: bytes, tree: Node, text: str, whole: str) -> tuple[Atom, ...]:
         """What `tree` runs, if both parsers agree on it; its positions are those in `whole`, which holds `text`."""
-        reading = reduce(tree, whole)
+        reading = reduce(tree, text, whole)
         if not reading.shapes and not _only_comments(text):
             raise Unprovable("there is no command in it")
         check_agreement(text, reading.shapes)

@@ -145,9 +145,12 @@ class Reading:
     shapes: tuple[Shape, ...]
 
 
-def reduce(tree: Node, text: str) -> Reading:
-    """Every simple command of the tree, those of pipes, lists, loops and substitutions included."""
-    reducer = _Reducer(text.encode("utf-8"))
+def reduce(tree: Node, text: str, whole: str | None = None) -> Reading:
+    """Every simple command of the tree of `text`, those of pipes, lists, loops and substitutions included.
+
+    The positions in the tree are those in `whole`, where that is another text than `text`.
+    """
+    reducer = _Reducer((text if whole is None else whole).encode("utf-8"), shifts="shift" in text)
     try:
         reducer.assigned = frozenset(names_set(tree))
         reducer.script(children(fields(tree, "Stmts"), "Stmts"))

@@ -29,7 +29,8 @@ class Walk(ABC):
     reads where the walk is; `scope` the subshells it is in, outermost first, and `scopes` how many there were.
     `repeating` is above 0 in calls of functions and in rounds of a loop after the first. `functions` are the bodies of
     own functions, `calling` the names of those that the walk is in, `inlined` counts their calls. `frozen` are names
-    that are read only; `assigned` all names that anything in the text sets.
+    that are read only; `assigned` all names that anything in the text sets. `shifts`: the arguments of a script or
+    function may be moved.
     """
 
     source: bytes
@@ -44,11 +45,7 @@ class Walk(ABC):
     inlined: int = 0
     frozen: set[str] = field(default_factory=set[str])
     assigned: frozenset[str] = frozenset()
-
-    @property
-    def shifts(self) -> bool:
-        """True when the arguments of a script or function may be moved."""
-        return b"shift" in self.source
+    shifts: bool = False
 
     @abstractmethod
     def statement(self, node: Node, known: Known) -> Flow:

@@ -137,9 +137,10 @@ class Words(Arithmetic):
                     return inner[0]
                 whole = word_of(inner)
                 expanded = whole.form is not None
-                # Inside quotes a value keeps its blanks; what a loop's glob matched is still one name it covers.
+                # Inside quotes a value keeps its blanks; what a loop's glob matched is still one name it covers. Only
+                # the elements of an array stay words of their own.
                 text = whole.text or (None if whole.text is None else "")
-                return Piece(text, whole.shape, whole.glob, False, expanded, whole.symbolic, whole.pieces)
+                return Piece(text, whole.shape, whole.glob, whole.loose, expanded, whole.symbolic, whole.pieces)
             case "ParamExp":
                 return self.parameter(node, known, within)
             case "CmdSubst":
@@ -208,17 +209,22 @@ class Words(Arithmetic):
         name = text_of(child(parts, "Param"), "Value")
         form = "\0" + self.raw(node)
         value = self.value(name, known)
+        index = literal(parts["Index"]) if "Index" in parts else None
         if "Index" in parts:
-            value = element(value, literal(parts["Index"]), bool(parts.get("Length")))
-            if parts.get("Length") and literal(parts["Index"]) in {"@", "*"}:
+            value = element(value, index, bool(parts.get("Length")))
+            if parts.get("Length") and index in {"@", "*"}:
                 return expanded(value, name, form, within)
+        elif name == "@":
+            value = Word(None)
         elif value is not None and value.items is not None:
             value = value.items[0] if value.items else Word("")
         if parts.get("Length"):
             text = None if value is None or value.text is None or value.glob else str(len(value.text))
             return Piece(text, form, expanded=True, sources=() if text else (Source(kind="number"),))
         changed = self.changed(parts, name, value, known)
-        return expanded(value if changed is None else changed, name, form, within)
+        made = expanded(value if changed is None else changed, name, form, within)
+        # Each element is a word of its own, in quotes too: `"z${a[@]}"` may be many, and flags among them.
+        return replace(made, loose=True) if "@" in {name, index} else made
 
     def value(self, name: str, known: Known) -> Word | None:
         """What is known of a variable; None for those that the shell or the runner sets, and that are harmless."""
