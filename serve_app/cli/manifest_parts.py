@@ -6,6 +6,7 @@ RayService carries it, the groups of pods that hold each engine, and every numbe
 kustomize's.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from deployments.engine.hybrid.options import HybridSettings
 from deployments.engine.options import EngineSettings, ray_actor_options
 from deployments.engine.upstream_settings import UpstreamSettings
-from serve_app.config import ROOT, AppConfig, ConfigError, ServedModelConfig, parse_config
+from serve_app.config import ROOT, AnyEngineSettings, AppConfig, ConfigError, ServedModelConfig, parse_config
 
 Tree: TypeAlias = dict[str, Any]
 
@@ -33,6 +34,7 @@ _STATEFUL = {
     "PolicyGate": "gate_replicas",
     "DifficultyRouter": "difficulty_replicas",
     "ResponseStore": "responses_replicas",
+    "RolloutController": "rollout_replicas",
 }
 _STATE_SHARE = 0.01  # of the one unit that the pod with the state has: they go together, however many replicas
 _WEIGHTS = {"gatehouse-weights": "mounted"}
@@ -142,7 +144,7 @@ def _absolute(args: Tree) -> None:
 
 def drain_s(config: AppConfig) -> int:
     """The longest time that a replica may need to finish its streams, in seconds."""
-    return math.ceil(max(model.engine.drain_s for model in config.models))
+    return math.ceil(config.drain_s)
 
 
 def placements(config: AppConfig) -> Sequence[Tree]:
@@ -158,13 +160,12 @@ def placements(config: AppConfig) -> Sequence[Tree]:
     for name, field in _STATEFUL.items():
         options = {"num_cpus": getattr(config, field).num_cpus, "resources": {"gatehouse-state": _STATE_SHARE}}
         found.append({"name": name, "ray_actor_options": options})
-    for model in config.models:
-        settings = model.engine
+    for model, settings in _engines(config):
         name = f"Engine:{settings.model}:{settings.revision}"
         if isinstance(settings, UpstreamSettings):
             options = {"num_cpus": settings.num_cpus, "resources": {"gatehouse-state": _STATE_SHARE}}
         else:
-            engine = _pooled(model)
+            engine = _pooled(model, settings)
             tier = cast(Any, model.tier).value
             options = {
                 **ray_actor_options(engine, config.vocabulary_dir, config.device),
@@ -176,9 +177,13 @@ def placements(config: AppConfig) -> Sequence[Tree]:
     return found
 
 
-def _pooled(model: ServedModelConfig) -> EngineSettings:
+def _engines(config: AppConfig) -> Sequence[tuple[ServedModelConfig, AnyEngineSettings]]:
+    """Every engine with its model; a candidate after the engine whose place it may take."""
+    return [(model, settings) for model in config.models for settings in model.engines]
+
+
+def _pooled(model: ServedModelConfig, settings: AnyEngineSettings) -> EngineSettings:
     """The settings of an engine that runs in a pod of a tier's group; raises `ConfigError` for any other."""
-    settings = model.engine
     if isinstance(settings, HybridSettings) or not isinstance(settings, EngineSettings):
         raise ConfigError(
             f"model {settings.model}: kuberay/ has groups for engines of kind vllm, not {settings.kind_name}."
@@ -193,6 +198,16 @@ def replicas(settings: EngineSettings) -> tuple[int, int]:
     if settings.scaling is not None:
         return settings.scaling.min_replicas, settings.scaling.max_replicas
     return settings.replicas or 1, settings.replicas or 1
+
+
+def least_replicas(config: AppConfig) -> Mapping[str, int]:
+    """Deployment -> the fewest replicas that it has when the whole of the capacity is there."""
+    found = {"Ingress": config.ingress_replicas.replicas}
+    found |= {name: int(getattr(config, field).replicas) for name, field in _STATEFUL.items()}
+    for _, settings in _engines(config):
+        if isinstance(settings, EngineSettings):
+            found[f"Engine:{settings.model}:{settings.revision}"] = replicas(settings)[0]
+    return found
 
 
 def serve_config(overlay: Path) -> tuple[str, AppConfig]:
@@ -239,16 +254,22 @@ def _groups(config: AppConfig, spot: bool) -> Mapping[str, Tree]:
     for model in config.models:
         if isinstance(model.engine, UpstreamSettings):
             continue
-        settings = _pooled(model)
-        least, most = replicas(settings)
+        # A candidate runs beside the engine, in pods of the same group: one engine fills a pod, whichever it is.
+        pooled = [_pooled(model, settings) for settings in model.engines]
+        least, most = (sum(bounds) for bounds in zip(*map(replicas, pooled), strict=True))
         steady = max(least, math.ceil(most / 2)) if spot and model.tier == "20b" else most
-        gpus = settings.tensor_parallel_size if settings.num_gpus is None else math.ceil(settings.num_gpus)
-        shape = {"gpus": gpus, "drain_s": math.ceil(settings.drain_s)}
+        if len({_gpus(each) for each in pooled}) > 1:
+            raise ConfigError(f"model {model.engine.model}: engine and candidate must take the same number of GPUs.")
+        shape = {"gpus": _gpus(pooled[0]), "drain_s": math.ceil(max(each.drain_s for each in pooled))}
         tier = cast(Any, model.tier).value
         found[f"gpu-{tier}"] = {"least": least, "most": steady, **shape}
         if steady < most:
             found[f"gpu-{tier}-spot"] = {"least": 0, "most": most - steady, **shape}
     return found
+
+
+def _gpus(settings: EngineSettings) -> int:
+    return settings.tensor_parallel_size if settings.num_gpus is None else math.ceil(settings.num_gpus)
 
 
 def rayservice_patch(config: AppConfig, text: str, spot: bool) -> Sequence[Tree]:
@@ -322,6 +343,23 @@ def alert_rules(folder: Path) -> str:
         "metadata": {"name": "gatehouse"},
         "spec": {"groups": groups},
     })  # fmt: skip
+
+
+def dashboards(files: Mapping[str, str]) -> str:
+    """ConfigMaps that Grafana's sidecar reads: the dashboards by the names of their files."""
+    return _dump(*(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": f"gatehouse-dashboard-{Path(name).stem}",
+                "labels": {"grafana_dashboard": "1"},
+                "annotations": {"grafana_folder": "Gatehouse"},
+            },
+            "data": {f"gatehouse-{name}": json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)},
+        }
+        for name, text in sorted(files.items())
+    ))  # fmt: skip
 
 
 def generate(overlay: Path) -> Mapping[Path, str]:

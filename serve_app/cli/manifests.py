@@ -11,6 +11,7 @@ import yaml
 
 from serve_app.cli.client import fail
 from serve_app.cli.manifest_parts import KUBERAY, Tree, alert_rules, generate
+from serve_app.cli.manifest_parts import dashboards as dashboard_maps
 from serve_app.config import ROOT, ConfigError
 from serve_app.observe.dashboards import dashboards
 
@@ -28,7 +29,11 @@ def _chosen(overlays: Sequence[Path] | None) -> Sequence[Path]:
 
 def _wanted(overlays: Sequence[Path] | None) -> Mapping[Path, str]:
     chosen = _chosen(overlays)
-    files = {ROOT / KUBERAY / "base" / "monitoring" / "rules.yaml": alert_rules(ROOT / "configs" / "alerts")}
+    monitoring = ROOT / KUBERAY / "base" / "monitoring"
+    files = {
+        monitoring / "rules.yaml": alert_rules(ROOT / "configs" / "alerts"),
+        monitoring / "dashboards.yaml": dashboard_maps(dashboards()),
+    }
     files |= {ROOT / "configs" / "dashboards" / name: text for name, text in dashboards().items()}
     try:
         for overlay in chosen:

@@ -336,6 +336,12 @@ MUTATIONS: Mapping[str, Sequence[Mutation]] = {
         put(f"{_HEAD}.template.metadata.annotations", {}),
         group("gpu-20b", f"{_POD}.topologySpreadConstraints.0.labelSelector", {"matchLabels": {"a": "b"}}),
     ],
+    "spot": [
+        ungroup("gpu-20b-spot", f"{_POD}.nodeSelector"),
+        group("gpu-20b-spot", f"{_POD}.tolerations", []),
+        group("gpu-120b", f"{_POD}.nodeSelector", {"gatehouse/spot": "true"}),
+        group("state", f"{_POD}.tolerations", [{"key": "gatehouse/spot", "operator": "Exists"}]),
+    ],
     "readiness": [
         ungroup("edge", f"{_RAY}.readinessProbe"),
         group("gpu-20b", f"{_RAY}.readinessProbe.failureThreshold", 1),
@@ -350,6 +356,17 @@ MUTATIONS: Mapping[str, Sequence[Mutation]] = {
         put("spec.podMetricsEndpoints.0.port", "http", "PodMonitor", "gatehouse"),
         put("spec.selector.matchLabels", {"a": "b"}, "PodMonitor", "gatehouse-ray"),
         without("NetworkPolicy", "prometheus"),
+    ],
+    "dashboards": [
+        without("ConfigMap", "gatehouse-dashboard-routing"),
+        put("metadata.labels", {}, "ConfigMap", "gatehouse-dashboard-on-call"),
+        put("data", {"gatehouse-evidence.json": "{}"}, "ConfigMap", "gatehouse-dashboard-evidence"),
+        put("data", {"gatehouse-mine.json": "{}"}, "ConfigMap", "gatehouse-dashboard-budgets"),
+    ],
+    "alerts": [
+        without("PrometheusRule", "gatehouse"),
+        drop("spec.groups.0.rules.0", "PrometheusRule", "gatehouse"),
+        put("spec.groups.0.rules.0.for", "9h", "PrometheusRule", "gatehouse"),
     ],
     "quota": [
         put("spec.hard.pods", "3", "ResourceQuota"),

@@ -217,7 +217,7 @@ def dead_settings(world: World) -> Iterator[str]:
 def timeouts(world: World) -> Iterator[str]:
     """Stream < replica < node < pod < cluster, for every pod that a stream runs through."""
     config = world.config
-    longest = max(model.engine.request_deadline_s for model in config.models)
+    longest = max(each.request_deadline_s for model in config.models for each in model.engines)
     overrides = {each["name"]: each for each in world.application["deployments"]}
     ingress = overrides["Ingress"].get("graceful_shutdown_timeout_s", 20)
     deletion = world.service["spec"].get("rayClusterDeletionDelaySeconds", 60)
@@ -229,10 +229,12 @@ def timeouts(world: World) -> Iterator[str]:
             chain = [("stream", longest), ("ingress replica", ingress), *chain]
         if pod.part == "state":
             chain = [("replica", 20), *chain]  # Serve's default, which the code leaves
-        for model in config.models:
-            if pod.part and model.tier and pod.part.startswith(f"gpu-{model.tier.value}"):
-                chain = [("stream", model.engine.request_deadline_s), ("engine replica", model.engine.drain_s), *chain]
-        for (below, first), (above, second) in pairwise(chain):
+        engines = [
+            each for model in config.models for each in model.engines
+            if pod.part and model.tier and pod.part.startswith(f"gpu-{model.tier.value}")
+        ]  # fmt: skip
+        chains = [[("stream", each.request_deadline_s), ("engine replica", each.drain_s), *chain] for each in engines]
+        for (below, first), (above, second) in (pair for each in chains or [chain] for pair in pairwise(each)):
             if first >= second:
                 yield f"{pod.part}: {below} {first:g} s is not below {above} {second:g} s"
         reconnect = float(pod.env().get("RAY_gcs_rpc_server_reconnect_timeout_s", {}).get("value", 60))

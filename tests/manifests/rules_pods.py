@@ -1,12 +1,13 @@
 """Rules about pods, secrets, network and monitoring: what an attacker or a bad night would look for."""
 
+import json
 import re
 from collections.abc import Iterator
 
 import yaml
 
 from serve_app.cli.manifests import images
-from tests.manifests.kube import Pod, World, matches, quantity, walk
+from tests.manifests.kube import ROOT, Pod, World, matches, quantity, walk
 
 _VOLUMES = {
     "configMap",
@@ -210,6 +211,15 @@ def spread(world: World) -> Iterator[str]:
             yield from (f"{pod.name}: not spread over {key}" for key in sorted(needed - keys))
 
 
+def spot(world: World) -> Iterator[str]:
+    """Only the overflow of the smaller tier is on machines that may vanish, and it is nowhere else."""
+    for pod in world.ray_pods:
+        selected = pod.spec.get("nodeSelector", {}).get("gatehouse/spot") == "true"
+        tolerated = any(each.get("key") == "gatehouse/spot" for each in pod.spec.get("tolerations", []))
+        if (selected, tolerated) != (pod.part == "gpu-20b-spot",) * 2:
+            yield f"{pod.name}: on spot machines: chosen {selected}, tolerated {tolerated}"
+
+
 def readiness(world: World) -> Iterator[str]:
     """One slow answer does not take a worker out of service; its proxy is asked as well as its raylet."""
     for pod in world.ray_pods:
@@ -267,6 +277,31 @@ def monitors(world: World) -> Iterator[str]:
                     yield f"{each['metadata']['name']}: {endpoint['port']} of {pod.name} cannot be scraped"
         if not pods:
             yield f"{each['metadata']['name']} chooses no pod"
+
+
+def dashboards(world: World) -> Iterator[str]:
+    """Every dashboard of configs/dashboards is where Grafana's sidecar looks for it, as it is there."""
+    there = {
+        name: json.loads(text)
+        for each in world.kind("ConfigMap")
+        if each["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
+        for name, text in each["data"].items()
+    }
+    files = (ROOT / "configs" / "dashboards").glob("*.json")
+    sources = {f"gatehouse-{path.name}": json.loads(path.read_text()) for path in files}
+    for name in sorted(there.keys() | sources.keys()):
+        if there.get(name) != sources.get(name):
+            yield f"the dashboard {name} is not what configs/dashboards has"
+
+
+def alerts(world: World) -> Iterator[str]:
+    """Every rule of configs/alerts is in the PrometheusRule, as it is there, and no other."""
+    sources = [group for path in sorted((ROOT / "configs" / "alerts").glob("*.rules.yaml"))
+               for group in yaml.safe_load(path.read_text())["groups"]]  # fmt: skip
+    there = [group for each in world.kind("PrometheusRule") if each["metadata"]["name"] == "gatehouse"
+             for group in each["spec"]["groups"]]  # fmt: skip
+    if there != sources:
+        yield "the PrometheusRule gatehouse is not what configs/alerts has"
 
 
 def quota(world: World) -> Iterator[str]:

@@ -15,7 +15,8 @@ from serve_app.config import AppConfig, ConfigError
 from tests.manifests.kube import ROOT, World, quantity
 
 STATEFUL = {"AuditSink": "audit_replicas", "Ledger": "ledger_replicas", "PolicyGate": "gate_replicas",
-            "DifficultyRouter": "difficulty_replicas", "ResponseStore": "responses_replicas"}  # fmt: skip
+            "DifficultyRouter": "difficulty_replicas", "ResponseStore": "responses_replicas",
+            "RolloutController": "rollout_replicas"}  # fmt: skip
 
 
 def _unknown(value: Any, model: type[BaseModel], path: str) -> Iterator[str]:
@@ -77,9 +78,9 @@ def wanted(config: AppConfig) -> dict[str, tuple[int, int]]:
     """Deployment -> fewest and most replicas, as the graph has them."""
     found = {"Ingress": (config.ingress_replicas.replicas,) * 2}
     found |= {name: (getattr(config, field).replicas,) * 2 for name, field in STATEFUL.items()}
-    for model in config.models:
-        assert isinstance(model.engine, EngineSettings)
-        found[f"Engine:{model.engine.model}:{model.engine.revision}"] = replicas(model.engine)
+    for settings in (each for model in config.models for each in model.engines):
+        assert isinstance(settings, EngineSettings)
+        found[f"Engine:{settings.model}:{settings.revision}"] = replicas(settings)
     return found
 
 
@@ -150,8 +151,7 @@ def placement(world: World) -> Iterator[str]:
 
 def tensor_parallel(world: World) -> Iterator[str]:
     """All GPUs of an engine are in one pod, no pod has GPUs that its engine leaves idle, shared memory is enough."""
-    for model in world.config.models:
-        settings = model.engine
+    for model, settings in ((one, each) for one in world.config.models for each in one.engines):
         assert isinstance(settings, EngineSettings)
         ranks = settings.tensor_parallel_size
         for group in world.groups:
@@ -211,15 +211,15 @@ def files(world: World) -> Iterator[str]:
             yield f"{path} is not in the image"
     if config.vocabulary_dir != f"{IN_THE_IMAGE}/vocabulary":
         yield f"the vocabulary is not at {config.vocabulary_dir}"
-    for model in config.models:
-        assert isinstance(model.engine, EngineSettings)
+    for model, settings in ((one, each) for one in config.models for each in one.engines):
+        assert isinstance(settings, EngineSettings)
         for group in world.groups:
             mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
             ours = model.tier is not None and group["groupName"].startswith(f"gpu-{model.tier.value}")
-            if ours and not model.engine.source.startswith("s3://"):
-                found = _mounted(model.engine.source, mounts)
+            if ours and not settings.source.startswith("s3://"):
+                found = _mounted(settings.source, mounts)
                 if found is None or found.get("readOnly") is not True:
-                    yield f"{group['groupName']}: {model.engine.source} is not mounted read-only"
+                    yield f"{group['groupName']}: {settings.source} is not mounted read-only"
 
 
 def _mounted(path: str, mounts: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -17,7 +17,9 @@ from serve_app.cli import manifests as cli
 from serve_app.cli.manifest_parts import GENERATED, GROUPS, alert_rules, generate, placements, serve_document
 from serve_app.config import ConfigError, parse_config
 from tests.manifests.kube import KUBERAY, OVERLAYS, ROOT, Tree, World, load, parse, walk
+from tests.manifests.reach import matrix
 from tests.manifests.rules import RULES
+from tests.manifests.test_kuberay_network import expected
 
 VOCABULARY = ROOT / ".gatehouse" / "vocabulary"
 WITNESS = str(generate_key("witness.test/1", COSIGNATURE_V1, lambda count: b"\x07" * count).verifier)
@@ -178,6 +180,44 @@ def test_settings_are_laid_over_in_order(tmp_path: Path) -> None:
     assert config.store_url is not None
 
 
+def with_candidate(folder: Path, **change: object) -> dict[str, str]:
+    """A Serve config file of profile m whose 20b has a second revision beside it."""
+    document = yaml.safe_load((ROOT / "configs" / "serve.m.yaml").read_text())
+    (model,) = [each for each in document["applications"][0]["args"]["models"] if each["tier"] == "20b"]
+    model["candidate"] = {**model["engine"], "revision": "ab" * 32, "source": "/models/gpt-oss-20b-next", **change}
+    path = folder / "serve.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return {"config": str(path)}
+
+
+def test_a_candidate_has_pods_of_its_own(tmp_path: Path) -> None:
+    needs_kubectl()
+    plain = World(load(KUBERAY / "rendered" / "m.yaml"))
+    overlay = compose(tmp_path, "m", ["weights-pvc", "redis-ha", "postgres", "site"], with_candidate(tmp_path))
+    world = World(parse(cli.render(overlay)))
+    assert {name: found for name, rule in RULES.items() if (found := list(rule(world)))} == {}
+    before, after = plain.group("gpu-20b"), world.group("gpu-20b")
+    assert [after[key] for key in ("minReplicas", "maxReplicas")] == [
+        2 * before[key] for key in ("minReplicas", "maxReplicas")
+    ]
+    assert f"Engine:gpt-oss-20b:{'ab' * 32}" in [each["name"] for each in world.application["deployments"]]
+
+
+def test_a_candidate_that_needs_other_pods_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="same number of GPUs"):
+        compose(tmp_path, "m", ["weights-pvc", "site"], with_candidate(tmp_path, tensor_parallel_size=2))
+
+
+def test_two_large_replicas_for_good_are_two_pods(tmp_path: Path) -> None:
+    """The overlay's own settings for 200 agents, docs/sizing.md."""
+    needs_kubectl()
+    used = ["weights-pvc", "redis-ha", "postgres", "mtls", "spot", "site"]
+    overlay = compose(tmp_path, "l", used, {"models": {"120b": {"scaling": {"min_replicas": 2}}}})
+    world = World(parse(cli.render(overlay)))
+    assert (world.group("gpu-120b")["minReplicas"], world.group("gpu-120b")["maxReplicas"]) == (2, 2)
+    assert {name: found for name, rule in RULES.items() if (found := list(rule(world)))} == {}
+
+
 # --- every component ---------------------------------------------------------------------------------------------
 
 
@@ -232,6 +272,20 @@ def test_a_combination_keeps_every_rule(combination: tuple[str, World]) -> None:
     assert {name: found for name, rule in RULES.items() if (found := list(rule(world)))} == {}
 
 
+def test_a_combination_opens_what_its_components_need_and_nothing_else(combination: tuple[str, World]) -> None:
+    name, world = combination
+    used = COMBINATIONS[name][1]
+    table = dict(expected(world))
+    engines = [each["groupName"] for each in world.groups if each["groupName"].startswith("gpu-")]
+    if "witness" in used:
+        table["state", "witness"] = frozenset({8900})
+    if "weights-streamer" in used:
+        table |= {(each, "object store"): frozenset({443}) for each in engines}
+    if "canary" in used:
+        table |= {("gateway", each): frozenset({8000}) for each in ("state", *engines)}
+    assert matrix(world) == table
+
+
 @pytest.mark.parametrize(
     "combination", [name for name in COMBINATIONS if "airgap" in COMBINATIONS[name][1]], indirect=True
 )
@@ -261,6 +315,13 @@ def test_a_canary_keeps_a_log_for_each_generation(combination: tuple[str, World]
     paths = {each["mountPath"]: each.get("subPathExpr") for each in state["volumeMounts"]}
     assert paths["/var/lib/gatehouse/audit"] == "audit/$(GATEHOUSE_GENERATION)"
     assert world.config.audit.signing_key_file is None
+    (role,) = [each for each in world.kind("Role") if each["metadata"]["name"] == "gatehouse-canary"]
+    named = {(rule["resources"][0], *rule["resourceNames"]): set(rule["verbs"]) for rule in role["rules"]}
+    assert named == {  # what the driver asks the API server for, and nothing else
+        ("rayservices", "gatehouse"): {"get", "patch"},
+        ("gateways", "gatehouse-gateway"): {"get"},
+        ("httproutes", "gatehouse-httproute"): {"get"},
+    }
     spec = world.service["spec"]
     spec["upgradeStrategy"]["clusterUpgradeOptions"]["stepSizePercent"] = 5
     assert list(RULES["upgrade"](world)) == ["at rest an upgrade must not move by itself: step 0, interval a day"]
@@ -273,21 +334,52 @@ def test_a_canary_keeps_a_log_for_each_generation(combination: tuple[str, World]
 # --- beside the manifests ----------------------------------------------------------------------------------------
 
 
-def test_the_operators_values_are_those_of_its_chart() -> None:
-    values = yaml.safe_load((KUBERAY / "operator" / "values.yaml").read_text())
+def wrong_in_the_operators_values(values: Tree) -> list[str]:
+    """What is wrong with operator/values.yaml: keys that the chart does not have, gates, version, room, namespace."""
     known = {
         "image", "replicas", "leaderElectionEnabled", "resources", "watchNamespace", "singleNamespaceInstall",
         "crNamespacedRbacEnable", "podSecurityContext", "metrics", "featureGates",
     }  # fmt: skip
     gates = {
-        "RayClusterStatusConditions", "RayJobDeletionPolicy", "RayMultiHostIndexing", "RayServiceIncrementalUpgrade",
-        "RayCronJob", "RayClusterMTLS", "RayClusterNetworkPolicy", "RayClusterHistoryServer",
+        "RayClusterStatusConditions": True, "RayJobDeletionPolicy": True, "RayMultiHostIndexing": True,
+        "RayServiceIncrementalUpgrade": True, "RayCronJob": False, "RayClusterMTLS": True,
+        "RayClusterNetworkPolicy": False, "RayClusterHistoryServer": False,
     }  # fmt: skip
-    assert values.keys() <= known
-    assert {gate["name"] for gate in values["featureGates"]} == gates
-    assert re.fullmatch(r"v1\.7\.0@sha256:[0-9a-f]{64}", values["image"]["tag"])
-    assert float(values["resources"]["limits"]["cpu"]) >= 1
-    assert values["watchNamespace"] == [World(load(KUBERAY / "rendered" / "m.yaml")).service["metadata"]["namespace"]]
+    namespace = World(load(KUBERAY / "rendered" / "m.yaml")).service["metadata"]["namespace"]
+    checks = {
+        "keys": values.keys() <= known,
+        "gates": {gate["name"]: gate["enabled"] for gate in values["featureGates"]} == gates,
+        "digest": re.fullmatch(r"v1\.7\.0@sha256:[0-9a-f]{64}", values["image"]["tag"]) is not None,
+        "room": float(values["resources"]["limits"]["cpu"]) >= 1,
+        "two of them": values["replicas"] == 2 and values["leaderElectionEnabled"] is True,
+        "namespace": values["watchNamespace"] == [namespace] and values["singleNamespaceInstall"] is True,
+        "not root": values["podSecurityContext"]["runAsNonRoot"] is True,
+        "metrics": values["metrics"]["serviceMonitor"]["enabled"] is True,
+    }
+    return [name for name, held in checks.items() if not held]
+
+
+def test_the_operators_values_are_those_of_its_chart() -> None:
+    assert wrong_in_the_operators_values(yaml.safe_load((KUBERAY / "operator" / "values.yaml").read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("keys", {"featureGate": []}),
+        ("gates", {"featureGates": [{"name": "RayServiceIncrementalUpgrade", "enabled": False}]}),
+        ("digest", {"image": {"tag": "v1.7.0"}}),
+        ("room", {"resources": {"limits": {"cpu": "0.1"}}}),
+        ("two of them", {"replicas": 1}),
+        ("namespace", {"watchNamespace": ["default"]}),
+        ("not root", {"podSecurityContext": {"runAsNonRoot": False}}),
+        ("metrics", {"metrics": {"serviceMonitor": {"enabled": False}}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_in_the_operators_values_is_found(name: str, change: Tree) -> None:
+    values = yaml.safe_load((KUBERAY / "operator" / "values.yaml").read_text())
+    assert wrong_in_the_operators_values(values | change) == [name]
 
 
 def test_the_rules_of_the_cluster_are_rules(tmp_path: Path) -> None:

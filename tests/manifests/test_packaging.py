@@ -389,6 +389,7 @@ def test_the_vocabulary_is_checked_against_the_checksum_the_code_uses() -> None:
         ("VLLM_NO_USAGE_STATS", "1"),
         ("RAY_USAGE_STATS_ENABLED", "0"),
         ("TIKTOKEN_ENCODINGS_BASE", "/opt/gatehouse/vocabulary"),
+        ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve_app.door:middlewares"),
     ],
 )
 def test_the_container_is_offline_and_takes_code_from_the_image_only(name: str, value: str) -> None:
