@@ -24,6 +24,7 @@ from deployments.audit.signing import keys_directory
 from deployments.migrations.runner import Feature
 from deployments.store import sqlite_url
 from serve_app.backups import age
+from serve_app.backups.last import note
 from serve_app.backups.logcopy import copy_log, failures, log_key
 from serve_app.backups.manifest import (
     AUDIT_DIR,
@@ -78,10 +79,12 @@ def take(
     with_secrets: bool = False,
     recipients: Sequence[X25519PublicKey] = (),
     say: Callable[[str], None] = lambda _: None,
+    remember: bool = True,
 ) -> Taken:
     """Write a backup to a directory, or to one file if its name ends in `.tar`; it appears whole or not at all.
 
-    Secrets are encrypted if there are `recipients`, else their files have mode 0600. `BackupError`, `OSError`.
+    Secrets are encrypted if there are `recipients`, else their files have mode 0600. `remember`: note it in the state
+    directory, for `gatehouse status`. `BackupError`, `OSError`.
     """
     if target.exists() or target.is_symlink():
         raise BackupError(f"{target} exists; a backup overwrites nothing.")
@@ -101,6 +104,8 @@ def take(
             _publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    if remember:
+        note(source.state, "backup", now_ms, str(target), good=not taken.manifest.log.failures)
     return taken
 
 

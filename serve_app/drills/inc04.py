@@ -6,7 +6,6 @@ frozen, that somebody is told, and that the evidence is in the log, with proofs 
 """
 
 import secrets
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
-import rfc8785
 
-from deployments.audit.chain import leaf_hash
-from deployments.audit.notes import parse_verifier_key
-from deployments.audit.proofs import BadProof, Trust, parse_inclusion_proof, verify_inclusion_proof
+from serve_app.drills.acting import Actor, Answer, DrillRefused, DrillReport, Findings, until
+from serve_app.drills.records import data_of, log_key_of, named, proves, records_of
+from serve_app.drills.rules import rules_of
+from serve_app.drills.watching import can_watch, watch_over
 
 AUDIENCE = "gatehouse-drill"
 CANDIDATES = (
@@ -29,125 +28,32 @@ CANDIDATES = (
 )
 """Calls that some policy makes R2; the first that this one does is used. None of them is ever executed."""
 
+ALERT = "GatehousePrincipalFrozen"
 READ = "git status"
 _WAIT_S = 20.0
-_PAUSE_S = 0.25
 _FROZEN_S = 6.0
+_ALERT_S = 90.0
 _KEY_TTL_S = 3600
 
 
-class DrillRefused(Exception):
-    """The drill could not be carried out; the text says why. It says nothing about the gate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One expectation of the drill. `seen` is what happened, for whoever reads a failure."""
-
-    what: str
-    held: bool
-    seen: str
-
-
-@dataclass(frozen=True, slots=True)
-class DrillReport:
-    """The outcome. `change_id` is under which the drill's keys were released, `tenant` where its records are."""
-
-    tenant: str
-    change_id: str
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """True when every expectation held."""
-        return bool(self.findings) and all(each.held for each in self.findings)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        findings = [{"what": each.what, "held": each.held, "seen": each.seen} for each in self.findings]
-        return {
-            "drill": "inc-04",
-            "ok": self.ok,
-            "tenant": self.tenant,
-            "change_id": self.change_id,
-            "findings": findings,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the server said."""
-
-    status: int
-    body: Mapping[str, Any]
-
-    @property
-    def said(self) -> str:
-        """Its error message, or its status."""
-        error = self.body.get("error")
-        message = cast(Mapping[str, Any], error).get("message") if isinstance(error, dict) else None
-        return str(message or self.body.get("status") or self.body.get("state") or self.status)[:160]
-
-
-class Actor:
-    """Somebody with a key."""
-
-    def __init__(self, http: httpx.Client, key: str, key_id: str = "") -> None:
-        self._http = http
-        self._headers = {"authorization": f"Bearer {key}"}
-        self.key_id = key_id
-
-    def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Answer:
-        """The server's answer, whatever it is; `DrillRefused` when there is none."""
-        try:
-            reply = self._http.request(method, path, json=body, headers=self._headers)
-        except httpx.TransportError as error:
-            raise DrillRefused(f"no Gatehouse answers at {self._http.base_url} ({type(error).__name__})") from None
-        try:
-            value: Any = reply.json()
-        except ValueError:
-            value = {"text": reply.text}
-        return Answer(reply.status_code, cast(dict[str, Any], value) if isinstance(value, dict) else {"value": value})
-
-    def same_server(self, key: str, key_id: str) -> "Actor":
-        """Somebody else with a key of the same server."""
-        return Actor(self._http, key, key_id)
-
-    def must(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, Any]:
-        """The body of a success; `DrillRefused` for anything else."""
-        answer = self.ask(method, path, body)
-        if answer.status >= 400:
-            raise DrillRefused(f"{method} {path} was refused: {answer.said}")
-        return answer.body
-
-    def propose(self, command: str, session: str) -> Answer:
-        """Offer a call to the gate, as a runner does."""
-        body = {"tool": "shell", "arguments": {"command": command}, "audience": AUDIENCE, "session": session}
-        return self.ask("POST", "/v1/gate/calls", body)
-
-
-class _Findings:
-    def __init__(self, tell: Callable[[str], object]) -> None:
-        self.all: list[Finding] = []
-        self._tell = tell
-
-    def add(self, what: str, held: bool, seen: str) -> bool:
-        self.all.append(Finding(what, held, seen))
-        self._tell(f"{'held  ' if held else 'FAILED'} {what} ({seen})")
-        return held
-
-
-def run(http: httpx.Client, operator_key: str, tell: Callable[[str], object], roles: Sequence[str] = ()) -> DrillReport:
+def run(
+    http: httpx.Client,
+    operator_key: str,
+    tell: Callable[[str], object],
+    roles: Sequence[str] = (),
+    prometheus: str | None = None,
+) -> DrillReport:
     """Carry the drill out; `tell` hears of every finding at once. The key needs the scope `admin`.
 
-    `roles` are given to the drill's approvers, for a policy that asks for some. Raises `DrillRefused` when something
-    failed that is not under test.
+    `roles` are given to the drill's approvers, for a policy that asks for some. `prometheus` is the URL of one that
+    watches this Gatehouse; without it promtool evaluates the alert, and without promtool only its metric is looked at.
+    Raises `DrillRefused` when something failed that is not under test.
     """
     mark = secrets.token_hex(4)
     tenant, change_id = f"drill-{mark}", f"drill-inc-04-{mark}"
     operator = Actor(http, operator_key)
     began = int(operator.must("GET", "/v1/audit/head")["size"])
-    findings = _Findings(tell)
+    findings = Findings(tell)
     with _cast(operator, tenant, change_id, roles) as cast_of:
         command, session = _dangerous(operator, mark), f"drill-{mark}"
         held = _votes(findings, cast_of, command, session)
@@ -157,8 +63,9 @@ def run(http: httpx.Client, operator_key: str, tell: Callable[[str], object], ro
         records = _records(operator, tenant, began)
         _evidence(findings, operator, records)
         _told(findings, operator)
+        _alerted(findings, http, tell, prometheus)
         _closed(operator, permit, records)
-    return DrillReport(tenant, change_id, tuple(findings.all))
+    return DrillReport("inc-04", tenant, change_id, tuple(findings.all))
 
 
 # --- who takes part ----------------------------------------------------------------------------------------------
@@ -227,9 +134,9 @@ def _dangerous(operator: Actor, mark: str) -> str:
 # --- attempts ----------------------------------------------------------------------------------------------------
 
 
-def _votes(findings: _Findings, people: Cast, command: str, session: str) -> Mapping[str, Any]:
+def _votes(findings: Findings, people: Cast, command: str, session: str) -> Mapping[str, Any]:
     """Around the approval: a vote on something else, a vote of one's own, a vote without a way back."""
-    held = people.agent.propose(command, session)
+    held = _propose(people.agent, command, session)
     if not findings.add("a dangerous call is held", held.body.get("status") == "held", held.said):
         raise DrillRefused("the gate did not hold the drill's call; it was not executed. Treat this as INC-04 itself")
     place = f"/v1/approvals/{held.body['approval_id']}"
@@ -242,36 +149,36 @@ def _votes(findings: _Findings, people: Cast, command: str, session: str) -> Map
     findings.add("a vote for another call is refused", other.status >= 400, other.said)
     own = people.alias.ask("POST", f"{place}/votes", _vote(shown))
     findings.add("nobody approves a call of their own, with whatever key", own.status >= 400, own.said)
-    again = people.agent.propose(command, session)
+    again = _propose(people.agent, command, session)
     findings.add("a call that waits is not released by asking again", again.body.get("status") == "held", again.said)
     return held.body
 
 
 def _approved(
-    findings: _Findings, people: Cast, held: Mapping[str, Any], command: str, session: str
+    findings: Findings, people: Cast, held: Mapping[str, Any], command: str, session: str
 ) -> Mapping[str, Any]:
     """The right way, which must work, and only once."""
     place = f"/v1/approvals/{held['approval_id']}"
     shown = people.first.must("GET", place)
     for voter in (people.first, people.second)[: int(shown["votes_required"])]:
         shown = voter.must("POST", f"{place}/votes", _vote(voter.must("GET", place)))
-    released = people.agent.propose(command, session)
+    released = _propose(people.agent, command, session)
     seen = f"{shown['votes_required']} votes, {released.said}"
     if not findings.add("the approved call gets a permit", released.body.get("status") == "permitted", seen):
         raise DrillRefused("the approved call got no permit; the rest cannot be tried")
-    second = people.agent.propose(command, session)
+    second = _propose(people.agent, command, session)
     findings.add("the approval is good for one call", second.body.get("status") == "held", second.said)
     if second.body.get("approval_id"):
         people.agent.ask("POST", f"/v1/approvals/{second.body['approval_id']}/cancel", {"reason": "drill"})
     return cast(Mapping[str, Any], released.body["permit"])
 
 
-def _permits(findings: _Findings, people: Cast, permit: Mapping[str, Any]) -> None:
+def _permits(findings: Findings, people: Cast, permit: Mapping[str, Any]) -> None:
     """Around the permit: one that does not exist, one for another call, one that was used."""
     digest = str(permit["action_digest"])
     forged = _redeem(people.agent, f"prm_{secrets.token_hex(16)}", digest)
     findings.add("a permit that nobody issued is refused", forged.status >= 400, forged.said)
-    read = people.other.propose(READ, "drill-read")
+    read = _propose(people.other, READ, "drill-read")
     if read.body.get("status") != "permitted":
         raise DrillRefused(f"a read got no permit: {read.said}")
     swapped = _redeem(people.other, str(read.body["permit"]["id"]), "0" * 64)
@@ -282,7 +189,7 @@ def _permits(findings: _Findings, people: Cast, permit: Mapping[str, Any]) -> No
     findings.add("a permit that was used is refused", replayed.status >= 400, replayed.said)
 
 
-def _frozen(findings: _Findings, operator: Actor, people: Cast, command: str, session: str) -> None:
+def _frozen(findings: Findings, operator: Actor, people: Cast, command: str, session: str) -> None:
     """Whoever tried it can do nothing any more."""
     wanted = {people.agent.key_id, people.other.key_id}
 
@@ -290,13 +197,13 @@ def _frozen(findings: _Findings, operator: Actor, people: Cast, command: str, se
         rows = cast(Sequence[Mapping[str, Any]], operator.must("GET", "/v1/gate/frozen")["data"])
         return wanted <= {str(row["key_id"]) for row in rows}
 
-    findings.add("the keys behind the attempts are frozen", _until(listed), f"{len(wanted)} keys")
+    findings.add("the keys behind the attempts are frozen", until(listed, _WAIT_S), f"{len(wanted)} keys")
     for what, line in (("dangerous call", command), ("read", READ)):
 
         def refused(line: str = line) -> bool:
-            return people.agent.propose(line, session).body.get("status") != "permitted"
+            return _propose(people.agent, line, session).body.get("status") != "permitted"
 
-        findings.add(f"a frozen key gets no {what} through", _until(refused, _FROZEN_S), "withheld")
+        findings.add(f"a frozen key gets no {what} through", until(refused, _FROZEN_S), "withheld")
 
 
 # --- evidence ----------------------------------------------------------------------------------------------------
@@ -309,53 +216,35 @@ def _records(operator: Actor, tenant: str, began: int) -> Sequence[Mapping[str, 
     found: list[Mapping[str, Any]] = []
 
     def all_there() -> bool:
-        found.clear()
-        begin: int | None = began
-        while begin is not None:
-            page = operator.must("GET", f"/v1/audit/records?tenant={tenant}&limit=1000&begin={begin}")
-            found.extend(cast(Sequence[Mapping[str, Any]], page["data"]))
-            begin = page["next"]
-        return {str(_data(each).get("kind")) for each in _named(found, "bypass.attempted")} >= set(_KINDS)
+        found[:] = records_of(operator, tenant, began)
+        return {str(data_of(each).get("kind")) for each in named(found, "bypass.attempted")} >= set(_KINDS)
 
-    _until(all_there)
+    until(all_there, _WAIT_S)
     return found
 
 
-def _evidence(findings: _Findings, operator: Actor, records: Sequence[Mapping[str, Any]]) -> None:
-    attempts = _named(records, "bypass.attempted")
+def _evidence(findings: Findings, operator: Actor, records: Sequence[Mapping[str, Any]]) -> None:
+    attempts = named(records, "bypass.attempted")
     for kind in _KINDS:
-        there = [each for each in attempts if _data(each).get("kind") == kind]
+        there = [each for each in attempts if data_of(each).get("kind") == kind]
         findings.add(f"{kind} is on record", bool(there), f"index {there[0]['index']}" if there else "no record")
-    frozen = len(_named(records, "principal.frozen"))
+    frozen = len(named(records, "principal.frozen"))
     findings.add("freezing is on record", frozen >= 2, f"{frozen} records")
-    incidents = _named(records, "incident.opened")
+    incidents = named(records, "incident.opened")
     findings.add("incidents were opened", bool(incidents), f"{len(incidents)} incidents")
     released = [
         each
-        for each in _named(records, "tool_call.released")
-        if _data(each).get("risk") in ("R2", "R3") and not _data(each).get("approval_id")
+        for each in named(records, "tool_call.released")
+        if data_of(each).get("risk") in ("R2", "R3") and not data_of(each).get("approval_id")
     ]
     findings.add("no R2 or R3 call was released without approval", not released, f"{len(released)} released")
-    keys = cast(Sequence[str], operator.must("GET", "/v1/audit/keys")["keys"])
-    proven = [each for each in attempts if _proves(operator, each, str(keys[0]))]
+    log_key = log_key_of(operator)
+    proven = [each for each in attempts if proves(operator, each, log_key)]
     seen = f"{len(proven)} of {len(attempts)} proofs verify"
     findings.add("each attempt is proven by a signed checkpoint", len(proven) == len(attempts) > 0, seen)
 
 
-def _proves(operator: Actor, record: Mapping[str, Any], log_key: str) -> bool:
-    """True when the record, as it was shown, is in the log that `log_key` signs."""
-    leaf = leaf_hash(rfc8785.dumps(cast(dict[str, Any], record["record"])))
-    told = operator.must("GET", f"/v1/audit/receipts/{record['index']}")
-    key = parse_verifier_key(log_key)
-    try:
-        proof = parse_inclusion_proof(str(told["proof"]).encode())
-        verify_inclusion_proof(proof, int(record["index"]), leaf, Trust(key.name, (key,)))
-    except (BadProof, ValueError):
-        return False
-    return True
-
-
-def _told(findings: _Findings, operator: Actor) -> None:
+def _told(findings: Findings, operator: Actor) -> None:
     """Whoever watches sees it: the metric that the alert asks for, and the queue's health."""
 
     def shown() -> bool:
@@ -363,23 +252,39 @@ def _told(findings: _Findings, operator: Actor) -> None:
         values = [line.split()[-1] for line in text.splitlines() if line.startswith("gatehouse_approvals_frozen ")]
         return any(float(value) >= 2 for value in values)
 
-    findings.add("the alert's metric says so", _until(shown), "gatehouse_approvals_frozen")
+    findings.add("the alert's metric says so", until(shown, _WAIT_S), "gatehouse_approvals_frozen")
     health = operator.ask("GET", "/healthz/approvals")
     canary = cast(Mapping[str, Any], health.body.get("canary") or {})
     held = canary.get("problem", "no canary") is None
     findings.add("the gate's canary is held", held, str(canary.get("problem") or "held"))
 
 
+def _alerted(findings: Findings, http: httpx.Client, tell: Callable[[str], object], prometheus: str | None) -> None:
+    """The shipped alert fires as well, where somebody can evaluate it."""
+    if prometheus is None and not can_watch():
+        tell(f"       {ALERT} was not evaluated: there is no promtool, and no --prometheus")
+        return
+    with watch_over(http, rules_of("INC-04"), prometheus, lapse_s=1) as watch:
+        fires = until(lambda: ALERT in watch.firing(), _ALERT_S)
+        findings.add(f"the alert {ALERT} fires", fires, watch.how)
+
+
 def _closed(operator: Actor, permit: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
     """Say what became of the call that nobody executed, and close what the drill opened."""
     report = {"outcome": "failed", "note": "A drill: the call was never executed."}
     operator.ask("POST", f"/v1/approvals/{permit['approval_id']}/report", report)
-    for each in _named(records, "incident.opened"):
-        place = quote(str(_data(each)["incident_id"]), safe="")
+    for each in named(records, "incident.opened"):
+        place = quote(str(data_of(each)["incident_id"]), safe="")
         operator.ask("POST", f"/v1/incidents/{place}/close", {"outcome": "drill"})
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------
+
+
+def _propose(actor: Actor, command: str, session: str) -> Answer:
+    """Offer a call to the gate, as a runner does."""
+    body = {"tool": "shell", "arguments": {"command": command}, "audience": AUDIENCE, "session": session}
+    return actor.ask("POST", "/v1/gate/calls", body)
 
 
 def _vote(shown: Mapping[str, Any]) -> dict[str, object]:
@@ -395,21 +300,3 @@ def _redeem(actor: Actor, permit_id: str, digest: str) -> Answer:
     # Each with a nonce of its own: a second one under another is a replay, not a runner that asks for a lost answer.
     body = {"action_digest": digest, "audience": AUDIENCE, "nonce": secrets.token_urlsafe(32)}
     return actor.ask("POST", f"/v1/permits/{permit_id}/redeem", body)
-
-
-def _named(records: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
-    return [each for each in records if each["record"].get("name") == name]
-
-
-def _data(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    return cast(Mapping[str, Any], record["record"].get("data") or {})
-
-
-def _until(there: Callable[[], bool], wait_s: float = _WAIT_S) -> bool:
-    """True as soon as it is so, False when it was not in time."""
-    ends = time.perf_counter() + wait_s
-    while not there():
-        if time.perf_counter() >= ends:
-            return False
-        time.sleep(_PAUSE_S)
-    return True

@@ -1,7 +1,8 @@
 """The runbook's monthly drill: back up the running system, restore the backup beside it, and check what came out.
 
-Nothing of the running system is changed. On PostgreSQL the restore goes into a database that the drill creates and
-drops. The copies hold secrets, lie in a directory of mode 0700, and are deleted whatever happens.
+Nothing of the running system is changed but the note of when this was done. On PostgreSQL the restore goes into a
+database that the drill creates and drops. The copies hold secrets, lie in a directory of mode 0700, and are deleted
+whatever happens.
 """
 
 import secrets
@@ -19,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from deployments.clock import Clock
 from serve_app.backups.checks import Check
+from serve_app.backups.last import note
 from serve_app.backups.manifest import BackupError
 from serve_app.backups.restore import restore
 from serve_app.backups.take import Source, take
@@ -56,16 +58,18 @@ def run(source: Source, scratch: Path | None, environment: Mapping[str, str], cl
     with tempfile.TemporaryDirectory(prefix="gatehouse-drill-", dir=scratch) as folder, _database(source) as database:
         begun_s = clock.monotonic_s()
         backup = Path(folder) / "backup.tar"
-        taken = take(source, backup, clock.now_ms(), environment, with_secrets=True)
+        taken = take(source, backup, clock.now_ms(), environment, with_secrets=True, remember=False)
         copied_s = clock.monotonic_s()
         outcome = restore(backup, Path(folder) / "restored", environment, database=database, digest=taken.digest)
         restored_s = clock.monotonic_s()
-        return DrillReport(
+        report = DrillReport(
             checks=outcome.checks,
             seconds={"backup": copied_s - begun_s, "restore and checks": restored_s - copied_s},
             size_bytes=sum(each.bytes for each in taken.manifest.files.values()),
             records=taken.manifest.log.records,
         )
+    note(source.state, "restore drill", clock.now_ms(), f"{report.records} records", good=report.ok)
+    return report
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """A real Prometheus scrapes the running graph, whose engines are token clocks, and evaluates the shipped alerts."""
 
 import contextlib
+import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,6 +148,20 @@ def test_a_budget_that_is_spent_goes_off_and_nothing_else_does(graph: Stack, pro
     with graph.operator() as http:
         http.delete(f"/v1/admin/budgets/{made['id']}").raise_for_status()
     until("the end of the alert", lambda: prometheus.states()["GatehouseBudgetSpent"] == "inactive")
+
+
+def test_a_crash_goes_off_in_a_drill(graph: Stack, prometheus: Prometheus) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serve_app", "drill", "inc-02", "--prometheus", prometheus.url, "--json"],
+        capture_output=True, text=True, timeout=850, check=False, env=graph.environment, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["watch"] == f"Prometheus at {prometheus.url}"
+    assert report["alert"]["name"] == "GatehouseStreamsBreak"
+    said = graph.cli("status", "--prometheus", prometheus.url, "--json", check=False)
+    assert said.returncode == 1, said.stdout + said.stderr
+    assert "GatehouseStreamsBreak" in {each["name"] for each in json.loads(said.stdout)["facts"]["alerts"]}
 
 
 def test_a_graph_that_is_away_goes_off(graph: Stack, prometheus: Prometheus) -> None:

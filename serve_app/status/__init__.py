@@ -1,0 +1,1 @@
+"""What somebody on call wants to know of a running Gatehouse, on one screen."""

@@ -1,0 +1,235 @@
+"""Asks a running Gatehouse, and a Prometheus if there is one, for the facts. Any question may stay unanswered."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import httpx
+
+from serve_app.backups.last import LAST_FILE
+from serve_app.status.facts import (
+    AuditFacts,
+    Burn,
+    Facts,
+    Firing,
+    Kept,
+    Maybe,
+    Replica,
+    RolloutFacts,
+    Running,
+    Unseen,
+)
+from serve_app.status.scrape import Scrape
+
+NO_ANSWER: Final = Unseen("Gatehouse does not answer")
+_SYSTEM: Final = "system"
+_PAGE: Final = 10_000
+_PAGES: Final = 10
+_MOST: Final = 1_000
+_ENDED: Final = frozenset({"finished", "rolled_back"})
+T = TypeVar("T")
+
+
+class Reader:
+    """Questions to one server with one key; `key` None: only what needs none."""
+
+    def __init__(self, http: httpx.Client, key: str | None) -> None:
+        self._http = http
+        self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
+
+    def facts(self, now_ms: int, prometheus: str | None, state: Path) -> Facts:
+        """Everything. `state` is the state directory, which is looked into when it is on this machine."""
+        alive = self._alive()
+        scrape = self._scrape() if alive else NO_ANSWER
+        audit = self._audit(scrape)
+        return Facts(
+            url=str(self._http.base_url).rstrip("/"),
+            now_ms=now_ms,
+            alive=alive,
+            parts=self._parts() if alive else NO_ANSWER,
+            engines=self._engines() if alive else NO_ANSWER,
+            tiers=scrape if isinstance(scrape, Unseen) else scrape.tiers(),
+            served=scrape if isinstance(scrape, Unseen) else scrape.served(),
+            burn=self._burn(prometheus),
+            budgets=scrape if isinstance(scrape, Unseen) else scrape.budgets(),
+            queue=scrape if isinstance(scrape, Unseen) else scrape.queue(),
+            canary=scrape if isinstance(scrape, Unseen) else scrape.canary(),
+            audit=audit,
+            rollouts=self._rollouts() if alive else NO_ANSWER,
+            alerts=self._alerts(prometheus),
+            running=self._running(audit) if alive else NO_ANSWER,
+            backup=kept(state, "backup"),
+            restored=kept(state, "restore drill"),
+        )
+
+    # --- Gatehouse -------------------------------------------------------------------------------------------------
+
+    def _alive(self) -> bool:
+        try:
+            return self._http.get("/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _parts(self) -> Maybe[Mapping[str, str]]:
+        found = self._json("/readyz", fine=(200, 503))
+        if isinstance(found, Unseen):
+            return found
+        return {str(name): str(state) for name, state in found["parts"].items()}
+
+    def _scrape(self) -> Maybe[Scrape]:
+        try:
+            reply = self._http.get("/metrics")
+            return Scrape(reply.text) if reply.is_success else Unseen(f"/metrics answered {reply.status_code}")
+        except (httpx.TransportError, ValueError) as error:
+            return Unseen(f"/metrics cannot be read ({type(error).__name__})")
+
+    def _engines(self) -> Maybe[Sequence[Replica]]:
+        found = self._json("/v1/admin/engines")
+        if isinstance(found, Unseen):
+            return found
+        return [
+            Replica(
+                model=str(row["model"]),
+                state=str(row["state"]),
+                revision=str(row.get("revision", "")),
+                kind=str(row.get("kind", "")),
+                running=int(row.get("running", 0)),
+                queued_tokens=int(row.get("queued_tokens", 0)),
+            )
+            for row in found["data"]
+        ]
+
+    def _audit(self, scrape: Maybe[Scrape]) -> Maybe[AuditFacts]:
+        """From the scrape; what is wrong in words needs a key that may read the log."""
+        found = scrape if isinstance(scrape, Unseen) else scrape.audit()
+        if isinstance(found, Unseen):
+            return found
+        told = self._json("/v1/audit/status")
+        if isinstance(told, Unseen):
+            return found
+        said = [str(each) for each in (told["failure"], *told["problems"]) if each is not None]
+        return AuditFacts(
+            up=found.up,
+            records=int(told["size"]),
+            backlog=found.backlog,
+            dropped=found.dropped,
+            unsealed=int(told["unsealed"]),
+            checkpoint_late_s=float(told["unsealed_s"]),
+            disk_free_bytes=int(told["disk_free_bytes"]),
+            witnesses=int(told["witnesses"]),
+            witness_age_s=told["witnessed_age_s"],
+            witness_stale=bool(told["witness_stale"]),
+            export_age_s=told["exported_age_s"],
+            problems=said,
+        )
+
+    def _rollouts(self) -> Maybe[Sequence[RolloutFacts]]:
+        found = self._json("/v1/admin/rollouts")
+        if isinstance(found, Unseen):
+            return found
+        return [
+            RolloutFacts(
+                rollout_id=str(row["id"]),
+                target=str(row["target"]),
+                state=str(row["state"]),
+                share_percent=int(row["share_percent"]),
+                held=bool(row["held"]),
+                going_back=bool(row["going_back"]),
+            )
+            for row in found["data"]
+            if row["state"] not in _ENDED
+        ]
+
+    def _running(self, audit: Maybe[AuditFacts]) -> Maybe[Running]:
+        """What the newest `config.loaded` says, which each ingress replica records when it starts."""
+        if isinstance(audit, Unseen):
+            return audit
+        end = audit.records
+        for _ in range(_PAGES):
+            begin = max(0, end - _PAGE)
+            page = self._json(f"/v1/audit/records?tenant={_SYSTEM}&limit={_MOST}&begin={begin}")
+            if isinstance(page, Unseen):
+                return page
+            for row in reversed(cast(Sequence[Mapping[str, Any]], page["data"])):
+                if row["record"]["name"] == "config.loaded":
+                    said = row["record"]["data"]
+                    return Running(
+                        version=str(said["version"]),
+                        profile=str(said["profile"]),
+                        config_digest=str(said["config_digest"]),
+                        policy_digest=str(said.get("policy_digest") or row["record"].get("policy_digest") or ""),
+                        since_ms=int(row["record"]["at_ms"]),
+                    )
+            if begin == 0:
+                break
+            end = begin
+        return Unseen("no start is among the last records of the log")
+
+    def _json(self, path: str, fine: Sequence[int] = (200,)) -> Maybe[Mapping[str, Any]]:
+        try:
+            reply = self._http.get(path, headers=self._headers)
+            found: Any = reply.json()
+        except httpx.TransportError as error:
+            return Unseen(f"no answer ({type(error).__name__})")
+        except ValueError:
+            return Unseen(f"it answered {reply.status_code}, not in JSON")  # pyright: ignore[reportPossiblyUnboundVariable]
+        if reply.status_code in fine and isinstance(found, dict):
+            return cast(Mapping[str, Any], found)
+        if reply.status_code == 404:
+            return Unseen("not configured")
+        if reply.status_code in (401, 403):
+            return Unseen("needs a key" if not self._headers else "this key may not see it")
+        return Unseen(f"it answered {reply.status_code}")
+
+    # --- Prometheus ------------------------------------------------------------------------------------------------
+
+    def _alerts(self, prometheus: str | None) -> Maybe[Sequence[Firing]]:
+        found = self._prometheus(prometheus, "alerts")
+        if isinstance(found, Unseen):
+            return found
+        return [
+            Firing(
+                name=str(each["labels"]["alertname"]),
+                severity=str(each["labels"].get("severity", "")),
+                incident=each["labels"].get("incident"),
+                summary=str(each["annotations"].get("summary", "")),
+            )
+            for each in found["alerts"]
+            if each["state"] == "firing"
+        ]
+
+    def _burn(self, prometheus: str | None) -> Maybe[Burn]:
+        values: list[float | None] = []
+        for name in ("failed:ratio_rate1h", "failed:ratio_rate3d", "slow:ratio_rate1h", "slow:ratio_rate3d"):
+            found = self._prometheus(prometheus, "query", query=f"gatehouse:{name}")
+            if isinstance(found, Unseen):
+                return found
+            rows = cast(Sequence[Mapping[str, Any]], found["result"])
+            value = float(rows[0]["value"][1]) if rows else math.nan
+            values.append(None if math.isnan(value) else value)
+        return Burn(*values)
+
+    def _prometheus(self, url: str | None, what: str, **parameters: str) -> Maybe[Mapping[str, Any]]:
+        if url is None:
+            return Unseen("no --prometheus was named")
+        try:
+            reply = httpx.get(f"{url.rstrip('/')}/api/v1/{what}", params=parameters, timeout=10.0)
+            return cast(Mapping[str, Any], reply.raise_for_status().json()["data"])
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
+            return Unseen(f"Prometheus does not answer ({type(error).__name__})")
+
+
+def kept(state: Path, what: str) -> Maybe[Kept]:
+    """What `gatehouse backup` or `gatehouse drill restore` noted in a state directory that is on this machine."""
+    file = state / LAST_FILE
+    if not state.is_dir():
+        return Unseen(f"the state directory {state} is not on this machine")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))[what]
+        return Kept(int(found["at_ms"]), str(found["where"]), bool(found["good"]))
+    except (FileNotFoundError, KeyError):
+        return Unseen("none is on record here")
+    except (OSError, ValueError, TypeError):
+        return Unseen(f"{file} cannot be read")
