@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import ray
 from ray import serve
+from ray._private import services
 from ray.serve import Application
 from ray.serve._private import http_util
 
@@ -29,6 +30,7 @@ class State:
 
 def start(host: str, port: int, cpus: int) -> None:
     """Start Ray and Serve's proxy on this machine; their processes end with `stop` or with this process."""
+    _without_reporter()
     init = cast(Any, ray.init)  # pyright: ignore[reportUnknownMemberType]
     init(
         num_cpus=max(_MIN_CPUS, cpus),
@@ -44,6 +46,20 @@ def start(host: str, port: int, cpus: int) -> None:
         http_options={"host": host, "port": port},
         logging_config={"encoding": "JSON", "enable_access_log": False},
     )
+
+
+def _without_reporter() -> None:
+    """Start no process of Ray's dashboard: without its pages all that it does is to report usage.
+
+    Switched off, Ray 2.60's reporter still asks the cloud's metadata service (169.254.169.254, and a name of Google's)
+    where it runs. `tests/airgap` fails when a Ray to come starts it in another way.
+    """
+
+    def start_api_server(*arguments: object, **options: object) -> tuple[None, None]:
+        del arguments, options
+        return None, None  # no address, no process: as where the dashboard could not be started
+
+    cast(Any, services).start_api_server = start_api_server
 
 
 class _ReusableSockets:

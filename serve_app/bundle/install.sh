@@ -1,0 +1,22 @@
+#!/bin/sh
+# Checks this bundle with the machine's own tools, then installs it: sh install.sh KEY TARGET
+#
+#   KEY      the public key of whoever made the bundle, in PEM; it must have come another way than the bundle
+#   TARGET   the folder to install into; made if it is not there
+#
+# Needs: openssl 3, sha256sum, Python 3.11 with venv (PYTHON names another one). Whoever does not trust this script runs
+# the first two commands below by hand before it. Nothing is installed outside TARGET.
+set -eu
+[ $# -eq 2 ] || { echo 'gatehouse: sh install.sh KEY TARGET' >&2; exit 2; }
+key=$(realpath "$1") target=$(realpath -m "$2")
+cd -P "$(dirname "$0")"
+openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in SHA256SUMS -sigfile SHA256SUMS.sig
+sha256sum --check --strict --quiet SHA256SUMS
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+"${PYTHON:-python3.11}" -m venv "$work/venv"
+"$work/venv/bin/python" -m pip --isolated --disable-pip-version-check install --quiet --no-index --no-cache-dir --no-deps \
+  --require-hashes --only-binary :all: --find-links wheels --requirement requirements/installer.txt
+PYTHONSAFEPATH=1 "$work/venv/bin/python" -m serve_app.bundle install . --key "$key" --into "$target"
