@@ -62,7 +62,9 @@ ENV PATH=/opt/gatehouse/venv/bin:$PATH \
     FLASHINFER_WORKSPACE_BASE=/var/cache/gatehouse \
     VLLM_NO_USAGE_STATS=1 \
     DO_NOT_TRACK=1 \
-    RAY_USAGE_STATS_ENABLED=0
+    RAY_USAGE_STATS_ENABLED=0 \
+    RAY_USAGE_STATS_REPORT_URL=http://127.0.0.1:9/ \
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.door:middlewares
 
 WORKDIR /opt/gatehouse
 USER 1000:1000
