@@ -5,7 +5,7 @@ CONFIG ?= configs/serve.local.yaml
 CHECKS := lint types imports unit api manifests serve
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test $(CHECKS) samples engines hybrid audit tenants observe proofs conformance gpu upstream cluster fmt lock clean dev-env run-env
+.PHONY: help setup run test $(CHECKS) samples engines hybrid audit tenants observe proofs conformance gpu upstream cluster resilience airgap fmt lock clean dev-env run-env
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +53,11 @@ conformance: dev-env ## real coding agents and SDKs against Gatehouse (an hour w
 	@scripts/clients.sh && scripts/check.sh $@
 upstream: dev-env ## kind openai against a real llama.cpp server (compiles it the first time)
 	@scripts/llamacpp.sh && scripts/check.sh $@
+airgap: dev-env ## installs from a bundle without a route and serves; a run that reaches out to nobody (many minutes, 6 GB)
+	@exec scripts/check.sh $@
 cluster: dev-env ## autoscaling on a fake cluster of several nodes (minutes, needs unshare)
+	@exec scripts/check.sh $@
+resilience: dev-env ## parts of a fake cluster are killed, drained, replaced and cut off under load (needs unshare, redis-server)
 	@exec scripts/check.sh $@
 
 fmt: dev-env ## rewrite formatting and sort imports

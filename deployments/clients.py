@@ -7,6 +7,7 @@ keeps the original in `cause`, and its `str()` is a remote traceback that must n
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar, cast
 
 from ray import serve
@@ -83,6 +84,8 @@ from deployments.usage import Bucket, Dimension, Place, UsagePage, UsageQuery, U
 T = TypeVar("T")
 _log = logging.getLogger("gatehouse.clients")
 _STARTING_S = 30  # what a client is told to wait for a model that loads
+_READING_S = 3_600.0  # every byte of a checkpoint
+_RECORDING_S = 20.0  # a step that waits for the log, and for the one before it
 
 
 class _Client:
@@ -96,12 +99,15 @@ class _Client:
         self._timeout_s = timeout_s
 
     async def _ask(self, method: str, *args: object) -> Any:
+        return await self._ask_within(self._timeout_s, method, *args)
+
+    async def _ask_within(self, timeout_s: float, method: str, *args: object) -> Any:
         call = cast(Awaitable[Any], getattr(self._handle, method).remote(*args))
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 return await call
         except (TimeoutError, GetTimeoutError):
-            raise self.down(f"{self.what} did not answer in {self._timeout_s:g} s.") from None
+            raise self.down(f"{self.what} did not answer in {timeout_s:g} s.") from None
         except (RayError, RayServeException) as error:
             self._raise(error)
 
@@ -214,7 +220,7 @@ class EngineClient(_Client):
                 starting = False
                 yield item
         finally:
-            items.cancel()
+            _cancel(items)
 
     async def _first(self, items: DeploymentResponseGenerator[EngineItem]) -> EngineItem:
         """The first item of a call that began without a replica; `EngineOverloaded` when none came in time."""
@@ -236,6 +242,12 @@ class EngineClient(_Client):
     async def info(self) -> EngineInfo:
         """State of one replica."""
         return cast(EngineInfo, await self._ask("info"))
+
+
+def _cancel(items: DeploymentResponseGenerator[EngineItem]) -> None:
+    """End a call. One that never reached a replica raises here once more what its first item raised: that was told."""
+    with suppress(RayError, RayServeException):
+        items.cancel()
 
 
 async def _next(items: DeploymentResponseGenerator[EngineItem]) -> EngineItem:
@@ -562,21 +574,21 @@ class ResponsesClient(_Client):
 
 
 class RolloutsClient(_Client):
-    """`rollouts.Rollouts` over a handle."""
+    """`rollouts.Rollouts` over a handle. What reads a checkpoint or writes a record has a longer time."""
 
     what = "The rollout controller"
 
     async def register(self, artefact: Artefact, actor: str) -> str:
         """Remember an artefact; its revision."""
-        return str(await self._ask("register", artefact, actor))
+        return str(await self._ask_within(_READING_S, "register", artefact, actor))
 
     async def start(self, plan: Plan, actor: str) -> Rollout:
         """Begin a rollout."""
-        return cast(Rollout, await self._ask("start", plan, actor))
+        return cast(Rollout, await self._ask_within(_RECORDING_S, "start", plan, actor))
 
     async def move(self, rollout_id: str, draft: Draft) -> Rollout:
         """Advance, hold, resume or roll back by hand."""
-        return cast(Rollout, await self._ask("move", rollout_id, draft))
+        return cast(Rollout, await self._ask_within(_RECORDING_S, "move", rollout_id, draft))
 
     async def get(self, rollout_id: str) -> Rollout:
         """A rollout, or `NotFound`."""

@@ -330,6 +330,7 @@ class RouteAsk:
     `explained`: the decision comes with its detail, as that of a dry run does. `tiers`: how the tiers are, as far as it
     is known. `left_ms` is what is left of the time that the caller will wait, None where that is unknown. `usable` are
     the tiers that may answer this caller, None: all; a turn that only another one may answer for its safety is held.
+    `revisions`: which revision of a model the session gets, of those that have several.
     """
 
     request_id: RequestId
@@ -342,6 +343,7 @@ class RouteAsk:
     tiers: Mapping[Tier, TierState] = field(default_factory=dict[Tier, TierState])
     left_ms: int | None = None
     usable: frozenset[Tier] | None = None
+    revisions: Mapping[ModelId, str] = field(default_factory=dict[ModelId, str])
 
 
 @dataclass(frozen=True, slots=True)

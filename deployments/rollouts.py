@@ -19,6 +19,10 @@ class Kind(StrEnum):
     PROMPT = "prompt"
 
 
+OF_ENGINES = frozenset({Kind.MODEL, Kind.ENGINE})
+"""Kinds whose revisions are engines of their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileSum:
     """A file of an artefact: its path below the artefact's, with `/`; its size in bytes; SHA-256 in hex."""
@@ -212,7 +216,10 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """How the traffic of a target is split at this moment, and what its requests are held to."""
+    """How the traffic of a target is split at this moment, and what its requests are held to.
+
+    `since_ms`: when the stage began. `shadow`: the candidate sees requests and answers none.
+    """
 
     rollout_id: str
     kind: Kind
@@ -222,6 +229,8 @@ class Slice:
     share: int
     ttft_ms: int = 2_000
     e2e_ms: int = 60_000
+    since_ms: int = 0
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

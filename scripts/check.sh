@@ -37,7 +37,7 @@ check() {
         tests/unit/ingress/test_wire_proof.py tests/unit/tenancy/test_budget_rules.py tests/unit/rollout/test_crashes.py
       ;;
     manifests) pytest "--color=$colour" "tests/$1" ;;
-    serve | engines | hybrid | audit | tenants | observe | gpu | cluster) pytest "--color=$colour" -m "$1" "tests/$1" ;;
+    serve | engines | hybrid | audit | tenants | observe | gpu | cluster | resilience | airgap) pytest "--color=$colour" -m "$1" "tests/$1" ;;
     conformance) pytest "--color=$colour" -m "$1" ${CASES:+-k "$CASES"} "tests/$1" ;;
     upstream) pytest "--color=$colour" "tests/$1" ;;
     *) echo "no such check: $1" >&2 && return 2 ;;
@@ -58,7 +58,7 @@ for name in "$@"; do
   check "$name" 2>&1 | tee "$log" || status=$?
   closing=
   case $name in
-    unit | samples | api | manifests | serve | engines | hybrid | audit | tenants | observe | proofs | gpu | cluster | upstream | conformance)
+    unit | samples | api | manifests | serve | engines | hybrid | audit | tenants | observe | proofs | gpu | cluster | resilience | airgap | upstream | conformance)
       closing=$(sed -E 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '^=+ .* in [0-9.]+s' | tail -n 1 | sed -E 's/^=+ //; s/ =+$//') || true
       passed=$((passed + $(count "$closing" passed))) skipped=$((skipped + $(count "$closing" skipped)))
       failed=$((failed + $(count "$closing" failed) + $(count "$closing" error)))

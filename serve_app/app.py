@@ -1,6 +1,7 @@
 """The whole graph on one screen.
 
-    Ingress -> {Engine:<model>:<revision>, DifficultyRouter, PolicyGate, AuditSink, Ledger, ResponseStore}
+    Ingress -> {Engine:<model>:<revision>, DifficultyRouter, PolicyGate, AuditSink, Ledger, ResponseStore,
+                RolloutController -> {Engine:<model>:<revision>, AuditSink}}
 
 `build` is a Serve application builder: `import_path: serve_app.app:build`, with the `AppConfig` as its `args`. Serve
 recognises the annotation, so a wrong key or value is refused before anything starts.
@@ -9,6 +10,7 @@ recognises the annotation, so a wrong key or value is refused before anything st
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -44,6 +46,7 @@ from deployments.gate.grammar import BundleError
 from deployments.gate.guard import Guard
 from deployments.gate.settings import GateSettings, Running
 from deployments.gate.shadow import ShadowedClassifier
+from deployments.gate.tenant_names import with_tenants
 from deployments.ingress.deployment import Ingress
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.surface import Loaded, Parts, ServedModel
@@ -51,6 +54,9 @@ from deployments.ingress.tracing import Tracing, Untraced
 from deployments.ingress.turn import GENERATING
 from deployments.ports import Approvals, Audit, Dialect, Gate, Keeps, ModelId, Tier
 from deployments.responses.deployment import ResponseStore
+from deployments.rollout.deployment import RolloutController
+from deployments.rollout.works import Deployed, Loader
+from deployments.rollouts import Kind
 from deployments.tenancy.deployment import Ledger
 from deployments.tenancy.policies import routings
 from serve_app.api.factory import create_api
@@ -62,6 +68,7 @@ from serve_app.config import (
     AppConfig,
     ConfigError,
     ReplicaConfig,
+    ServedModelConfig,
     environment,
     find,
     operating_person,
@@ -69,7 +76,7 @@ from serve_app.config import (
 )
 from serve_app.observe.logs import write_json
 from serve_app.observe.settings import LogSettings, TracingSettings
-from serve_app.prepare import prepare, vocabulary_dir
+from serve_app.prepare import candidate_of, prepare, vocabulary_dir
 from serve_app.routing.coldstart import cold_start_bytes
 from serve_app.stores import store_url
 from serve_app.tokens import token_counters
@@ -101,13 +108,40 @@ def build(config: AppConfig) -> Application:
                   routings(config.tenancy.tenants, config.tier_models), name="DifficultyRouter",
                   **small(config.difficulty_replicas))  # fmt: skip
     engines = {
-        model.engine.model: engine(model.engine, sources.get(model.engine.model, ""), vocabulary, config.device)
+        (each.model, each.revision): engine(each, source_of(model, each, sources), vocabulary, config.device)
         for model in config.models
+        for each in model.engines
     }
+    rollouts = bind(RolloutController, audit, engines, store_url(config, "rollout"), config.rollout, loaders(config),
+                    deployed(config, sources), name="RolloutController",
+                    **small(config.rollout_replicas))  # fmt: skip
     responses = bind(ResponseStore, store_url(config, "responses"), config.responses, name="ResponseStore",
                      **small(config.responses_replicas))  # fmt: skip
-    return bind(Ingress, parts(config), engines, router, gate, audit, ledger, responses, ingress=True, name="Ingress",
+    # A stream ends at its replica, and so does the ingress's half of it: neither is cut off before the other.
+    return bind(Ingress, parts(config), engines, router, gate, audit, ledger, responses, rollouts, ingress=True,
+                name="Ingress", graceful_shutdown_timeout_s=config.drain_s, max_surge_percent=100,
                 **small(config.ingress_replicas))  # fmt: skip
+
+
+def source_of(model: ServedModelConfig, engine: AnyEngineSettings, sources: Mapping[str, str]) -> str:
+    """Where the checkpoint of one of a model's engines lies, "" for one that has none here."""
+    named = engine.model if engine is model.engine else candidate_of(engine.model, engine.revision)
+    return sources.get(named, "")
+
+
+def deployed(config: AppConfig, sources: Mapping[str, str]) -> tuple[Deployed, ...]:
+    """What the rollout controller is told of the engines that there are, the configured one of each model first."""
+    return tuple(
+        Deployed(each.model, each.revision, source_of(model, each, sources), each.model_dump_json())
+        for model in config.models
+        for each in model.engines
+    )
+
+
+def loaders(config: AppConfig) -> dict[Kind, Loader]:
+    """What loads artefacts that are no engine's, as their users will."""
+    del config
+    return {}
 
 
 def engine(settings: AnyEngineSettings, source: str, vocabulary: str, device: Device) -> Application:
@@ -182,13 +216,14 @@ def parts(config: AppConfig) -> Parts:
                 may_be_cold=model.engine.scaling is not None and model.engine.scaling.min_replicas == 0,
                 cold_start_s=model.engine.cold_start_s,
                 fim=model.fim is not None,
+                candidate=None if model.candidate is None else model.candidate.revision,
                 dialects=frozenset({Dialect.EMBEDDINGS}) if model.embeddings else GENERATING,
             )
             for model in config.models
         ),
         settings=config.ingress,
         loaded=Loaded(config_digest(config), config.profile, CODE_VERSION),
-        engine_timeout_s=max(model.engine.request_deadline_s for model in config.models) + 5,
+        engine_timeout_s=max(each.request_deadline_s for model in config.models for each in model.engines) + 5,
         keeps_bodies=config.audit.bodies.keeps_all,
     )  # fmt: skip
 
@@ -205,10 +240,12 @@ def load_classifier(settings: GateSettings, marks: Path) -> Classifier:
     stops nothing: it is said in the log and in `/metrics`.
     """
     live = load_bundle(settings.bundle, marks, None if settings.bundle_key is None else Path(settings.bundle_key))
+    live = with_tenants(live, settings.tenants)
     if settings.shadow_bundle is None:
         return Classifier(live)
     try:
-        return ShadowedClassifier(live, load_bundle(settings.shadow_bundle, marks))
+        candidate = with_tenants(load_bundle(settings.shadow_bundle, marks), settings.tenants)
+        return ShadowedClassifier(live, candidate)
     except BundleError as error:
         _log.error("the shadow bundle is refused, no call is judged by it: %s", error)
         return ShadowedClassifier(live, None)
@@ -252,7 +289,7 @@ def set_up_logs(settings: LogSettings) -> None:
 
 def running(config: AppConfig) -> Running:
     """Which configuration this is: the gate records when another one has taken its place."""
-    models = tuple(f"{model.engine.model}:{model.engine.revision}" for model in config.models)
+    models = tuple(f"{each.model}:{each.revision}" for model in config.models for each in model.engines)
     return Running(config_digest(config), config.profile, models, CODE_VERSION, config.change_id)
 
 

@@ -6,6 +6,7 @@ file serves `gatehouse up`, `serve run` and a KubeRay RayService.
 
 import getpass
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from deployments.ingress.dialects.fim import PRESETS, FimTemplate
 from deployments.ingress.settings import IngressSettings
 from deployments.ports import Tier
 from deployments.responses.settings import ResponsesSettings
+from deployments.rollout.settings import RolloutSettings
 from deployments.tenancy.policies import TierModel, faults
 from deployments.tenancy.settings import TenancySettings
 from serve_app.observe.settings import LogSettings, TracingSettings
@@ -51,6 +53,9 @@ def _kind(engine: Any) -> str:
 
 
 KINDS = ("vllm", "vllm-ray", "openai", "synthetic")
+_ENGINES = frozenset({"engine", "candidate"})
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_LARGEST_WINDOW = 131_072  # of gpt-oss, where a setting names none
 
 AnyEngineSettings: TypeAlias = Annotated[
     Annotated[EngineSettings, Tag("vllm")]
@@ -105,11 +110,13 @@ class ServedModelConfig(_Model):
     """One model. `source: demo:<name>` stands for an embedded demonstration checkpoint.
 
     The router chooses among the models with a `tier`; one without is reached by its name alone. `fim`: it can fill in
-    the middle. `embeddings`: it does nothing but that.
+    the middle. `embeddings`: it does nothing but that. `candidate` is a second engine of the same model, which answers
+    the sessions that a rollout gives it and nobody else; its `revision` is what `gatehouse rollout register` prints.
     """
 
     tier: Tier | None = None
     engine: AnyEngineSettings
+    candidate: AnyEngineSettings | None = None
     fim: FimSettings | None = None
     embeddings: bool = False
 
@@ -126,6 +133,32 @@ class ServedModelConfig(_Model):
             raise ValueError(f"engine.paths must hold {needed}")
         return self
 
+    @model_validator(mode="after")
+    def _a_candidate_can_take_its_place(self) -> "ServedModelConfig":
+        """Whoever gets the candidate must not notice by anything but its answers, and the way back must be warm."""
+        ours, other = self.engine, self.candidate
+        if other is None:
+            return self
+        if other.kind_name != ours.kind_name or other.model != ours.model:
+            raise ValueError("`candidate` must be an engine of the same `kind` and the same `model`")
+        if _DIGEST.fullmatch(other.revision) is None or other.revision == ours.revision:
+            raise ValueError("candidate.revision must be what `gatehouse rollout register` prints: 64 hex digits")
+        if (other.max_model_len or _LARGEST_WINDOW) < (ours.max_model_len or _LARGEST_WINDOW):
+            raise ValueError("candidate.max_model_len must not be smaller: its sessions were promised that window")
+        if any(each.scaling is not None and each.scaling.min_replicas == 0 for each in (ours, other)):
+            raise ValueError("a model with a `candidate` must not scale to zero: the way back has to be warm")
+        if isinstance(ours, UpstreamSettings) and isinstance(other, UpstreamSettings):
+            if ours.is_local and not other.is_local:
+                raise ValueError("`candidate` must not leave the premises where `engine` does not")
+            if not set(ours.paths) <= set(other.paths):
+                raise ValueError("candidate.paths must hold all of engine.paths")
+        return self
+
+    @property
+    def engines(self) -> tuple[AnyEngineSettings, ...]:
+        """The engines of all revisions, the configured one first."""
+        return (self.engine,) if self.candidate is None else (self.engine, self.candidate)
+
     @property
     def source(self) -> str | None:
         """Where the checkpoint lies; None when there is none on this side."""
@@ -139,12 +172,17 @@ class ServedModelConfig(_Model):
     @property
     def embedded(self) -> bool:
         """True for a checkpoint that Gatehouse brings along and expands at the first start."""
-        return (self.source or "").startswith(DEMO_SOURCE)
+        return is_embedded(self.source)
 
     @property
     def demonstration(self) -> bool:
         """True for what is no real model: an embedded checkpoint or a token clock. Labelled wherever it shows."""
         return self.embedded or isinstance(self.engine, SyntheticSettings)
+
+
+def is_embedded(source: str | None) -> bool:
+    """True for the source of a demonstration checkpoint."""
+    return (source or "").startswith(DEMO_SOURCE)
 
 
 class ReplicaConfig(_Model):
@@ -186,6 +224,7 @@ class AppConfig(_Model):
     tenancy: TenancySettings = TenancySettings()
     guardrails: GuardrailSettings = GuardrailSettings()
     responses: ResponsesSettings = ResponsesSettings()
+    rollout: RolloutSettings = RolloutSettings()
     tracing: TracingSettings = TracingSettings()
     logs: LogSettings = LogSettings()
     ingress_replicas: ReplicaConfig = ReplicaConfig()
@@ -193,6 +232,7 @@ class AppConfig(_Model):
     gate_replicas: ReplicaConfig = ReplicaConfig()
     ledger_replicas: ReplicaConfig = ReplicaConfig()
     responses_replicas: ReplicaConfig = ReplicaConfig()
+    rollout_replicas: ReplicaConfig = ReplicaConfig()
     audit_replicas: ReplicaConfig = ReplicaConfig(max_ongoing_requests=4096)
 
     @model_validator(mode="after")
@@ -222,6 +262,8 @@ class AppConfig(_Model):
             raise ValueError("audit_replicas: the log has exactly one writer")
         if self.ledger_replicas.replicas > 1:
             raise ValueError("ledger_replicas: one process counts the open grants of a key")
+        if self.rollout_replicas.replicas > 1:
+            raise ValueError("rollout_replicas: one process drives rollouts")
         if self.store_url is None or self.store_url.startswith("sqlite"):
             for name, replicas in (
                 ("gate", self.gate_replicas),
@@ -238,6 +280,11 @@ class AppConfig(_Model):
     def tier_models(self) -> tuple[TierModel, ...]:
         """The models as the rules of tenants see them."""
         return tuple(TierModel(each.engine.model, each.tier, each.local) for each in self.models)
+
+    @property
+    def drain_s(self) -> float:
+        """The longest time, in seconds, that a replica may need to finish its streams."""
+        return max(engine.drain_s for model in self.models for engine in model.engines)
 
     @property
     def state_path(self) -> Path:
@@ -290,7 +337,7 @@ def explain(error: ValidationError) -> str:
     """The first problem of a validation error in one sentence, with its key and without the value."""
     first = error.errors(include_url=False, include_input=False)[0]
     path = [str(part) for part in first["loc"]]
-    key = ".".join(part for at, part in enumerate(path) if not (at and path[at - 1] == "engine" and part in KINDS))
+    key = ".".join(part for at, part in enumerate(path) if not (at and path[at - 1] in _ENGINES and part in KINDS))
     if first["type"] == "extra_forbidden":
         return f"unknown key '{key}'."
     if first["type"] == "missing":
@@ -339,16 +386,21 @@ def environment() -> Mapping[str, str]:
 def set_process_defaults() -> None:
     """Environment that must be set before Ray is imported; whatever the operator has set stays.
 
-    No telemetry leaves the machine, and a local Ray asks for no token: its ports listen on loopback only.
+    No telemetry leaves the machine, and a local Ray asks for no token: its ports listen on loopback only. Neither
+    Ray nor vLLM turns to an address outside to find out its own.
     """
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",  # switched off it still reports that it is off
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: this node's address is the loopback's
+        "VLLM_HOST_IP": "127.0.0.1",
         "RAY_AUTH_MODE": "disabled",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives the cluster must not start another one
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.door:middlewares",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)  # noqa: TID251

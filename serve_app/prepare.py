@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from serve_app.config import DEMO_SOURCE, AppConfig, ConfigError, environment
+from deployments.engine.options import EngineSettings
+from serve_app.config import DEMO_SOURCE, AppConfig, ConfigError, environment, is_embedded
 from serve_app.demo.vocabulary import VocabularyUnavailable, ensure_vocabulary
 
 Report: TypeAlias = Callable[[str, float], None]
@@ -25,10 +26,16 @@ def models_dir(config: AppConfig) -> Path:
     return config.state_path / "models"
 
 
+def candidate_of(model: str, revision: str) -> str:
+    """Under which name `prepare` answers the source of a model's candidate."""
+    return f"{model}:{revision}"
+
+
 def prepare(config: AppConfig, report: Report = _silent) -> Mapping[str, str]:
     """Make vocabulary and checkpoints, whatever of them is missing; model id -> source for the engine.
 
-    Raises `ConfigError` with one sentence when something is missing that cannot be made here.
+    A candidate's source is under `candidate_of`. Raises `ConfigError` with one sentence when something is missing that
+    cannot be made here.
     """
     try:
         vocabulary = ensure_vocabulary(vocabulary_dir(config), lambda line: report(line, 0.0), environment())
@@ -37,17 +44,20 @@ def prepare(config: AppConfig, report: Report = _silent) -> Mapping[str, str]:
     report("vocabulary", 1.0)
     sources: dict[str, str] = {}
     for model in config.models:
-        source = model.source
-        if source is None:
-            continue
-        if not model.embedded:
-            folder = Path(source)
-            if folder.is_absolute() and not (folder / "config.json").is_file():
-                raise ConfigError(f"model {model.engine.model}: there is no checkpoint in {source}.")
-            sources[model.engine.model] = source
-            continue
-        sources[model.engine.model] = _expand(source.removeprefix(DEMO_SOURCE), config, vocabulary, report)
+        for engine in model.engines:
+            if isinstance(engine, EngineSettings):
+                name = engine.model if engine is model.engine else candidate_of(engine.model, engine.revision)
+                sources[name] = _source(engine, config, vocabulary, report)
     return sources
+
+
+def _source(engine: EngineSettings, config: AppConfig, vocabulary: Path, report: Report) -> str:
+    if is_embedded(engine.source):
+        return _expand(engine.source.removeprefix(DEMO_SOURCE), config, vocabulary, report)
+    folder = Path(engine.source)
+    if folder.is_absolute() and not (folder / "config.json").is_file():
+        raise ConfigError(f"model {engine.model}: there is no checkpoint in {engine.source}.")
+    return engine.source
 
 
 def _expand(name: str, config: AppConfig, vocabulary: Path, report: Report) -> str:

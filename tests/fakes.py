@@ -14,13 +14,16 @@ from deployments.ingress.dialects.values import Codec, Framing
 from deployments.ingress.egress import Reach
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, RoutedModel
+from deployments.ingress.revisions import RevisedEngine, Revisions
 from deployments.ingress.settings import IngressSettings
+from deployments.ingress.shadowing import Shadows
 from deployments.ingress.surface import ServedModel, Surface
 from deployments.ingress.trail import Recorder
 from deployments.ingress.window import Window
 from deployments.ports import (
     Attempt,
     Dialect,
+    Engine,
     EngineCall,
     EngineInfo,
     EngineItem,
@@ -43,14 +46,17 @@ from deployments.ports import (
     ToolResult,
     Verdict,
 )
+from deployments.rollouts import Rollouts
 from router.types import Effort
 from serve_app.api.metrics import Counters
 from tests.fakes_audit import InMemoryAudit
 from tests.fakes_ledger import InMemoryLedger
 from tests.fakes_permits import InMemoryPermits
 from tests.fakes_responses import InMemoryResponses
+from tests.fakes_rollouts import InMemoryRollouts
 
 BASE, STRONG = ModelId("demo-20b"), ModelId("demo-120b")
+CANDIDATE = "c" * 64
 JSON_START = EngineStart(200, (("content-type", "application/json"),))
 SSE_START = EngineStart(200, (("content-type", "text/event-stream; charset=utf-8"),))
 KEY = "gh-test-key"
@@ -195,6 +201,9 @@ class World:
     codecs: Mapping[Dialect, Codec] = field(default_factory=make_codecs)
     extra_models: tuple[RoutedModel, ...] = ()
     classifier: object = None
+    rollouts: Any = None
+    second: ScriptedEngine | None = None
+    """The engine of `CANDIDATE`, a second revision of the base model."""
     _surface: Surface | None = None
 
     def surface(self) -> Surface:
@@ -206,7 +215,13 @@ class World:
         self.ledger.add_key(KEY)
         counters = Counters()
         recorder = Recorder(self.audit, self.clock, self.settings.audit_timeout_s)
-        engines = {BASE: self.engine, STRONG: self.strong}
+        engines: dict[ModelId, Engine] = {BASE: self.engine, STRONG: self.strong}
+        rollouts: Rollouts = self.rollouts or InMemoryRollouts(self.clock)
+        self.rollouts, revisions = rollouts, None
+        second = {} if self.second is None else {BASE: self.second}
+        if self.second is not None:
+            engines[BASE] = RevisedEngine({"r1": self.engine, CANDIDATE: self.second}, "r1")
+            revisions = Revisions(rollouts, {BASE: ("r1", CANDIDATE)}, self.clock, self.settings.rollout_stale_s)
         engines |= dict.fromkeys((each.model for each in self.extra_models), self.engine)
         readers = dict.fromkeys(Dialect, read_request)
         windows = {model: Window(self.limit, lambda text: len(text.split())) for model in engines}
@@ -229,6 +244,8 @@ class World:
             settings=self.settings,
             clock=self.clock,
             models=routed,
+            revisions=revisions,
+            shadows=None if revisions is None else Shadows(second, revisions, self.clock),
         )
         tiers = [(each.tier, Reach(each.model, each.local)) for each in routed if each.tier is not None]
         models = tuple(
@@ -240,7 +257,8 @@ class World:
             self.ledger, self.difficulty, self.approvals, self.audit, self.responses, self.codecs, engines,
             models, readers, recorder, counters, self.settings, self.clock, self.classifier, self.gate, self.permits,
             Advisor(engines, tiers, self.ledger, self.approvals, self.clock, self.settings.advice),
-            Canary(self.gate, self.approvals, self.clock, self.settings.canary_s),
+            Canary(self.gate, self.approvals, self.clock, self.settings.canary_s), rollouts,
+            candidates=second, revisions=revisions,
         )  # fmt: skip
 
 

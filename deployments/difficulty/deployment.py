@@ -120,7 +120,7 @@ class DifficultyRouter:
             model=target.model,
             tier=served.tier,
             effort=served.effort,
-            revision=target.revision,
+            revision=ask.revisions.get(target.model, target.revision),
             reason=served.reason,
             reasons=served.reasons,
             difficulty=served.difficulty,

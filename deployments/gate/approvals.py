@@ -69,7 +69,8 @@ _CANARIES_KEPT_MS = 3_600_000
 class ApprovalDesk:
     """Implements `ports.Approvals` over a store and the audit log.
 
-    `policy_digest` is the live policy's; a request that was made under another one becomes STALE when it is met.
+    `policy_digest` is the live policy's, `tenant_digests` those of tenants that have names of their own in it; a
+    request that was made under another one becomes STALE when it is met.
     `keeps_arguments` says whose words are kept beside the log; of others it gets digests. `holders` tells whom the keys
     of voters belong to now, and `approvers` which roles the live policy wants for a class.
     """
@@ -85,11 +86,13 @@ class ApprovalDesk:
         *,
         holders: AskHolders,
         approvers: Mapping[Risk, tuple[str, ...]] | None = None,
+        tenant_digests: Mapping[str, str] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._settings = settings
         self._policy_digest = policy_digest
+        self._tenant_digests = tenant_digests or {}
         # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
         self._turn = asyncio.Lock()
         self._approvers = approvers or {}
@@ -388,7 +391,9 @@ class ApprovalDesk:
         return stored
 
     def _outdated(self, approval: Approval) -> bool:
-        return self._policy_digest is not None and approval.proposal.policy_digest != self._policy_digest
+        proposal = approval.proposal
+        live = self._tenant_digests.get(proposal.tenant, self._policy_digest)
+        return live is not None and proposal.policy_digest != live
 
     async def _end(self, stored: Stored, state: ApprovalState) -> None:
         """Move to a state in which nothing can be released."""

@@ -81,6 +81,7 @@ class Classifier:
     def __init__(self, bundle: Bundle, reader: ShellReader | None = None) -> None:
         self._bundle = bundle
         self._reader = reader or ShellReader()
+        self._own = {tenant: Classifier(own, self._reader) for tenant, own in bundle.tenants.items()}
 
     @property
     def policy_digest(self) -> str:
@@ -108,7 +109,16 @@ class Classifier:
 
         `circumstances` can raise the result; nothing lowers it. Arguments without a canonical form are R2: they can
         never be released, because there is no text to release.
+
+        For a tenant with names of its own the call is judged by the bundle alone, too: the higher class counts.
         """
+        found = self._judged(tool, arguments, profile, circumstances)
+        own = self._own.get(circumstances.tenant or "")
+        return found if own is None else _stricter(found, own.classify(tool, arguments, profile, circumstances))
+
+    def _judged(
+        self, tool: str, arguments: str | Mapping[str, JsonValue], profile: GateProfile, circumstances: Circumstances
+    ) -> Classification:
         decoded: Canonical | Rejected | None = None
         situation = _Situation(tool, profile, circumstances)
         try:
@@ -204,6 +214,12 @@ class Classifier:
         """What the bundle says of `apply_patch`, which a command may run as well."""
         found = self._bundle.tools.get("apply_patch")
         return found if isinstance(found, PatchTool) else None
+
+
+def _stricter(found: Classification, own: Classification) -> Classification:
+    """What a tenant's own names make of a call, and never less than what it is without them."""
+    lowered = (own.risk.rank, not own.covered) < (found.risk.rank, not found.covered)
+    return replace(found, policy_digest=own.policy_digest) if lowered else own
 
 
 @dataclass(frozen=True, slots=True)

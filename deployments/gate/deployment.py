@@ -17,6 +17,7 @@ from deployments.gate.policy import read_policy
 from deployments.gate.settings import GateSettings, Running
 from deployments.gate.signature import check_signature
 from deployments.gate.store import ApprovalStore
+from deployments.gate.tenant_names import digests, with_tenants
 from deployments.ports import (
     ActionOutcome,
     Advice,
@@ -76,6 +77,7 @@ class PolicyGate:
         policy = read_policy(bundle_path(settings.bundle))
         if settings.bundle_key is not None:
             check_signature(policy.policy_digest, bundle_path(settings.bundle), Path(settings.bundle_key))
+        policy = with_tenants(policy, settings.tenants)
         self._rule_set = policy.name
         self._running = running
         self._sweep_s = settings.sweep_s
@@ -91,6 +93,7 @@ class PolicyGate:
             keeps_arguments,
             holders=keys.holders,
             approvers=policy.approvers,
+            tenant_digests=digests(policy),
         )
         self._notifier = Notifier(self._desk.outbox, settings.notices, clock) if settings.notices.receivers else None
         self._office = PermitOffice(

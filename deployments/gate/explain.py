@@ -184,7 +184,8 @@ def explain(
     classifier = Classifier(bundle, reader)
     found = classifier.classify(tool, arguments, profile, circumstances)
     alone = classifier.classify(tool, arguments, profile)
-    steps, scripts = _steps(classifier, bundle, tool, found, reader, profile)
+    own = bundle.of(circumstances.tenant)
+    steps, scripts = _steps(classifier, own, tool, found, reader, profile)
     verdicts = [
         (each, found if each is profile else classifier.classify(tool, arguments, each, circumstances))
         for each in GateProfile
@@ -193,7 +194,7 @@ def explain(
         tool=tool,
         arguments=found.arguments,
         policy=bundle.name,
-        policy_digest=bundle.policy_digest,
+        policy_digest=own.policy_digest,
         risk=found.risk,
         risk_alone=alone.risk,
         reasons=found.reasons,

@@ -88,6 +88,15 @@ def _made_for(glob: str, pattern: str) -> bool:
     return evidence >= EVIDENCE or (pattern.startswith(("/", "~")) and foreign == 0)
 
 
+@lru_cache(maxsize=8192)
+def may_be(glob: str, pattern: str) -> bool:
+    """The same, more generously: true also when `pattern` names a place, and a name there may fit the glob."""
+    place = pattern.split("*", 1)[0].removeprefix("./").strip("~/")
+    if place and "/." not in pattern and _overlap(_tokens(glob), _tokens(pattern))[0] >= 0:
+        return True
+    return aims_at(glob, pattern)
+
+
 def _overlap(glob: tuple[str, ...], pattern: tuple[str, ...]) -> tuple[int, int]:
     """The best common reading: how many letters of the last part of both agree, and how many the pattern's stars eat.
 

@@ -92,7 +92,10 @@ class Judge:
             found += self.atom(atom, depth)
         if left:
             self.directories = left[0][1]
-        if depth == 0 and max((finding.risk.rank for finding in found), default=0) == Risk.R2.rank:
+        worst = max((finding.risk.rank for finding in found), default=0)
+        # What a tenant's names raise to R3 must not hide what shows in the text beside them.
+        most = Risk.R3 if self.bundle.raising else Risk.R2
+        if depth == 0 and Risk.R2.rank <= worst <= most.rank:
             facts = Facts()
             self._suspect(facts, text)
             found += [self._settled(facts, None, "")] if facts.classes else []
@@ -231,7 +234,7 @@ class Judge:
         if node.requires and not node.requires & facts.given:
             facts.opaque("runs what it is given on its input or in a file")
         if (node.needs and not node.needs & facts.given) or len(positionals) < node.least:
-            judge_input(facts, node.reads, given)
+            judge_input(facts, node.reads, given, self.bundle)
         for flag in facts.deferred:
             if not flag.waived_by & facts.plain:
                 self._effects(facts, flag)

@@ -177,7 +177,7 @@ def _inside(bundle: Bundle, kind: str, name: str, fits: Callable[[str, str], boo
     """What is registered for all that lies in `name`: `/etc/kubernetes` is known by `/etc/kubernetes/*`."""
     return [
         target
-        for patterns, target in bundle.targets.get(kind, ())
+        for patterns, target in bundle.entries(kind)
         if any(pattern.endswith("/*") and fits(name, pattern[:-2]) for pattern in patterns)
     ]
 

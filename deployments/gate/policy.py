@@ -8,7 +8,7 @@ no bundle may say at all (`floors.py`). The examples are run by `bundle.load_bun
 import hashlib
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase, translate
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -44,6 +44,7 @@ from deployments.ports import GateProfile, Risk
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE_DIRECTORY = ROOT / "configs" / "policies"
 DEFAULT_TARGET = "@default"
+WRITTEN = "written"  # names that are not registered as this are judged as `path` alone
 MAX_BASES = 4
 MAX_FAULTS = 20
 
@@ -61,11 +62,21 @@ _File = TypeVar("_File", bound=Included | BundleFile)
 
 
 @dataclass(frozen=True, slots=True)
+class Raising:
+    """Names of one kind that a tenant's settings take more seriously than the bundle, and what they are at least."""
+
+    match: tuple[str, ...]
+    matcher: re.Pattern[str]
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """A loaded bundle. `policy_digest` is the SHA-256 hex of its RFC 8785 form, included files and all.
 
     `spec` is what it was compiled from, `base` the bundle that it extends; `own_rules` are those of its rules that the
-    base does not have.
+    base does not have. `raising` is what one tenant's settings add, by kind, and `tenants` the bundle of each tenant
+    that adds something (`tenant_names.py`).
     """
 
     name: str
@@ -87,17 +98,38 @@ class Bundle:
     own_tools: tuple[ToolSpec, ...]
     matchers: Mapping[str, tuple[tuple[re.Pattern[str], Target], ...]]
     base: "Bundle | None" = None
+    raising: Mapping[str, tuple[Raising, ...]] = field(default_factory=dict[str, tuple[Raising, ...]])
+    tenants: Mapping[str, "Bundle"] = field(default_factory=dict[str, "Bundle"])
+
+    def of(self, tenant: str | None) -> "Bundle":
+        """The bundle as it is for a tenant: itself, with what the tenant's settings make stricter."""
+        return self.tenants.get(tenant or "", self)
 
     def target(self, kind: str, text: str) -> Target | None:
         """The first registered target of `kind` that `text` matches; None when it is not registered."""
         found = next((target for matcher, target in self.matchers.get(kind, ()) if matcher.match(text)), None)
-        if self.base is None:
-            return found
-        return self._floored(found, self.base.target(kind, text))
+        if self.base is not None:
+            found = self._floored(found, self.base.target(kind, text))
+        for raised in self.raised(kind, text):
+            found = raised if found is None and kind == WRITTEN else worse(raised, found or unregistered(kind))
+        return found
+
+    def raised(self, kind: str, text: str | None) -> list[Target]:
+        """What a tenant's settings say of a name; of one that nobody knows (None), all that they say of its kind."""
+        return [
+            each.target for each in self.raising.get(kind, ()) if text is None or each.matcher.match(text) is not None
+        ]
+
+    def entries(self, kind: str) -> tuple[tuple[tuple[str, ...], Target], ...]:
+        """Every registered entry of a kind, and what a tenant's settings add."""
+        return (*self.targets.get(kind, ()), *((each.match, each.target) for each in self.raising.get(kind, ())))
 
     def targets_of_glob(self, kind: str, text: str) -> list[Target]:
         """Every registered target that a file name covered by the glob `text` is likely to have, the sure one last."""
         found = [] if self.base is None else [each for each in self.base.targets_of_glob(kind, text) if weighty(each)]
+        for each in self.raising.get(kind, ()):
+            if any(fnmatchcase(text, pattern) or globs.may_be(text, pattern) for pattern in each.match):
+                found.append(each.target)
         for patterns, target in self.targets.get(kind, ()):
             if any(fnmatchcase(text, pattern) for pattern in patterns):
                 return [*found, target]
@@ -111,6 +143,11 @@ class Bundle:
         if found is None or base is None or base is found or not weighty(base):
             return found
         return worse(found, base)
+
+
+def unregistered(kind: str) -> Target:
+    """What a name is that nothing registers: production and sensitive, and beyond the perimeter if it is a host."""
+    return Target(Env.PROD, Sensitivity.SENSITIVE, Egress.OTHER if kind.endswith("host") else Egress.NONE)
 
 
 def read_policy(path: Path, above: Sequence[Path] = ()) -> Bundle:
@@ -161,15 +198,15 @@ def _joined(main: _File, path: Path) -> _File:
         part = parse(read_source(path.parent / name), Included, name)
         if part.include:
             raise BundleError(f"{name}: an included file may not include others")
-        for field, before in found.items():
-            added = getattr(part, field)
+        for said, before in found.items():
+            added = getattr(part, said)
             if not isinstance(before, dict):
-                found[field] = (*before, *added)
+                found[said] = (*before, *added)
                 continue
             twice = sorted(cast("dict[str, object]", before).keys() & cast("dict[str, object]", added).keys())
             if twice:
-                raise BundleError(f"{name}: {field} specified twice: {', '.join(twice)}")
-            found[field] = {**before, **added}
+                raise BundleError(f"{name}: {said} specified twice: {', '.join(twice)}")
+            found[said] = {**before, **added}
     tools = [name for tool in found["tools"] for name in tool.registered]
     again = sorted({name for name in tools if tools.count(name) > 1})
     if again:
@@ -277,12 +314,10 @@ def _broad_faults(own: Derived, base: Bundle) -> list[str]:
     for kind, entries in own.targets.items():
         if kind not in base.targets:
             continue
-        outside = Egress.OTHER if kind.endswith("host") else Egress.NONE
-        unregistered = Target(Env.PROD, Sensitivity.SENSITIVE, outside)
         for entry in entries:
             target = compile_target(entry)
             wide = [pattern for pattern in entry.match for text in _ANYTHING if fnmatchcase(text, pattern)
-                    and milder(target, base.target(kind, text) or unregistered)]  # fmt: skip
+                    and milder(target, base.target(kind, text) or unregistered(kind))]  # fmt: skip
             faults += [f"the {kind} '{pattern}' makes everything milder than the base does" for pattern in wide[:1]]
     return faults
 

@@ -8,11 +8,15 @@ from deployments.gate import addresses, globs, outputs, paths, python_reads, scr
 from deployments.gate.findings import Facts
 from deployments.gate.grammar import ClassOf
 from deployments.gate.paths import normal_path
-from deployments.gate.policy import DEFAULT_TARGET, Bundle
+from deployments.gate.policy import DEFAULT_TARGET, Bundle, unregistered
 from deployments.gate.shell.atoms import Word
 from deployments.gate.specs import Node, Target
-from deployments.gate.tables import Base, Egress, Env, Sensitivity
+from deployments.gate.tables import Base, Env, Sensitivity
 
+DATABASE = "database"
+"""The kind of names that tenants alone register: of databases, as words of the role `db-name` and in statements."""
+_DATABASE_NAME = "db-name"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_$-]*")
 Directories: TypeAlias = Sequence[str | None]
 # Nothing that two readers of addresses could split differently: no user part, no backslash, no odd character.
 _ADDRESS = re.compile(
@@ -59,6 +63,8 @@ def judge_word(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
         facts.targets += paths.sensitive_targets(bundle, Word(word.text[1:]), directories)
     if role in _FREE:
         return
+    if role == _DATABASE_NAME:
+        _database(bundle, facts, None if word.glob else word.text)
     if word.text is None and word.kind and word.kind != "path":
         _judge_typed(bundle, facts, role, word, directories)
         return
@@ -77,7 +83,7 @@ def judge_word(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
         facts.targets += paths.chosen_targets(bundle, word, regex=role == "file-regex")
         return
     if role in sql.ROLES:
-        _statements(facts, role, word)
+        _statements(bundle, facts, role, word)
         return
     if role in scripts.SHOWING:
         if word.text is None or word.glob or not scripts.SHOWING[role](word.text):
@@ -151,7 +157,7 @@ def _any(bundle: Bundle, kind: str) -> list[Target]:
     """Every target of a kind that a name may be."""
     registered = [*bundle.targets.get(kind, ()), *(bundle.base.targets.get(kind, ()) if bundle.base else ())]
     rest = [] if any("*" in patterns for patterns, _ in registered) else [paths.UNREGISTERED]
-    return [*(target for _, target in registered), *rest]
+    return [*(target for _, target in registered), *rest, *bundle.raised(kind, None)]
 
 
 def judge_path(bundle: Bundle, facts: Facts, role: str, word: Word, directories: Directories) -> None:
@@ -202,24 +208,38 @@ def _yq(bundle: Bundle, facts: Facts, word: Word, directories: Directories) -> N
         facts.targets += paths.sensitive_targets(bundle, word, directories)
 
 
-def _statements(facts: Facts, role: str, word: Word) -> None:
+def _statements(bundle: Bundle | None, facts: Facts, role: str, word: Word) -> None:
     if word.text is None or word.glob:
         facts.opaque("statements that are only known when they run")
+        facts.targets += [] if bundle is None else bundle.raised(DATABASE, None)
         return
+    if bundle is not None and DATABASE in bundle.raising:
+        for name in dict.fromkeys(_NAME.findall(word.text)):
+            _database(bundle, facts, name)
     base, note = sql.judge(role, word.text)
     if base is not Base.R0:
         facts.classes.append(ClassOf(base, base))
         facts.notes.append(note)
 
 
-def judge_input(facts: Facts, role: str | None, text: str | None) -> None:
+def _database(bundle: Bundle, facts: Facts, name: str | None) -> None:
+    """What a tenant's settings say of a database; of one that nobody knows, all that they say."""
+    found = bundle.raised(DATABASE, name)
+    if found:
+        facts.notes.append(f"the database {'unknown' if name is None else repr(name)} is taken more seriously here")
+    facts.targets += found
+
+
+def judge_input(facts: Facts, role: str | None, text: str | None, bundle: Bundle | None = None) -> None:
     """Statements that a client reads on its input: they are known, or they are held; so are commands of the client."""
     if role == "sql-sqlite" and text is not None:
         text = _SQLITE_SHOWING.sub("", text)
     if role is None or text is None or _CLIENT_COMMAND.search(text):
         facts.opaque("takes its commands from its input or from a person")
+        if bundle is not None and role in sql.ROLES:
+            facts.targets += bundle.raised(DATABASE, None)
         return
-    _statements(facts, role, Word(text))
+    _statements(bundle, facts, role, Word(text))
 
 
 def judge_target(bundle: Bundle, facts: Facts, kind: str, text: str | None) -> None:
@@ -231,7 +251,7 @@ def judge_target(bundle: Bundle, facts: Facts, kind: str, text: str | None) -> N
         facts.targets += [other for other in others if other is not None and other.class_of is not None]
     if target is None:
         shown = "unknown" if text is None else f"'{text}'"
-        target = Target(Env.PROD, Sensitivity.SENSITIVE, Egress.OTHER if kind.endswith("host") else Egress.NONE)
+        target = unregistered(kind)
         facts.notes.append(f"the {kind} {shown} is not registered")
     elif target.class_of is not None:
         facts.notes.append(f"the {kind} '{text}' is registered as {target.class_of.prod}")

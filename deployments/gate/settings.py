@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from deployments.gate.name_settings import TenantGateSettings
 from deployments.gate.notice_settings import NoticeSettings
 
 Bypass: TypeAlias = Literal[
@@ -60,6 +61,10 @@ class GateSettings(BaseModel):
     )
     ledger_timeout_s: float = Field(
         default=2.0, gt=0, le=5.0, description="No answer about the voters' keys in this time: nothing is released."
+    )
+    tenants: dict[str, TenantGateSettings] = Field(
+        default_factory=dict[str, TenantGateSettings],
+        description="Per tenant: names of its own that are production, sensitive or of a class. They only raise.",
     )
     notices: NoticeSettings = Field(default=NoticeSettings(), description="Who is told of what waits and happens.")
 

@@ -47,7 +47,7 @@ class BodyScreen:
             match name:
                 case "messages" if isinstance(value, list):
                     new = self._list(value, self._message)
-                case "prompt" | "input":
+                case "prompt" | "input" | "tokens":
                     self._no_tokens(value)
                     new = self._any(value)
                 case _:

@@ -10,6 +10,7 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,6 +27,7 @@ from deployments.errors import (
 )
 from deployments.ingress.egress import Reach, check
 from deployments.ingress.opening import Opening
+from deployments.ingress.screening import Screening, Words
 from deployments.ingress.session import cache_salt_of
 from deployments.ingress.settings import AdviceSettings
 from deployments.ingress.settling import Settler
@@ -35,6 +37,7 @@ from deployments.ports import (
     ApprovalId,
     Approvals,
     ApprovalState,
+    Dialect,
     Effort,
     Engine,
     EngineCall,
@@ -100,7 +103,9 @@ class Advisor:
         approvals: Approvals,
         clock: Clock,
         settings: AdviceSettings,
+        screening: Screening | None = None,
     ) -> None:
+        """`screening` looks at calls before the model does, by the guardrails of the tenant whose they are."""
         self._engines = engines
         self._tiers = sorted(tiers, key=lambda each: each[0].rank)
         self._ledger = ledger
@@ -108,6 +113,7 @@ class Advisor:
         self._approvals = approvals
         self._clock = clock
         self._settings = settings
+        self._screening = screening
         self._places = asyncio.Semaphore(settings.at_once)
         self._running: dict[ApprovalId, asyncio.Task[None]] = {}
 
@@ -129,11 +135,14 @@ class Advisor:
         Raises:
             NotFound: no such request, or another tenant's.
             ApprovalConflict: nobody has to decide about it any more.
+            InvalidRequest: the call holds what its tenant's guardrails let no model see.
+            GuardrailUnavailable: a detector that the tenant requires could not look at it.
             PartUnavailable: the model does not answer, or not with a review; the request can be decided without it.
         """
         approval = await self._approvals.get(tenant, approval_id)
         if approval.state not in _OPEN:
             raise ApprovalConflict(f"There is nothing to decide any more: the request is {approval.state.value}.")
+        principal, approval = await self._screened(principal, approval)
         model = self._model(principal)
         async with self._places:
             try:
@@ -159,6 +168,22 @@ class Advisor:
         )
         await self._approvals.advise(approval.approval_id, advice)
         return advice
+
+    async def _screened(self, principal: Principal, approval: Approval) -> tuple[Principal, Approval]:
+        """The call as the model may see it, and as whom it is asked."""
+        if self._screening is None:
+            return principal, approval
+        proposal = approval.proposal
+        call: JsonValue = {"function": {"name": proposal.tool, "arguments": proposal.arguments}}
+        why: JsonValue = [{"type": "text", "text": reason} for reason in proposal.reasons]
+        words = Words(Dialect.CHAT, {"messages": [{"role": "assistant", "content": why, "tool_calls": [call]}]})
+        owner, request_id = replace(principal, tenant=proposal.tenant), RequestId(f"adv_{uuid.uuid4().hex}")
+        seen = await self._screening.question(owner, request_id, SessionId(request_id), words)
+        (message,) = cast(list[dict[str, Any]], seen.body["messages"])
+        arguments = str(message["tool_calls"][0]["function"]["arguments"])
+        reasons = tuple(str(part["text"]) for part in message["content"])
+        proposal = replace(proposal, arguments=arguments, reasons=reasons)
+        return replace(principal, egress=seen.principal.egress), replace(approval, proposal=proposal)
 
     async def _quietly(self, principal: Principal, approval_id: ApprovalId) -> None:
         try:

@@ -12,9 +12,9 @@ Rules that hold whatever is asked for:
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from deployments.errors import BudgetExceeded, EngineFailed, GatehouseError, QuotaExceeded
 from deployments.ingress.course import Attempted, Course, Why, Wish, Word, evidence_of
@@ -24,7 +24,7 @@ from deployments.ingress.evidence import results_of
 from deployments.ingress.hearing import Heard, Replay, Said, hear, transcribe
 from deployments.ingress.opening import Opening
 from deployments.ingress.settings import CascadeSettings
-from deployments.ingress.turn import RoutedModel, Turn, charge, with_known
+from deployments.ingress.turn import RoutedModel, Turn, charge, revised, with_known
 from deployments.ingress.verifying import Reader, task_of, verdict_of
 from deployments.ingress.window import Window
 from deployments.ports import (
@@ -51,6 +51,8 @@ _NEEDS_EFFORT: Final = frozenset({TaskType.MATHEMATICS, TaskType.CODE_GENERATION
 
 Open = Callable[[Turn], Awaitable[Opening]]
 """Asks the engine of the turn's decision."""
+Granted = Callable[[Coroutine[Any, Any, Grant]], Awaitable[Grant]]
+"""Waits for an admission; what it admits comes back when nobody waits any more."""
 
 
 class Cascade:
@@ -65,6 +67,7 @@ class Cascade:
         windows: Mapping[ModelId, Window],
         larger: Mapping[Tier, Sequence[tuple[Tier, RoutedModel]]],
         settings: CascadeSettings,
+        granted: Granted,
     ) -> None:
         """`larger` has the models above each tier, the next one first."""
         self._ledger = ledger
@@ -74,6 +77,7 @@ class Cascade:
         self._windows = windows
         self._larger = larger
         self._settings = settings
+        self._granted = granted
 
     def begin(self, wish: Wish, asked: Asked, routed: bool, allowed: bool = True) -> Course:
         """What will be done for a request. `routed`: its model belongs to a tier; `allowed`: by its tenant's policy."""
@@ -214,9 +218,8 @@ class Cascade:
         if effort is None:
             return Why.POLICY
         try:
-            grant = await self._ledger.admit(
-                principal, RequestId(f"{turn.ask.request_id[:120]}-2"), model.model, turn.grant.reserved_tokens
-            )
+            second = RequestId(f"{turn.ask.request_id[:120]}-2")
+            grant = await self._granted(self._ledger.admit(principal, second, model.model, turn.grant.reserved_tokens))
         except (QuotaExceeded, BudgetExceeded):
             return Why.BUDGET
         except GatehouseError as error:
@@ -231,7 +234,7 @@ class Cascade:
             reason=REASON,
             reasons=(REASON, *turn.decision.reasons),
         )
-        return decision, grant
+        return revised(decision, turn.choices), grant
 
     async def _effort(self, turn: Turn, model: ModelId) -> Effort | None:
         """The effort that the policy gives the larger model for this request, or None when it does not give the model.

@@ -12,8 +12,10 @@ from deployments.guardrails.values import GuardrailUnavailable
 from deployments.ingress import records
 from deployments.ingress.cascade import Cascade
 from deployments.ingress.course import report_of
+from deployments.ingress.figures import figures
 from deployments.ingress.meter import Meter
 from deployments.ingress.reserving import Reserves
+from deployments.ingress.revisions import Revisions
 from deployments.ingress.route_meter import RouteMeter
 from deployments.ingress.screening import Screening
 from deployments.ingress.settling import Settler
@@ -53,8 +55,12 @@ class Closing:
         record_delay_s: float,
         most_kept: Callable[[TenantId], int],
         screening: Screening,
+        revisions: Revisions | None = None,
     ) -> None:
-        """`routed` are the models of the tiers; `most_kept` bytes of each body of a tenant go to the audit sink."""
+        """`routed` are the models of the tiers; `most_kept` bytes of each body of a tenant go to the audit sink.
+
+        `revisions` counts how those that are rolled out do, where there are any.
+        """
         self._settler = settler
         self._difficulty = difficulty
         self._cascade = cascade
@@ -67,6 +73,7 @@ class Closing:
         self._record_delay_s = record_delay_s
         self._most_kept = most_kept
         self._screening = screening
+        self._revisions = revisions
         self._draining = asyncio.Event()
 
     def hurry(self) -> None:
@@ -103,6 +110,9 @@ class Closing:
                 turn.decision.route_id,
                 refused,
             )
+        if self._revisions is not None:
+            for choice, seen in figures(turn):
+                self._revisions.count(choice, seen)
         report = report_of(course, turn.decision)
         if course.word is not None:
             self._route_meter.cascaded(course.word.value, None if course.why is None else course.why.value, report)

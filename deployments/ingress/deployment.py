@@ -19,6 +19,7 @@ from deployments.clients import (
     LedgerClient,
     PermitsClient,
     ResponsesClient,
+    RolloutsClient,
 )
 from deployments.clock import SystemClock
 from deployments.guardrails.guard import Guardrails
@@ -27,11 +28,16 @@ from deployments.ingress.egress import Reach
 from deployments.ingress.informed import InformedDifficulty
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, RoutedModel
+from deployments.ingress.revisions import RevisedEngine, Revisions
+from deployments.ingress.screening import Screening
+from deployments.ingress.shadowing import Shadows
 from deployments.ingress.surface import AsgiApp, Parts, Surface
 from deployments.ingress.tiers import Tiers
 from deployments.ingress.trail import Recorder
 from deployments.ingress.window import Window
-from deployments.ports import SYSTEM_TENANT, AuditEvent, Tier
+from deployments.ports import SYSTEM_TENANT, AuditEvent, Engine, ModelId, Tier
+from deployments.rollouts import Rollouts
+from deployments.tasks import Rounds
 
 
 class _Judging(Protocol):
@@ -47,13 +53,15 @@ class Ingress:
     def __init__(
         self,
         parts: Parts,
-        engines: Mapping[str, Any],
+        engines: Mapping[tuple[str, str], Any],
         difficulty: Any,
         approvals: Any,
         audit: Any,
         ledger: Any,
         responses: Any,
+        rollouts: Any,
     ) -> None:
+        """`engines` are handles by model and revision."""
         take_over_port()
         parts.set_up()
         settings, clock = parts.settings, SystemClock()
@@ -64,15 +72,8 @@ class Ingress:
         keys = LedgerClient(ledger, settings.call_timeout_s)
         kept = ResponsesClient(responses, settings.call_timeout_s)
         self._cold = ColdWatch()
-        replicas = {
-            served.model: EngineClient(
-                engines[served.model],
-                parts.engine_timeout_s,
-                served.cold_start_s,
-                *([self._cold.watch(engines[served.model])] if served.may_be_cold else []),
-            )
-            for served in parts.models
-        }
+        driver = RolloutsClient(rollouts, settings.call_timeout_s)
+        replicas, candidates, revisions = self._engines(parts, engines, driver)
         meter, tracing = parts.make_meter(), parts.make_tracing()
         recorder = Recorder(sink, clock, settings.audit_timeout_s)
         windows = {served.model: Window(served.max_model_len, counters.get(served.model)) for served in parts.models}
@@ -93,7 +94,9 @@ class Ingress:
         router = InformedDifficulty(asked, states.view, route_meter, clock)
         gate = parts.make_gate(classifier, desk, sink, clock)
         tiers = [(each.tier, Reach(each.model, each.local)) for each in models if each.tier is not None]
-        advisor = Advisor(replicas, tiers, keys, desk, clock, settings.advice)
+        guardrails, guard_meter = Guardrails(parts.guardrails), parts.make_guard_meter(meter)
+        screening = Screening(guardrails, recorder, guard_meter, clock)
+        advisor = Advisor(replicas, tiers, keys, desk, clock, settings.advice, screening)
         journey = Journey(
             ledger=tracing.ledger(keys),
             difficulty=tracing.difficulty(router),
@@ -112,8 +115,10 @@ class Ingress:
             advisor=advisor,
             tiers=states,
             route_meter=route_meter,
-            guardrails=Guardrails(parts.guardrails),
-            guard_meter=parts.make_guard_meter(meter),
+            guardrails=guardrails,
+            guard_meter=guard_meter,
+            revisions=revisions,
+            shadows=None if revisions is None else Shadows(candidates, revisions, clock),
         )
         self._watching: asyncio.Task[None] | None = None
         self._surface = Surface(
@@ -137,13 +142,46 @@ class Ingress:
             PermitsClient(approvals, settings.call_timeout_s),
             advisor,
             parts.make_canary(gate, desk, clock),
+            driver,
             parts.keeps_bodies,
+            candidates,
+            revisions,
         )
         self._parts, self._tracing = parts, tracing
+        self._rounds = Rounds()
+
+    def _engines(
+        self, parts: Parts, engines: Mapping[tuple[str, str], Any], rollouts: Rollouts
+    ) -> tuple[dict[ModelId, Engine], dict[ModelId, Engine], Revisions | None]:
+        """Who answers for each model, the second engines of models, and what chooses between them."""
+        answering: dict[ModelId, Engine] = {}
+        candidates: dict[ModelId, Engine] = {}
+        for served in parts.models:
+            handle = engines[served.model, served.revision]
+            cold = [self._cold.watch(handle)] if served.may_be_cold else []
+            answering[served.model] = EngineClient(handle, parts.engine_timeout_s, served.cold_start_s, *cold)
+            if served.candidate is not None:
+                handle = engines[served.model, served.candidate]
+                candidates[served.model] = other = EngineClient(handle, parts.engine_timeout_s, served.cold_start_s)
+                both = {served.revision: answering[served.model], served.candidate: other}
+                answering[served.model] = RevisedEngine(both, served.revision)
+        if not candidates:
+            return answering, {}, None
+        deployed = {each.model: each.revisions for each in parts.models if each.candidate is not None}
+        settings = parts.settings
+        return (
+            answering,
+            candidates,
+            Revisions(rollouts, deployed, SystemClock(), settings.rollout_stale_s, settings.rollout_look_s),
+        )
 
     async def __serve_build_asgi_app__(self) -> AsgiApp:
         """The app of this replica; Serve calls this once, after the constructor."""
         self._cold.start()
+        if self._surface.revisions is not None:
+            # Before the first request: a session stays with its revision over a restart.
+            await self._surface.revisions.look()
+            self._rounds.begin(self._surface.revisions.round)
         await self._surface.recorder.record(self._config_loaded())
         self._watching = asyncio.create_task(self._surface.canary.run())
         return self._tracing.app(self._parts.make_api(self._surface))
@@ -160,6 +198,9 @@ class Ingress:
                     await surface.journey.drain()
                     await surface.recorder.drain()
                     await surface.journey.settled()
+                    await self._rounds.close()
+                    if surface.revisions is not None:
+                        await surface.revisions.look()  # what the last requests showed
                     await asyncio.to_thread(self._tracing.close)
 
     def _config_loaded(self) -> AuditEvent:
@@ -176,6 +217,6 @@ class Ingress:
                 "profile": loaded.profile,
                 "version": loaded.code_version,
                 "policy_digest": cast(_Judging, self._surface.classifier).policy_digest,
-                "models": [f"{served.model}:{served.revision}" for served in self._parts.models],
+                "models": [f"{each.model}:{of}" for each in self._parts.models for of in each.revisions],
             },
         )

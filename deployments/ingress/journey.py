@@ -45,15 +45,17 @@ from deployments.ingress.opening import Opening
 from deployments.ingress.principals import Principals
 from deployments.ingress.provenance import Outside, said
 from deployments.ingress.reserving import Reserves
+from deployments.ingress.revisions import Choice, Revisions
 from deployments.ingress.route_meter import RouteMeter, Uncounted
-from deployments.ingress.screening import Screening, Watch
+from deployments.ingress.screening import Question, Screening, Watch, Words
 from deployments.ingress.session import cache_salt_of, session_of
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.settling import Settler
+from deployments.ingress.shadowing import Shadows
 from deployments.ingress.telling import context_of, headers_of, may_see_more, refuse_held, worth_another_attempt
 from deployments.ingress.tiers import Tiers
 from deployments.ingress.trail import Recorder
-from deployments.ingress.turn import Ask, RoutedModel, Turn, total, with_known
+from deployments.ingress.turn import Ask, RoutedModel, Turn, revised, total, with_known
 from deployments.ingress.verifying import Reader
 from deployments.ingress.window import Window, without_max_tokens
 from deployments.ports import (
@@ -67,6 +69,7 @@ from deployments.ports import (
     Gate,
     Grant,
     Held,
+    JsonValue,
     Keeps,
     Ledger,
     Limit,
@@ -89,6 +92,7 @@ from deployments.ports import (
     Verdict,
     keeps_nothing,
 )
+from deployments.tasks import Tasks
 
 _log = logging.getLogger("gatehouse.ingress")
 T = TypeVar("T")
@@ -139,13 +143,16 @@ class Journey:
         route_meter: RouteMeter | None = None,
         guardrails: Guardrails | None = None,
         guard_meter: GuardMeter | None = None,
+        revisions: Revisions | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
         """`models` names every model that is served, with its tier and the dialects it can answer.
 
         `keeps_bodies`: whether the words of a tenant's requests go to the audit sink, which encrypts them; each prompt
         and answer of at most `kept_bytes`. `advisor` reviews held calls where that is wanted. `tiers` sees how calls of
         engines go, `route_meter` counts cascades. `guardrails` look at what goes to models and comes from them,
-        `guard_meter` counts what they find.
+        `guard_meter` counts what they find. `revisions` chooses where a model has several; None: none has.
+        `shadows` ask candidates beside the revision that answers.
         """
         self._models = {each.model: each for each in models}
         ranked = [(each.tier, each) for each in models if each.tier is not None]
@@ -157,7 +164,11 @@ class Journey:
         }
         named = [(tier, each.model) for tier, each in ranked]
         self._tier_states = tiers or Tiers(engines, named, settings.load, clock)
-        self._cascade = Cascade(ledger, difficulty, engines, readers, windows, self._larger, settings.cascade)
+        self._revisions = revisions
+        self._shadows = shadows
+        self._cascade = Cascade(
+            ledger, difficulty, engines, readers, windows, self._larger, settings.cascade, self._granted
+        )
         self._reserves = Reserves(settings.answer_tokens)
         self._screening = Screening(guardrails, recorder, guard_meter or GuardUncounted(), clock)
         self._settler = Settler(ledger, clock)
@@ -174,6 +185,7 @@ class Journey:
             settings.record_delay_s,
             self._most_kept,
             self._screening,
+            revisions,
         )
         self._principals = Principals(ledger, clock, settings.principal_ttl_s)
         self._leases = Leases(ledger, clock, settings.leased_grants)
@@ -193,7 +205,7 @@ class Journey:
         self._keeps_bodies = keeps_bodies
         self._kept_bytes = kept_bytes
         self._advisor = advisor
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Head | bytes, None]:
         """The answer to a request: a `Head`, then bytes.
@@ -210,8 +222,9 @@ class Journey:
         session = session_of(principal, ask.headers, ask.body, asked.body)
         words = await self._screening.request(principal, ask.request_id, session, asked, untrusted, said(ask.headers))
         principal, asked, untrusted, watch = words.principal, words.asked, words.untrusted, words.watch
+        choices = {} if self._revisions is None else self._revisions.choices(principal.tenant, session)
         # While the ledger admits.
-        routing = self._own(self._route(principal, session, ask, asked, untrusted, started_s))
+        routing = self._own(self._route(principal, session, ask, asked, untrusted, started_s, choices))
         try:
             grant = await self._admit(principal, ask, asked)
         except BaseException:
@@ -219,14 +232,14 @@ class Journey:
             raise
         turn: Turn | None = None
         try:
-            decision = await routing
+            decision = revised(await routing, choices)
             reply = self._filter(ask, asked, decision, watch)
             output = Spoken(self._most_kept(principal.tenant))
             course = self._cascade.begin(wanted, asked, self._models[decision.model].tier is not None, decision.cascade)
             course.late = lambda model: self._late(ask, asked, started_s, model)
             turn = Turn(
                 ask, principal, session, asked, decision, grant, reply, started_s, change_id, untrusted, output, course,
-                watch,
+                watch, choices=choices,
             )  # fmt: skip
             async with aclosing(self._generate(turn)) as released:
                 async for item in released:
@@ -247,8 +260,9 @@ class Journey:
     async def drain(self) -> None:
         """Return when everything that ended requests still owe, settlements and records, has been handed over."""
         self._closing.hurry()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        if self._shadows is not None:
+            await self._shadows.close()
+        await self._tasks.drain()
         await self._leases.close()
 
     async def settled(self) -> None:
@@ -268,10 +282,20 @@ class Journey:
         prompt = max(asked.prompt_ids, asked.batch_ids) + sum(len(text) for text in asked.prompt_texts) // 4
         model = ModelId(asked.requested_model)
         tokens = prompt + asked.choices * answer
-        admitting = self._own(self._leases.admit(principal, ask.request_id, model, tokens, prompt), apart=True)
+        return await self._granted(self._leases.admit(principal, ask.request_id, model, tokens, prompt))
+
+    async def screened(
+        self, principal: Principal, request_id: RequestId, dialect: Dialect, body: Mapping[str, JsonValue]
+    ) -> Question:
+        """A question to which nothing is generated, behind its tenant's guardrails; raises as a request does."""
+        return await self._screening.question(principal, request_id, SessionId(request_id), Words(dialect, body))
+
+    async def _granted(self, admission: Coroutine[Any, Any, Grant]) -> Grant:
+        """What the ledger admits; a client that hangs up meanwhile must not be charged for what it never began."""
+        admitting = self._own(admission, apart=True)
         try:
             return await asyncio.shield(admitting)
-        except asyncio.CancelledError:  # a client that hangs up now must not be charged for what it never began
+        except asyncio.CancelledError:
             self._own(self._unused(admitting), apart=True)
             raise
 
@@ -281,7 +305,14 @@ class Journey:
             await self._settler.settle(await admitting, Usage())
 
     async def _route(
-        self, principal: Principal, session: SessionId, ask: Ask, asked: Asked, untrusted: bool, started_s: float
+        self,
+        principal: Principal,
+        session: SessionId,
+        ask: Ask,
+        asked: Asked,
+        untrusted: bool,
+        started_s: float,
+        choices: Mapping[ModelId, Choice],
     ) -> RouteDecision:
         if asked.model is not None and not (asked.model in self._engines and principal.may_use(asked.model)):
             raise UnknownModel(asked.requested_model)
@@ -301,6 +332,7 @@ class Journey:
                 explained=may_see_more(principal, ask),
                 left_ms=self._left_ms(ask, asked, started_s),
                 usable=tiers,
+                revisions={model: each.revision for model, each in choices.items()},
             )
         )
         refuse_held(decision)
@@ -489,8 +521,12 @@ class Journey:
             share=turn.principal.share,
             lane=turn.principal.key_id,
             patient=turn.ask.body.get("service_tier") == "flex",
+            revision=decision.revision if decision.model in turn.choices else "",
             counted=True,
         )
+        choice = turn.choices.get(decision.model)
+        if self._shadows is not None and choice is not None:
+            self._shadows.begin(decision.model, call, choice, _of_no_request())
         turn.engine_reached = True
         watched = self._tier_states.begin(decision.model, asked.stream)
         turn.calls.append((turn.attempts, watched))
@@ -559,10 +595,7 @@ class Journey:
 
         `apart`: it is no part of the request for Serve, which ends the calls of a request when its client hangs up.
         """
-        task = asyncio.create_task(work, context=_of_no_request() if apart else None)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._tasks.begin(work, _of_no_request() if apart else None)
 
     def _filter(self, ask: Ask, asked: Asked, decision: RouteDecision, watch: Watch | None) -> ReplyFilter:
         """The filter of an answer in the client's dialect, behind the tenant's guardrails."""

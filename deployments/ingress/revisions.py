@@ -4,7 +4,6 @@ The controller is asked every few seconds. While it does not answer, what it sai
 configured revision, which stays deployed until a rollout has finished, answers everybody.
 """
 
-import asyncio
 import logging
 import math
 from collections import Counter
@@ -14,12 +13,22 @@ from typing import Final
 
 from deployments.clock import Clock
 from deployments.errors import GatehouseError
-from deployments.ports import Engine, EngineCall, EngineInfo, EngineItem, ModelId, SessionId, TenantId
-from deployments.rollouts import Count, Kind, Metric, Rollouts, Slice
+from deployments.ports import (
+    Approval,
+    ApprovalState,
+    Engine,
+    EngineCall,
+    EngineInfo,
+    EngineItem,
+    ModelId,
+    SessionId,
+    TenantId,
+)
+from deployments.rollouts import OF_ENGINES, Count, Metric, Rollouts, Slice
 from deployments.slices import is_candidates, revision_for
 
 _log = logging.getLogger("gatehouse.ingress")
-_OF_ENGINES: Final = frozenset({Kind.MODEL, Kind.ENGINE})
+_MOST_RATED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +79,49 @@ class Revisions:
     """What one ingress replica knows of rollouts of models."""
 
     def __init__(
-        self, rollouts: Rollouts, deployed: Mapping[ModelId, tuple[str, ...]], clock: Clock, stale_s: float
+        self,
+        rollouts: Rollouts,
+        deployed: Mapping[ModelId, tuple[str, ...]],
+        clock: Clock,
+        stale_s: float,
+        every_s: float = 2.0,
     ) -> None:
-        """`deployed`: the revisions of each model, the configured one first."""
+        """`deployed`: the revisions of each model that has several, the configured one first.
+
+        The controller is asked every `every_s` seconds; what it said holds for `stale_s` when it falls silent.
+        """
         self._rollouts = rollouts
         self._deployed = deployed
         self._clock = clock
         self._stale_s = stale_s
+        self._every_s = every_s
         self._splits: Mapping[str, Slice] = {}
         self._heard_s = -math.inf
+        self._rated: dict[str, None] = {}
         self._trials: Counter[tuple[str, int, bool, Metric]] = Counter()
         self._bad: Counter[tuple[str, int, bool, Metric]] = Counter()
 
-    def choose(self, model: ModelId, tenant: TenantId, session: SessionId) -> Choice:
-        """The revision for a session; the same for all of its requests while the share does not shrink."""
-        configured, *others = self._deployed[model]
+    def choose(self, model: ModelId, tenant: TenantId, session: SessionId) -> Choice | None:
+        """The revision for a session; the same for all of its requests while the share does not shrink.
+
+        None for a model that has one revision.
+        """
+        if model not in self._deployed:
+            return None
+        configured = self._deployed[model][0]
         split = self._splits.get(model)
-        if split is None or not others or self._clock.monotonic_s() - self._heard_s > self._stale_s:
+        if split is None or self._clock.monotonic_s() - self._heard_s > self._stale_s:
             return Choice(configured)
         revision = revision_for(split, tenant, session)
         if revision not in self._deployed[model]:
             return Choice(configured)
         return Choice(revision, split, is_candidates(split, tenant, session))
+
+    def choices(self, tenant: TenantId, session: SessionId) -> dict[ModelId, Choice]:
+        """The revision of each model that has several."""
+        return {
+            model: choice for model in self._deployed if (choice := self.choose(model, tenant, session)) is not None
+        }
 
     def count(self, choice: Choice, seen: Seen) -> None:
         """Add a request to the figures of the stage in which it began.
@@ -111,6 +141,25 @@ class Revisions:
         if seen.verified is not None:
             self._add(choice, split, Metric.VERIFIER, not seen.verified)
 
+    def rated(self, model: ModelId, revision: str, event_id: str, bad: bool) -> None:
+        """Somebody said whether an answer of a revision was bad; the same event twice is one verdict."""
+        split = self._splits.get(model)
+        if split is None or revision not in (split.revision, split.previous_revision) or not self._is_new(event_id):
+            return
+        self._add(Choice(revision, split, revision == split.revision), split, Metric.FEEDBACK, bad)
+
+    def decided(self, approval: Approval) -> None:
+        """Humans have decided about a held call: one that they let go as it was need not have been held.
+
+        A call that was held before the present stage says nothing of it.
+        """
+        proposal, state = approval.proposal, approval.state
+        choice = self.choose(proposal.model, proposal.tenant, proposal.session)
+        if choice is None or choice.split is None or approval.created_ms < choice.split.since_ms:
+            return
+        if state in (ApprovalState.APPROVED, ApprovalState.REJECTED) and self._is_new(approval.approval_id):
+            self._add(choice, choice.split, Metric.FALSE_HOLD, state is ApprovalState.APPROVED)
+
     async def look(self) -> None:
         """Hand over what was counted, and hear how traffic is split now. Silence is logged and borne."""
         counts = [Count(*key, trials, self._bad[key]) for key, trials in self._trials.items()]
@@ -124,17 +173,27 @@ class Revisions:
         except GatehouseError as error:
             _log.warning("the rollout controller does not answer: %s", error.code)
 
-    async def run(self, every_s: float) -> None:
-        """Look for ever, with a pause between two looks."""
-        while True:
-            await self.look()
-            await asyncio.sleep(every_s)
+    async def round(self) -> float:
+        """Look once; seconds until it is worth to look again."""
+        await self.look()
+        return self._every_s
 
     def _hear(self, splits: Iterable[Slice]) -> None:
-        self._splits = {each.target: each for each in splits if each.kind in _OF_ENGINES}
+        self._splits = {each.target: each for each in splits if each.kind in OF_ENGINES}
         self._heard_s = self._clock.monotonic_s()
 
+    def _is_new(self, event_id: str) -> bool:
+        """False for what was said before, as far as this replica remembers."""
+        if event_id in self._rated:
+            return False
+        self._rated[event_id] = None
+        if len(self._rated) > _MOST_RATED:
+            del self._rated[next(iter(self._rated))]
+        return True
+
     def _add(self, choice: Choice, split: Slice, metric: Metric, bad: bool) -> None:
+        if split.share == 0 and not split.shadow:
+            return  # nothing is compared before there is something of both
         key = (split.rollout_id, split.share, choice.candidate, metric)
         self._trials[key] += 1
         self._bad[key] += bad

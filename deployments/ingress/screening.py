@@ -75,6 +75,38 @@ class Screened:
     watch: Watch | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What guardrails look at: a body in the form of `dialect`, with so many characters of text (None: not counted).
+
+    `outside`: messages of the user may be other people's words.
+    """
+
+    dialect: Dialect
+    body: Mapping[str, JsonValue]
+    chars: int | None = None
+    outside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Words behind their guardrails: as whom they go on, and whether others give orders in them."""
+
+    principal: Principal
+    body: Mapping[str, JsonValue]
+    suspicious: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Words as they may go on, and what was found in them."""
+
+    guard: Guard
+    body: Mapping[str, JsonValue]
+    tally: Tally
+    suspicious: bool
+
+
 class Screening:
     """Looks at requests. Holds no state of any."""
 
@@ -95,34 +127,55 @@ class Screening:
             InvalidRequest: it holds what no model may be told.
             GuardrailUnavailable: a detector that the tenant requires could not look.
         """
+        of = Words(asked.dialect, asked.body, sum(map(len, asked.prompt_texts)), said_untrusted or asked.outside)
+        seen = await self._seen(principal, request_id, session, of)
+        if seen is None:
+            return Screened(principal, asked, untrusted)
+        if seen.tally.did(Action.KEEP_LOCAL):
+            principal = replace(principal, egress=NO_EGRESS)
+        if seen.body is not asked.body:
+            asked = replace(asked, body=seen.body)
+        return Screened(principal, asked, untrusted or seen.suspicious, Watch(seen.guard, seen.tally, seen.suspicious))
+
+    async def question(
+        self, principal: Principal, request_id: RequestId, session: SessionId, words: "Words"
+    ) -> "Question":
+        """The same for words that no answer is generated to."""
+        seen = await self._seen(principal, request_id, session, words)
+        if seen is None:
+            return Question(principal, words.body)
+        if seen.tally.did(Action.KEEP_LOCAL):
+            principal = replace(principal, egress=NO_EGRESS)
+        return Question(principal, seen.body, seen.suspicious)
+
+    async def _seen(
+        self, principal: Principal, request_id: RequestId, session: SessionId, words: "Words"
+    ) -> "_Seen | None":
+        """What the tenant's guardrails make of words; None where it has none. Raises as `request` does."""
         guard = None if self._guardrails is None else self._guardrails.of(principal.tenant)
         if guard is None:
-            return Screened(principal, asked, untrusted)
+            return None
         began_s = self._clock.monotonic_s()
         late_s = began_s + guard.profile.budget_ms / 1000
         look = guard.look_in(lambda: self._clock.monotonic_s() > late_s)
-        screen = BodyScreen(look, guard.profile.injection.input, outside=said_untrusted or asked.outside)
+        screen = BodyScreen(look, guard.profile.injection.input, outside=words.outside)
         try:
-            body = await self._off_loop(asked, guard, lambda: screen.screen(asked.body))
+            body = await self._off_loop(words.chars, guard, lambda: screen.screen(words.body))
         except Blocked:
-            await self._tell(principal, request_id, session, asked, look.tally)
+            await self._tell(principal, request_id, session, words.dialect, look.tally)
             kinds = ", ".join(sorted({f"{each.detector}.{each.kind}" for each in look.tally.found
                                       if each.action is Action.BLOCK}))  # fmt: skip
             raise InvalidRequest(
                 f"The request holds what this key's guardrails let no model see: {kinds}.", None, "policy_denied"
             ) from None
         except GuardrailUnavailable:
-            await self._tell(principal, request_id, session, asked, look.tally, refused=True)
+            await self._tell(principal, request_id, session, words.dialect, look.tally, refused=True)
             raise
         except RecursionError:
             raise InvalidRequest("The request is nested too deeply to be looked at.") from None
         self._meter.looked(Direction.INPUT, self._clock.monotonic_s() - began_s)
-        await self._tell(principal, request_id, session, asked, look.tally)
-        if look.tally.did(Action.KEEP_LOCAL):
-            principal = replace(principal, egress=NO_EGRESS)
-        if body is not asked.body:
-            asked = replace(asked, body=body)
-        return Screened(principal, asked, untrusted or screen.suspicious, Watch(guard, look.tally, screen.suspicious))
+        await self._tell(principal, request_id, session, words.dialect, look.tally)
+        return _Seen(guard, body, look.tally, screen.suspicious)
 
     async def answered(
         self, watch: Watch, principal: Principal, request_id: RequestId, session: SessionId, asked: Asked, route: str,
@@ -130,18 +183,19 @@ class Screening:
     ) -> None:  # fmt: skip
         """Record and count what was found in the answer. `refused`: it broke off because a detector could not look."""
         if watch.look is not None:
-            await self._tell(principal, request_id, session, asked, watch.after, route, Direction.OUTPUT, refused)
+            tally, direction = watch.after, Direction.OUTPUT
+            await self._tell(principal, request_id, session, asked.dialect, tally, route, direction, refused)
 
     async def _off_loop(
-        self, asked: Asked, guard: Guard, work: Callable[[], Mapping[str, JsonValue]]
+        self, chars: int | None, guard: Guard, work: Callable[[], Mapping[str, JsonValue]]
     ) -> Mapping[str, JsonValue]:
         """Looking at much text, or with a library, is no work for the event loop."""
-        if sum(map(len, asked.prompt_texts)) > _IN_LOOP_CHARS or guard.profile.names.input is not Action.OFF:
+        if chars is None or chars > _IN_LOOP_CHARS or guard.profile.names.input is not Action.OFF:
             return await asyncio.to_thread(work)
         return work()
 
     async def _tell(
-        self, principal: Principal, request_id: RequestId, session: SessionId, asked: Asked, tally: Tally,
+        self, principal: Principal, request_id: RequestId, session: SessionId, dialect: Dialect, tally: Tally,
         route: str | None = None, direction: Direction = Direction.INPUT, refused: bool = False,
     ) -> None:  # fmt: skip
         """Count and record; nothing of what is fine."""
@@ -159,7 +213,7 @@ class Screening:
             "matched": matched[:_MOST_TOLD],
             "unchecked": unchecked,
             "outcome": "refused" if refused or tally.action is Action.BLOCK else "passed",
-            "dialect": asked.dialect.value,
+            "dialect": dialect.value,
             "route_id": route,
         }
         await self._recorder.record(

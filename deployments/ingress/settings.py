@@ -115,6 +115,14 @@ class IngressSettings(BaseModel):
         default=8, ge=0, le=16, description="Grants that a replica holds in advance for a key that asks often, so that "
         "its requests begin without a call to the ledger. 0: each asks.",
     )  # fmt: skip
+    rollout_look_s: float = Field(
+        default=2.0, gt=0, le=60, description="How often a replica tells the rollout controller what it has counted, "
+        "and hears which sessions a candidate gets. Only where a model has a candidate.",
+    )  # fmt: skip
+    rollout_stale_s: float = Field(
+        default=60.0, ge=1, le=3600, description="For how long what a silent controller said last holds; after that "
+        "the configured revision answers everybody.",
+    )  # fmt: skip
     wrong_keys_per_minute: int = Field(
         default=60, ge=1, description="Wrong API keys that one address may present, per replica; after that it is "
         "answered with 429 until a minute's share is free again. Keys that were good here not long ago go on working.",

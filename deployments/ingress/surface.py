@@ -1,7 +1,7 @@
 """What an ingress replica is made of, and what it shows to an HTTP app. Needs neither Ray nor a web framework."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from deployments.clock import Clock
@@ -13,6 +13,7 @@ from deployments.ingress.dialects.values import Codec
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, Reader
 from deployments.ingress.meter import Meter
+from deployments.ingress.revisions import Revisions
 from deployments.ingress.route_meter import RouteMeter, Uncounted
 from deployments.ingress.settings import IngressSettings
 from deployments.ingress.tracing import Tracing, Untraced
@@ -32,6 +33,7 @@ from deployments.ports import (
     Responses,
     keeps_nothing,
 )
+from deployments.rollouts import Rollouts
 
 AsgiApp = Callable[..., Awaitable[None]]
 
@@ -43,7 +45,7 @@ class ServedModel:
     `local`: prompts stay on the operator's premises. `may_be_cold`: its policy scales to zero; a first replica is then
     waited for up to `cold_start_s`. `dialects`: what it can answer. `fim`: it has
     tokens for filling in the middle. `tier` is None for a model that is reached by name
-    alone.
+    alone. `candidate`: the revision of its second engine, None: it has one.
     """
 
     model: ModelId
@@ -58,6 +60,12 @@ class ServedModel:
     cold_start_s: float = 300.0
     dialects: frozenset[Dialect] = GENERATING
     fim: bool = False
+    candidate: str | None = None
+
+    @property
+    def revisions(self) -> tuple[str, ...]:
+        """Of all its engines, the configured one first."""
+        return (self.revision,) if self.candidate is None else (self.revision, self.candidate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,10 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """Everything an HTTP app may touch."""
+    """Everything an HTTP app may touch. `candidates` are the second engines of models, by model.
+
+    `revisions` chooses between them and counts; None: no model has a second one.
+    """
 
     journey: Journey
     inquiries: Inquiries
@@ -101,7 +112,10 @@ class Surface:
     permits: Permits
     advisor: Advisor
     canary: Watch
+    rollouts: Rollouts
     keeps_bodies: Keeps = keeps_nothing
+    candidates: Mapping[ModelId, Engine] = field(default_factory=dict[ModelId, Engine])
+    revisions: Revisions | None = None
 
 
 def uncounted(meter: Meter) -> RouteMeter:

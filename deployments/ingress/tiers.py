@@ -24,7 +24,7 @@ _MOST_ANSWERS: Final = 64
 class Call:
     """One call of an engine, from before its first item to its end. Ends once, whoever says so first."""
 
-    __slots__ = ("_ended_s", "_of", "_stream", "began_s", "heard")
+    __slots__ = ("_ended_s", "_of", "_stream", "began_s", "first_ms", "heard")
 
     def __init__(self, of: "_Model", stream: bool) -> None:
         self._of = of
@@ -32,13 +32,16 @@ class Call:
         self._ended_s: float | None = None
         self.began_s = of.clock.monotonic_s()
         self.heard = False
+        self.first_ms: float | None = None
+        """Until the first bytes; None: there were none."""
         of.open[self] = None
 
     def spoke(self) -> None:
         """The first bytes have come. Only those of a stream say how long it waited."""
         self.heard = True
+        now_s = self._of.clock.monotonic_s()
+        self.first_ms = (now_s - self.began_s) * 1000
         if self._stream:
-            now_s = self._of.clock.monotonic_s()
             self._of.waits.append((now_s, now_s - self.began_s))
 
     def completed(self) -> None:

@@ -9,6 +9,7 @@ from deployments.ingress.course import Course
 from deployments.ingress.dialects.values import Asked, ReplyFilter
 from deployments.ingress.evidence import Spoken
 from deployments.ingress.opening import Opening
+from deployments.ingress.revisions import Choice
 from deployments.ingress.screening import Watch
 from deployments.ingress.tiers import Call
 from deployments.ports import (
@@ -63,7 +64,8 @@ class Turn:
     `decision` is of the attempt that is under way or was sent, `spent` what malformed replies before it have used.
     `opening` is that attempt's reply as the engine sends it.
     `calls` are all calls of engines, each with the number of its attempt; `held_s` is for how long humans were waited
-    for while the last one was open. `watch`: the guardrails, where the tenant has any.
+    for while the last one was open. `watch`: the guardrails, where the tenant has any. `choices`: which revision of the
+    models that have several the session gets.
     """
 
     ask: Ask
@@ -92,6 +94,13 @@ class Turn:
     opening: Opening | None = None
     calls: list[tuple[int, Call]] = field(default_factory=list[tuple[int, Call]])
     held_s: float = 0.0
+    choices: Mapping[ModelId, Choice] = field(default_factory=dict[ModelId, Choice])
+
+
+def revised(decision: RouteDecision, choices: Mapping[ModelId, Choice]) -> RouteDecision:
+    """The decision with the revision of its model that the session gets."""
+    choice = choices.get(decision.model)
+    return decision if choice is None else replace(decision, revision=choice.revision)
 
 
 def worked_ms(turn: Turn, attempt: int | None = None) -> int:

@@ -27,6 +27,7 @@ from deployments.rollouts import Artefact, Count, Draft, Metric, Move, Plan, Rol
 _log = logging.getLogger("gatehouse.rollout")
 _T = TypeVar("_T")
 _BY_ITSELF = "system"
+_NO_WAY_BACK = "the configuration names this revision alone, and another one takes the traffic only by changing it"
 _BY_HAND = frozenset({Move.ADVANCE, Move.HOLD, Move.RESUME, Move.ROLL_BACK})
 
 
@@ -40,6 +41,18 @@ class Smoke:
 
 class Works(Protocol):
     """What can be done with a revision before it gets traffic. Each may be done again."""
+
+    def base(self, plan: Plan) -> str | None:
+        """The revision that the configuration names for the plan's target; None where it names none."""
+        ...
+
+    def refuse(self, plan: Plan, artefact: Artefact) -> None:
+        """Raise `InvalidRequest` for what cannot take a share of the sessions here."""
+        ...
+
+    def gone(self, plan: Plan) -> bool:
+        """True when nothing here is the plan's revision any more, so that the one before has all of the traffic."""
+        ...
 
     async def warm(self, artefact: Artefact, revision: str) -> bool:
         """True when the revision is loaded and answers."""
@@ -86,6 +99,8 @@ class Controller:
         artefact = await self._store.artefact(plan.revision)
         if artefact is None or (artefact.kind, artefact.target) != (plan.kind, plan.target):
             raise InvalidRequest("No such revision of this target is registered.", "revision")
+        if await self._store.get(plan.rollout_id) is None:
+            self._works.refuse(plan, artefact)
         return await self._alone(self._start(plan, actor))
 
     async def move(self, rollout_id: str, draft: Draft) -> Rollout:
@@ -95,7 +110,10 @@ class Controller:
         if draft.move is Move.ADVANCE and draft.to is None:
             raise InvalidRequest("An advance names the share it leads to.", "to")
         if draft.move is Move.ROLL_BACK:
-            return await self._roll_back(await self.get(rollout_id), draft)
+            rollout = await self.get(rollout_id)
+            if self._has_no_way_back(rollout):
+                raise InvalidRequest(f"There is no way back: {_NO_WAY_BACK}.", None, CONFLICT)
+            return await self._roll_back(rollout, draft)
         return await self._alone(self._move(rollout_id, draft))
 
     async def get(self, rollout_id: str) -> Rollout:
@@ -132,11 +150,14 @@ class Controller:
 
     async def tick(self) -> None:
         """Take every open rollout as far as it can go now. What fails is tried at the next tick."""
-        for each in await self._store.open_ones():
-            try:
-                await self._advance(each.plan.rollout_id)
-            except GatehouseError as error:
-                _log.warning("the rollout %s waits: %s", each.plan.rollout_id, error.code)
+        # One that takes minutes to load must not keep another one from going back.
+        await asyncio.gather(*(self._driven(each.plan.rollout_id) for each in await self._store.open_ones()))
+
+    async def _driven(self, rollout_id: str) -> None:
+        try:
+            await self._advance(rollout_id)
+        except GatehouseError as error:
+            _log.warning("the rollout %s waits: %s", rollout_id, error.code)
 
     async def _start(self, plan: Plan, actor: str) -> Rollout:
         known = await self._store.get(plan.rollout_id)
@@ -152,7 +173,12 @@ class Controller:
         return await self._settled(plan.rollout_id)
 
     async def _check_previous(self, plan: Plan) -> None:
-        """What had all of the traffic last is what a target goes back to."""
+        """What has the traffic now is what a target goes back to: as the configuration says, else as it was left."""
+        base = self._works.base(plan)
+        if base is not None:
+            if base != plan.previous_revision:
+                raise InvalidRequest(f"The revision in force is {base[:64]}.", "previous_revision", CONFLICT)
+            return
         for each in await self._store.in_force():
             same = (each.plan.kind, each.plan.target) == (plan.kind, plan.target)
             if same and each.standing.state is State.FINISHED and each.plan.revision != plan.previous_revision:
@@ -185,6 +211,8 @@ class Controller:
     async def _decided(self, rollout: Rollout) -> Draft | None:
         """What is to be done next, None: nothing yet."""
         plan, now = rollout.plan, rollout.standing
+        if self._works.gone(plan):
+            return self._draft(plan, Move.ROLL_BACK, "it is not in the configuration any more")
         match now.state:
             case State.REGISTERED:
                 return await self._verified(plan, "its files are what they were")
@@ -226,10 +254,17 @@ class Controller:
             Verdict.ROLL_BACK: Move.ROLL_BACK,
             Verdict.PROMOTE: Move.FINISH if now.state is State.WATCH else Move.ADVANCE,
         }[found.verdict]
+        reason = found.reason
+        if move is Move.ROLL_BACK and self._has_no_way_back(rollout):
+            move, reason = Move.HOLD, f"{reason}; there is no way back: {_NO_WAY_BACK}"
         # Whoever holds a rollout keeps the judge from all but the way back.
         if move is None or (now.held and move is not Move.ROLL_BACK):
             return None
-        return self._draft(plan, move, found.reason, _told_of(found))
+        return self._draft(plan, move, reason, _told_of(found))
+
+    def _has_no_way_back(self, rollout: Rollout) -> bool:
+        """True when the configuration has put the new revision in the place of the one before, while this went on."""
+        return not rollout.standing.state.final and self._works.base(rollout.plan) == rollout.plan.revision
 
     async def _figures(self, plan: Plan, share: int) -> Mapping[Metric, Pair]:
         stage = await self._store.figures(plan.rollout_id, share)

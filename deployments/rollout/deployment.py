@@ -1,6 +1,5 @@
 """`RolloutController`: rollouts as a Serve deployment."""
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from deployments.rollout.artefacts import read_key
 from deployments.rollout.controller import Controller
 from deployments.rollout.settings import RolloutSettings
 from deployments.rollout.store import RolloutStore
-from deployments.rollout.works import Loader, RevisionWorks
+from deployments.rollout.works import Deployed, Loader, RevisionWorks
 from deployments.rollouts import Artefact, Count, Draft, Kind, Plan, Rollout, Slice, Step
 from deployments.store import open_store
+from deployments.tasks import Opening, Rounds
 
 _log = logging.getLogger("gatehouse.rollout")
 _AUDIT_S = 10.0
@@ -24,7 +24,8 @@ _AUDIT_S = 10.0
 class RolloutController:
     """Implements `rollouts.Rollouts`. One replica; that a second one runs for a while, in an update, does no harm.
 
-    `engines`: a handle for each (model, revision) that is deployed. `loaders` load what is no engine's.
+    `engines`: a handle for each (model, revision) that is deployed, and `deployed` what the configuration says of
+    them. `loaders` load what is no engine's.
     """
 
     def __init__(
@@ -34,18 +35,19 @@ class RolloutController:
         store_url: str,
         settings: RolloutSettings,
         loaders: Mapping[Kind, Loader],
+        deployed: Sequence[Deployed] = (),
         clock: Clock | None = None,
     ) -> None:
         self._store = RolloutStore(open_store(store_url))
         known = {name: EngineClient(handle, settings.smoke_timeout_s) for name, handle in engines.items()}
-        works = RevisionWorks(known, loaders, settings.smoke_prompts, settings.smoke_timeout_s)
+        works = RevisionWorks(known, loaders, settings.smoke_prompts, settings.smoke_timeout_s, deployed)
         # A key that is set and cannot be read stops the start: unsigned artefacts must not pass instead.
         key = None if settings.artefact_key is None else read_key(Path(settings.artefact_key))
         sink = AuditClient(audit, _AUDIT_S)
         self._controller = Controller(self._store, sink, works, clock or SystemClock(), key)
         self._tick_s = settings.tick_s
-        self._opening: asyncio.Task[None] | None = None
-        self._ticking: asyncio.Task[None] | None = None
+        self._opening = Opening(self._begin)
+        self._rounds = Rounds()
 
     async def register(self, artefact: Artefact, actor: str) -> str:
         """Remember an artefact; its revision."""
@@ -86,32 +88,26 @@ class RolloutController:
     async def check_health(self) -> None:
         """Raise when the tables could not be opened, or nobody drives the rollouts any more."""
         await self._open()
-        if self._ticking is not None and self._ticking.done():
-            self._ticking.result()
+        self._rounds.check()
 
     async def close(self) -> None:
         """Stop driving and close the store."""
-        for task in (self._opening, self._ticking):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await self._opening.close()
+        await self._rounds.close()
         await self._store.close()
 
     async def _open(self) -> Controller:
-        """The controller, its tables made. Concurrent first calls share one opening; a failed one is tried again."""
-        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
-            self._opening = asyncio.create_task(self._begin())
-        await asyncio.shield(self._opening)
+        """The controller, its tables made."""
+        await self._opening.done()
         return self._controller
 
     async def _begin(self) -> None:
         await self._store.open()
-        self._ticking = asyncio.create_task(self._drive())
+        self._rounds.begin(self._drive)
 
-    async def _drive(self) -> None:
-        while True:
-            try:
-                await self._controller.tick()
-            except GatehouseError as error:
-                _log.error("the rollouts were not looked at: %s", error.code)
-            await asyncio.sleep(self._tick_s)
+    async def _drive(self) -> float:
+        try:
+            await self._controller.tick()
+        except GatehouseError as error:
+            _log.error("the rollouts were not looked at: %s", error.code)
+        return self._tick_s

@@ -121,4 +121,6 @@ def slice_of(rollout: Rollout) -> Slice:
         rollout.share,
         plan.rules.ttft_ms,
         plan.rules.e2e_ms,
+        rollout.standing.since_ms,
+        rollout.standing.state is State.SHADOW and rollout.wanted is None,
     )

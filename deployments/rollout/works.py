@@ -6,18 +6,36 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
 from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout, GatehouseError, InvalidRequest
 from deployments.ports import Engine, EngineCall, EngineStart, RequestId, SessionId
 from deployments.rollout.controller import Smoke
+from deployments.rollout.plan import settings_of
 from deployments.rollout.settings import SmokePrompt
-from deployments.rollouts import Artefact, Kind
+from deployments.rollouts import OF_ENGINES, Artefact, Kind, Plan
 
 _MOST_BYTES: Final = 4 * 2**20
+_NOT_DEPLOYED: Final = "not_deployed"
+_CAPACITY: Final = frozenset(
+    {"replicas", "scaling", "num_cpus", "num_gpus", "drain_s", "cold_start_s", "max_queued", "max_queued_tokens"}
+)
+"""Settings of an engine that change how much it can take and nothing of what it says; a candidate may have its own."""
 
 Loader = Callable[[Artefact], None]
 """Loads an artefact as its user will, and raises `InvalidRequest` when that fails. Runs in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """An engine of the configuration. `source`: where its checkpoint lies, "" for none; `settings`: a JSON object."""
+
+    model: str
+    revision: str
+    source: str = ""
+    settings: str = "{}"
 
 
 class RevisionWorks:
@@ -33,11 +51,55 @@ class RevisionWorks:
         loaders: Mapping[Kind, Loader],
         prompts: Sequence[SmokePrompt],
         timeout_s: float,
+        deployed: Sequence[Deployed] = (),
     ) -> None:
+        """`deployed`: all engines of the configuration, that of a model before its candidate."""
         self._engines = engines
         self._loaders = loaders
         self._prompts = prompts
         self._timeout_s = timeout_s
+        self._deployed = deployed
+
+    def base(self, plan: Plan) -> str | None:
+        """The revision that the configuration names for the target; None where it names none."""
+        if plan.kind not in OF_ENGINES:
+            return None
+        return next((each.revision for each in self._deployed if each.model == plan.target), None)
+
+    def refuse(self, plan: Plan, artefact: Artefact) -> None:
+        """Raise `InvalidRequest` for what cannot take a share of the sessions here.
+
+        A candidate must be deployed, and be the artefact: its checkpoint lies where the artefact's files do, it has
+        the artefact's settings, and in all others it is as the engine that it would replace.
+        """
+        if plan.kind not in OF_ENGINES:
+            if plan.shadow:
+                raise InvalidRequest("Only a revision of an engine has a shadow stage.", "shadow", _NOT_DEPLOYED)
+            if plan.kind not in self._loaders:
+                raise InvalidRequest(
+                    f"Nothing here can give a revision of kind '{plan.kind.value}' to a part of the sessions.",
+                    "kind",
+                    _NOT_DEPLOYED,
+                )
+            return
+        known = [each for each in self._deployed if each.model == plan.target]
+        if not known:
+            raise InvalidRequest(f"The configuration has no model '{plan.target}'.", "target", _NOT_DEPLOYED)
+        found = next((each for each in known if each.revision == plan.revision), None)
+        if found is None or found is known[0]:
+            raise InvalidRequest(
+                f"No candidate of '{plan.target}' has this revision: set `candidate` of the model in the configuration "
+                "first, with this revision.",
+                "revision",
+                _NOT_DEPLOYED,
+            )
+        if (why := _differs(known[0], found, artefact)) is not None:
+            raise InvalidRequest(f"The candidate of '{plan.target}' is not what was registered: {why}.", "revision")
+
+    def gone(self, plan: Plan) -> bool:
+        """True when the revision of an engine's rollout is not in the configuration any more."""
+        known = {(each.model, each.revision) for each in self._deployed}
+        return plan.kind in OF_ENGINES and (plan.target, plan.revision) not in known
 
     async def warm(self, artefact: Artefact, revision: str) -> bool:
         """True when the revision is loaded and answers."""
@@ -74,6 +136,21 @@ class RevisionWorks:
         except (TimeoutError, GatehouseError):
             return False
         return re.search(prompt.expects, text) is not None
+
+
+def _differs(base: Deployed, candidate: Deployed, artefact: Artefact) -> str | None:
+    """What of a candidate is not as the artefact says, None: nothing."""
+    source = artefact.path or base.source
+    if Path(candidate.source).resolve() != Path(source).resolve():
+        return "its `source` is another one"
+    said, there, before = settings_of(artefact), json.loads(candidate.settings), json.loads(base.settings)
+    for name in sorted(there.keys() | said.keys()):
+        if name in said:
+            if name not in there or there[name] != said[name]:
+                return f"its `{name}` is another one"
+        elif name not in _CAPACITY | {"revision", "source"} and there.get(name) != before.get(name):
+            return f"its `{name}` differs from the engine's, and the artefact does not say so"
+    return None
 
 
 async def _ask(engine: Engine, model: str, prompt: SmokePrompt) -> str:

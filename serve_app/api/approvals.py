@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.errors import InvalidRequest
 from deployments.gate.binding import plan_digest
+from deployments.gate.circumstances import PLAIN, Circumstances
 from deployments.gate.classify import Classification
 from deployments.gate.display import escaped
 from deployments.gate.explain import as_json, explain
 from deployments.gate.policy import Bundle
 from deployments.gate.states import granted, visible_tenant
+from deployments.ingress.revisions import Revisions
 from deployments.ports import (
     ActionOutcome,
     Advice,
@@ -52,7 +54,11 @@ class Explains(Protocol):
         ...
 
     def classify(
-        self, tool: str, arguments: str | Mapping[str, JsonValue], profile: GateProfile = GateProfile.OPS
+        self,
+        tool: str,
+        arguments: str | Mapping[str, JsonValue],
+        profile: GateProfile = GateProfile.OPS,
+        circumstances: Circumstances = PLAIN,
     ) -> Classification:
         """The class of a call."""
         ...
@@ -261,8 +267,10 @@ class ClassifyReply(BaseModel):
     explanation: dict[str, Any]
 
 
-def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classifier: Explains) -> APIRouter:
-    """The routes of the approval queue and of the gate's dry run."""
+def create_approvals_router(
+    authorizer: Authorizer, approvals: Approvals, classifier: Explains, revisions: Revisions | None = None
+) -> APIRouter:
+    """The routes of the approval queue and of the gate's dry run. `revisions` hears of decisions, if there is one."""
     router = APIRouter(prefix="/v1", tags=["gate"])
 
     async def voter(request: Request) -> Principal:
@@ -311,7 +319,10 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
         body = parse_model(VoteBody, await read_object(request, _MAX_BODY_BYTES))
         digests = Digests(body.action_digest, body.display_digest)
         approve = body.decision == "approve"
-        return _reply(await approvals.vote(principal, ApprovalId(approval_id), digests, approve, body.reason))
+        decided = await approvals.vote(principal, ApprovalId(approval_id), digests, approve, body.reason)
+        if revisions is not None:
+            revisions.decided(decided)
+        return _reply(decided)
 
     @router.post("/approvals/{approval_id}/cancel")
     async def cancel(
@@ -394,7 +405,8 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
         if not isinstance(arguments, str | dict):
             raise InvalidRequest("Invalid value for 'arguments'.", "arguments")
         profile = body.profile or principal.gate_profile
-        found = await asyncio.to_thread(classifier.classify, body.tool, arguments, profile)
+        call = body.tool, arguments, profile, Circumstances(tenant=principal.tenant)
+        found = await asyncio.to_thread(classifier.classify, *call)
         return ClassifyReply(
             risk=found.risk.value,
             outcome=found.outcome.value,
@@ -404,7 +416,7 @@ def create_approvals_router(authorizer: Authorizer, approvals: Approvals, classi
             arguments=found.arguments,
             policy_digest=found.policy_digest,
             preview=found.preview,
-            explanation=as_json(await asyncio.to_thread(explain, classifier.bundle, body.tool, arguments, profile)),
+            explanation=as_json(await asyncio.to_thread(explain, classifier.bundle, *call)),
         )
 
     return router

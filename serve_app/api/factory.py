@@ -31,6 +31,7 @@ from serve_app.api.operations import create_operations_router
 from serve_app.api.permits import create_permits_router
 from serve_app.api.responses import create_responses_router
 from serve_app.api.reviews import create_reviews_router
+from serve_app.api.rollouts import create_rollouts_router
 from serve_app.api.route import create_route_router
 from serve_app.api.status import create_status_router
 from serve_app.api.tenants import create_tenants_router
@@ -86,11 +87,16 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_tenants_router(authorize, surface.ledger))
     app.include_router(create_audit_router(authorize, surface.audit))
     app.include_router(create_operations_router(authorize, surface.audit, surface.clock, surface.keeps_bodies))
+    app.include_router(create_rollouts_router(authorize, surface.rollouts))
     chat = surface.readers[Dialect.CHAT]
-    app.include_router(create_route_router(authorize, surface.difficulty, chat, intake, surface.models))
-    app.include_router(create_feedback_router(authorize, surface.difficulty))
+    screened = surface.journey.screened
+    app.include_router(
+        create_route_router(authorize, surface.difficulty, chat, intake, surface.models, screened=screened)
+    )
+    app.include_router(create_feedback_router(authorize, surface.difficulty, surface.revisions))
     app.include_router(create_reviews_router(authorize, surface.approvals, surface.advisor))
-    app.include_router(create_approvals_router(authorize, surface.approvals, cast(Classifier, surface.classifier)))
+    judge = cast(Classifier, surface.classifier)
+    app.include_router(create_approvals_router(authorize, surface.approvals, judge, surface.revisions))
     app.include_router(create_permits_router(authorize, surface, cast(Classifier, surface.classifier)))
     guarded = Throttle(app, surface.clock, counters.refused, limits.wrong_keys_per_minute, limits.forwarded_hops)
     return Edge(guarded, sends_request_id=not behind_serve)

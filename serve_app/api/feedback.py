@@ -1,16 +1,21 @@
 """`/v1/feedback`: what became of an answer, told by whoever can judge it."""
 
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from deployments.difficulty.feedback import trusted
+from deployments.errors import GatehouseError
+from deployments.ingress.revisions import Revisions
 from deployments.ports import Difficulty, Feedback, FeedbackSource, FeedbackVerdict, Principal, RouteId, Scope
 from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import parse_model, read_object
 
 _MAX_BODY_BYTES = 16 * 1024
+_JUDGED = frozenset({FeedbackVerdict.OK, FeedbackVerdict.WRONG})
+"""Verdicts on an answer; the others are on the choice of the model."""
 
 _Id = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}\z")]
 
@@ -45,8 +50,10 @@ class FeedbackReply(BaseModel):
     score: float | None
 
 
-def create_feedback_router(authorizer: Authorizer, difficulty: Difficulty) -> APIRouter:
-    """The one route of feedback."""
+def create_feedback_router(
+    authorizer: Authorizer, difficulty: Difficulty, revisions: Revisions | None = None
+) -> APIRouter:
+    """The one route of feedback. `revisions` hears of verdicts on what is being rolled out, where anything is."""
     router = APIRouter()
 
     async def member(request: Request) -> Principal:
@@ -69,6 +76,12 @@ def create_feedback_router(authorizer: Authorizer, difficulty: Difficulty) -> AP
                 score=body.score,
             )
         )
+        if revisions is not None and body.verdict in _JUDGED:
+            with suppress(GatehouseError):  # the verdict is taken; a figure of a rollout is not worth an error
+                found = await difficulty.explain(principal.tenant, RouteId(body.route_id))
+                sent = found.decision if found.cascade is None else found.cascade.sent or found.decision
+                event_id = f"{principal.tenant}:{body.event_id}"
+                revisions.rated(sent.model, sent.revision, event_id, body.verdict is FeedbackVerdict.WRONG)
         return FeedbackReply(
             event_id=body.event_id,
             route_id=body.route_id,

@@ -68,6 +68,13 @@ class Generation:
         principal = await self._surface.journey.authenticate(presented_key(request.headers), Scope.INFERENCE)
         return principal, await self._intake.read_object(request)
 
+    async def question(self, request: Request, dialect: Dialect) -> tuple[Principal, Mapping[str, JsonValue]]:
+        """The same for a question that nothing is generated to: as whom it goes on behind guardrails, and its words."""
+        principal, body = await self.read(request)
+        request_id = RequestId(request_id_of(request))
+        asked = await self._surface.journey.screened(principal, request_id, dialect, body)
+        return asked.principal, asked.body
+
     async def answer(self, request: Request, dialect: Dialect) -> Response:
         """The reply to a request that brings all it needs."""
         _, body = await self.read(request)

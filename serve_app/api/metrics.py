@@ -23,6 +23,7 @@ from deployments.ports import (
 from serve_app.api.budget_metrics import BudgetCollector
 from serve_app.api.gate_health import GateGauges
 from serve_app.api.probes import or_nan
+from serve_app.api.rollout_metrics import RolloutCollector
 from serve_app.api.shadow_metrics import ShadowCollector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -109,6 +110,8 @@ class Counters:
 
         self.budgets = BudgetCollector()
         registry.register(self.budgets)
+        self.rollouts = RolloutCollector()
+        registry.register(self.rollouts)
         self._shadow = ShadowCollector()
         registry.register(self._shadow)
 

@@ -121,6 +121,7 @@ _TAGS: Final = {
     "keys": "Virtual keys; scope `admin`.",
     "budgets": "What tenants, teams and keys may use; setting them takes the scope `admin`.",
     "usage": "What was used and what it cost: of the key's tenant, of any or of all with the scope `admin`.",
+    "rollouts": "Shipping a revision step by step; scope `admin`.",
     "tenants": "Tenants and what holds for them; scope `admin`.",
     "audit": "The audit log; scope `audit-read` or `admin`.",
     "reports": "What operators and their tools report into the audit log; scope `admin`.",
@@ -415,6 +416,7 @@ def _administration() -> Iterator[_Operation]:
         "get", "/v1/admin/engines", "operations", "What the engines say of themselves; scope `admin`.", "EngineList",
         errors=_KEYED,
     )  # fmt: skip
+    yield from _rollouts()
     yield from _audit()
     for path, text, body in (
         ("/v1/changes/{change_id}/close", "Nothing more is done under a change.", "ChangeClose"),
@@ -427,6 +429,33 @@ def _administration() -> Iterator[_Operation]:
             "post", path, "reports", text, "Reported", body=body, errors=_KEYED | _BODY | {404}, status=201,
             parameters=("header-x-request-id", "header-idempotency-key"),
         )  # fmt: skip
+
+
+def _rollouts() -> Iterator[_Operation]:
+    path, named = "/v1/admin/rollouts", "/v1/admin/rollouts/{rollout_id}"
+    yield _Operation(
+        "post", "/v1/admin/artefacts", "rollouts", "Register an artefact: every file with its checksum.", "Artefact",
+        body="NewArtefact", errors=_KEYED | _BODY, status=201,
+    )  # fmt: skip
+    yield _Operation(
+        "post", path, "rollouts", "Begin a rollout of a registered revision.", "Rollout", body="NewRollout",
+        errors=_KEYED | _BODY, status=201,
+    )  # fmt: skip
+    yield _Operation("get", path, "rollouts", "The newest rollouts.", "RolloutList", errors=_KEYED)
+    yield _Operation("get", named, "rollouts", "One of them.", "Rollout", errors=_KEYED | {404})
+    yield _Operation(
+        "get", f"{named}/history", "rollouts", "Its steps, with the figures behind each.", "RolloutSteps",
+        errors=_KEYED | {404},
+    )  # fmt: skip
+    for suffix, text, body in (
+        ("promote", "Go on to the next share now, whatever the figures say.", "RolloutPromotion"),
+        ("hold", "Go no further until somebody says so; a worse revision still goes back.", "RolloutMove"),
+        ("resume", "End a hold.", "RolloutMove"),
+        ("rollback", "Give all of the traffic back; in force at once, also where this answers 503.", "RolloutMove"),
+    ):
+        yield _Operation(
+            "post", f"{named}/{suffix}", "rollouts", text, "Rollout", body=body, errors=_KEYED | _BODY | {404}
+        )
 
 
 def _audit() -> Iterator[_Operation]:

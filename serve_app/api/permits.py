@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.errors import ApprovalConflict, InvalidRequest
 from deployments.gate.binding import ActionBinding
+from deployments.gate.circumstances import Circumstances
 from deployments.gate.classify import Classification
 from deployments.gate.commands import RUN_TOOL, run_of
 from deployments.gate.permits import binding_object, binding_of
@@ -282,7 +283,9 @@ def create_permits_router(authorizer: Authorizer, surface: Surface, classifier: 
         if ran is not None and ran.cwd is not None:
             given["cwd"] = ran.cwd
         arguments = rfc8785.dumps(given).decode("utf-8")
-        found = await asyncio.to_thread(classifier.classify, RUN_TOOL, arguments, principal.gate_profile)
+        found = await asyncio.to_thread(
+            classifier.classify, RUN_TOOL, arguments, principal.gate_profile, Circumstances(tenant=principal.tenant)
+        )
         match way_of(found, origin, body.step):
             case Way.BY_HAND:
                 return ProposedReply(status="by_hand", by_hand=origin.plan.verify)

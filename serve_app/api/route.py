@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,9 +12,11 @@ from starlette.requests import Request
 
 from deployments.errors import InvalidRequest, UnknownModel
 from deployments.ingress.egress import Reach, usable_tiers
+from deployments.ingress.screening import Question
 from deployments.ingress.session import session_of
 from deployments.ingress.surface import ServedModel
 from deployments.ports import (
+    Dialect,
     Difficulty,
     JsonValue,
     ModelId,
@@ -40,6 +42,7 @@ MOST_QUESTIONS: Final = 64
 """Questions in one batch; the size of its body is limited as that of every other."""
 
 ReadRequest = Callable[[Mapping[str, JsonValue]], RouteRequest]
+Screened = Callable[[Principal, RequestId, Dialect, Mapping[str, JsonValue]], Awaitable[Question]]
 
 
 def create_route_router(
@@ -48,10 +51,13 @@ def create_route_router(
     read_request: ReadRequest,
     intake: Intake,
     models: Sequence[ServedModel] = (),
+    *,
+    screened: Screened,
 ) -> APIRouter:
     """The routes of the difficulty router; `read_request` turns a chat body into what the router may see.
 
-    `models` are those that are served: the router chooses among the tiers that may answer the key that asks.
+    `models` are those that are served: the router chooses among the tiers that may answer the key that asks. `screened`
+    is what guardrails leave of a question.
     """
     ranked = [(Tier(each.tier), Reach(each.model, each.local)) for each in models if each.tier is not None]
     router = APIRouter()
@@ -85,13 +91,20 @@ def create_route_router(
         if not isinstance(question.get("messages"), list):
             raise InvalidRequest(f"'{where}messages' must be a list.", f"{where}messages")
         model = _model(question, where)
-        asked = read_request(question)
+        session = session_of(principal, request.headers, question, question)
+        request_id = RequestId(f"dryrun_{secrets.token_hex(12)}")
+        words = await screened(principal, request_id, Dialect.CHAT, question)
+        principal, asked = words.principal, read_request(words.body)
         decision = await difficulty.route(
             RouteAsk(
-                request_id=RequestId(f"dryrun_{secrets.token_hex(12)}"),
+                request_id=request_id,
                 tenant=principal.tenant,
-                session=session_of(principal, request.headers, question, question),
-                request=replace(asked, trusted_risk=_risk(question, asked.trusted_risk, where)),
+                session=session,
+                request=replace(
+                    asked,
+                    trusted_risk=_risk(question, asked.trusted_risk, where),
+                    untrusted_content=asked.untrusted_content or words.suspicious,
+                ),
                 model=model,
                 dry_run=True,
                 usable=usable_tiers(principal, ranked),

@@ -64,6 +64,16 @@ from serve_app.api.permits import (
     StepBody,
 )
 from serve_app.api.reviews import ReviewReply
+from serve_app.api.rollouts import (
+    ArtefactBody,
+    ArtefactReply,
+    MoveBody,
+    PromoteBody,
+    RolloutBody,
+    RolloutListReply,
+    RolloutReply,
+    StepListReply,
+)
 from serve_app.api.route import MOST_QUESTIONS
 from serve_app.api.tenants import TenantListReply, TenantReply
 from serve_app.api.tokens import DetokenizeRequest, TokenizeRequest
@@ -97,6 +107,10 @@ _REQUESTS: Final[Mapping[str, type[BaseModel]]] = {
     "Redemption": RedeemBody,
     "RunReport": RunReportBody,
     "Step": StepBody,
+    "NewArtefact": ArtefactBody,
+    "NewRollout": RolloutBody,
+    "RolloutMove": MoveBody,
+    "RolloutPromotion": PromoteBody,
 }
 _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "Key": KeyReply,
@@ -123,6 +137,10 @@ _REPLIES: Final[Mapping[str, type[BaseModel]]] = {
     "IncidentUpdate": IncidentUpdateBody,
     "IncidentClose": IncidentCloseBody,
     "RolloutEvent": RolloutEventBody,
+    "Artefact": ArtefactReply,
+    "Rollout": RolloutReply,
+    "RolloutList": RolloutListReply,
+    "RolloutSteps": StepListReply,
     "Reported": ReportedReply,
     "Approval": ApprovalReply,
     "ApprovalList": ApprovalListReply,

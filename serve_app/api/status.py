@@ -43,11 +43,15 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        told, queue, budgets = await asyncio.gather(
-            within(surface.audit.status()), within(surface.approvals.health()), within(surface.ledger.budgets(None))
+        told, queue, budgets, rollouts = await asyncio.gather(
+            within(surface.audit.status()),
+            within(surface.approvals.health()),
+            within(surface.ledger.budgets(None)),
+            within(surface.rollouts.rollouts()),
         )
         counters.gate.tell(queue, cast(Canary, surface.canary).last)
         counters.budgets.tell(budgets)
+        counters.rollouts.tell(rollouts, surface.clock.now_ms())
         rendered = counters.render(surface.recorder, told)
         return Response(rendered, media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -75,7 +79,8 @@ def create_status_router(surface: Surface, counters: Counters, authorize: Author
     @router.get("/v1/admin/engines")
     async def engines(request: Request) -> JSONResponse:
         await authorize(request, Scope.ADMIN)
-        infos = await asyncio.gather(*(_told(model, engine) for model, engine in surface.engines.items()))
+        both = [*surface.engines.items(), *surface.candidates.items()]
+        infos = await asyncio.gather(*(_told(model, engine) for model, engine in both))
         return JSONResponse({"object": "list", "data": infos})
 
     return router

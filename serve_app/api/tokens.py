@@ -12,7 +12,7 @@ from deployments.ingress.dialects.messages import read_count
 from deployments.ingress.dialects.requests import ChatMessage, Listed, Tool, invalid
 from deployments.ingress.dialects.values import wanted_model
 from deployments.ingress.surface import Surface
-from deployments.ports import JsonValue
+from deployments.ports import Dialect, JsonValue
 from serve_app.api.generate import Generation
 
 
@@ -44,12 +44,12 @@ def create_tokens_router(surface: Surface, server: Generation) -> APIRouter:
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(request: Request) -> JSONResponse:
-        principal, body = await server.read(request)
+        principal, body = await server.question(request, Dialect.MESSAGES)
         return JSONResponse({"input_tokens": await surface.inquiries.count(principal, read_count(body))})
 
     @router.post("/tokenize")
     async def tokenize(request: Request) -> JSONResponse:
-        principal, body = await server.read(request)
+        principal, body = await server.question(request, Dialect.CHAT)
         asked = _checked(TokenizeRequest, body)
         if (asked.prompt is None) == (asked.messages is None):
             raise InvalidRequest("Give either 'prompt' or 'messages'.", "prompt")
@@ -67,7 +67,7 @@ def create_tokens_router(surface: Surface, server: Generation) -> APIRouter:
 
     @router.post("/detokenize")
     async def detokenize(request: Request) -> JSONResponse:
-        principal, body = await server.read(request)
+        principal, body = await server.question(request, Dialect.CHAT)
         asked = _checked(DetokenizeRequest, body)
         model = wanted_model(asked.model)
         return JSONResponse(await surface.inquiries.ask(principal, model, "/detokenize", _without_model(body)))

@@ -14,6 +14,8 @@ from serve_app.cli import (
     bench_gate,
     bench_more,
     budgets,
+    bundle,
+    canary,
     change,
     client_config,
     db,
@@ -27,10 +29,12 @@ from serve_app.cli import (
     manifests,
     permits,
     policy,
+    rollout,
     route,
     router,
     schema,
     size,
+    status,
     tenants,
     up,
     usage,
@@ -44,6 +48,7 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
+app.command("status")(status.status)
 app.command("schema")(schema.schema)
 app.command("serve-config")(schema.serve_config)
 app.command("check-config")(schema.check_config)
@@ -60,13 +65,16 @@ app.add_typer(permits.app, name="permits")
 app.add_typer(policy.app, name="policy")
 app.add_typer(route.app, name="route")
 app.add_typer(router.app, name="router")
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(audit.app, name="audit")
+app.add_typer(canary.app, name="canary")
 app.add_typer(change.app, name="change")
 app.add_typer(incident.app, name="incident")
 drill.app.command("restore")(backup.drill)
 app.add_typer(drill.app, name="drill")
 app.add_typer(db.app, name="db")
 app.add_typer(backup.app, name="backup")
+app.add_typer(bundle.app, name="bundle")
 app.command("restore")(backup.restore)
 app.add_typer(demo.app, name="demo")
 app.add_typer(manifests.app, name="manifests")

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -11,9 +10,10 @@ import typer
 
 from deployments.errors import InvalidRequest
 from deployments.rollout.artefacts import scan, sign
+from deployments.rollout.plan import revision_of
 from deployments.rollouts import Kind
 from serve_app.cli.client import ApiClient, fail
-from serve_app.cli.tables import show_rows
+from serve_app.cli.tables import moment, show_rows
 
 app = typer.Typer(help="Ship a revision step by step, watch it, and take it back.", no_args_is_help=True)
 
@@ -37,7 +37,7 @@ def register(
     path: Annotated[Path | None, typer.Option(help="Its file, or the folder of its files.")] = None,
     settings: Annotated[str, typer.Option(help="Its settings, a JSON object.")] = "{}",
     sign_with: Annotated[Path | None, typer.Option(help="An Ed25519 private key in PEM, mode 0600.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it; register nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it and its revision; register nothing.")] = False,
 ) -> None:
     """Register an artefact: every file with its checksum. Prints the revision."""
     try:
@@ -47,7 +47,7 @@ def register(
         fail(error.public_message)
     body: dict[str, Any] = {**asdict(signed), "settings": json.loads(signed.settings)}
     if dry_run:
-        typer.echo(json.dumps(body))
+        typer.echo(json.dumps({"revision": revision_of(signed), **body}))
         return
     typer.echo(ApiClient(timeout_s=_REGISTER_S).request("POST", _ARTEFACTS, body)["revision"])
 
@@ -137,7 +137,7 @@ def history(rollout_id: _Id, as_json: _Json = False) -> None:
     rows = [
         (
             str(each["number"]),
-            _time(each["at_ms"]),
+            moment(each["at_ms"]),
             each["move"],
             "held" if each["held"] else each["state"],
             f"{each['share_percent']}%",
@@ -173,13 +173,9 @@ def _show(found: list[dict[str, Any]], as_json: bool) -> None:
             each["previous_revision"][:_SHORT],
             "going back" if each["going_back"] else f"{each['state']} (held)" if each["held"] else each["state"],
             f"{each['share_percent']}%",
-            _time(each["since_ms"]),
+            moment(each["since_ms"]),
             each["change_id"],
         )
         for each in found
     ]
     show_rows(("id", "kind", "target", "revision", "previous", "state", "share", "since", "change"), rows)
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -16,6 +16,8 @@ from prometheus_client.core import Metric
 from deployments.gate.shadow import ShadowCounts
 from deployments.limits import Budget, BudgetState, Unit, Window
 from deployments.ports import Tier, TierState
+from deployments.rollouts import Kind as RolloutKind
+from deployments.rollouts import Plan, Rollout, Standing
 from serve_app.api.guard_metrics import make_guard_meter
 from serve_app.api.metrics import Counters
 from serve_app.api.route_metrics import make_route_meter
@@ -137,6 +139,8 @@ def ingress_registry() -> CollectorRegistry:
     counters.watch_shadow(lambda: ShadowCounts(None))
     budget = Budget("bdg", "tenant", None, None, Unit.TOKENS, 1, Window.DAY)
     counters.budgets.tell([BudgetState(budget, 0, None, 0, 0)])
+    plan = Plan("ro", RolloutKind.MODEL, "model", "revision", "before", "change")
+    counters.rollouts.tell([Rollout(plan, Standing())], 0)
     return counters.registry
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from deployments.audit.notes import parse_checkpoint, parse_note
 from deployments.ports import Scope
+from deployments.rollout.plan import revision_of
+from deployments.rollouts import Artefact, Kind
 from deployments.store import sqlite_url
 from serve_app.api.openapi import document
 from tests.api.isolating import (
@@ -32,6 +34,7 @@ from tests.api.isolating import (
     tenants,
     told,
 )
+from tests.fakes import BASE
 from tests.unit.gate.databases import binaries, fresh_database, private_postgres
 
 DOCUMENT = document()
@@ -158,7 +161,19 @@ def _administered(ids: Ids) -> Iterator[Lookup]:
     closed = {"tenant": ids.tenant, "outcome": "succeeded"}
     step = {"event": "started", "rollout_id": "ro-1", "kind": "model", "change_id": ids.change}
     again = {"idempotency-key": ids.verdict}
+    files: dict[str, object] = {"kind": "engine", "target": BASE, "settings": {"max_num_seqs": 8}}
+    revision = revision_of(Artefact(Kind.ENGINE, BASE, settings='{"max_num_seqs": 8}'))
+    plan = {"rollout_id": "ro-2", "kind": "engine", "target": BASE, "previous_revision": "r1", "change_id": ids.change}
+    rollout, here, moved = "/v1/admin/rollouts/{rollout_id}", {"rollout_id": "ro-2"}, {"change_id": ids.change}
     for request, owned in (
+        (Request("post", "/v1/admin/artefacts", json=files), 201),
+        (Request("post", "/v1/admin/rollouts", json={**plan, "revision": revision}), 201),
+        (Request("get", rollout, here), 200),
+        (Request("get", f"{rollout}/history", here), 200),
+        (Request("post", f"{rollout}/promote", here, {**moved, "to": 5}), 400),
+        (Request("post", f"{rollout}/hold", here, moved), 400),
+        (Request("post", f"{rollout}/resume", here, moved), 200),
+        (Request("post", f"{rollout}/rollback", here, moved), 200),
         (Request("get", "/v1/admin/keys", query={"tenant": ids.tenant}), 200),
         (Request("get", "/v1/admin/tenants/{tenant_id}", {"tenant_id": ids.tenant}), 200),
         (Request("post", "/v1/admin/keys", json={"tenant": ids.tenant, "name": "rival"}), 201),
@@ -217,6 +232,7 @@ LISTS = [
     *(Request("get", "/v1/usage/export", query={"format": each, "after": "0"}) for each in ("csv", "json", "jsonl")),
     Request("get", "/v1/admin/tenants"),
     Request("get", "/v1/admin/engines"),
+    Request("get", "/v1/admin/rollouts"),
     Request("get", "/v1/models"),
     Request("get", "/v1/codex/models.json"),
 ]

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 import pytest
@@ -7,8 +7,21 @@ from fastapi.responses import JSONResponse
 
 from deployments.difficulty.reading import read_chat
 from deployments.errors import GatehouseError, Unauthenticated
+from deployments.ingress.screening import Question
 from deployments.ingress.session import session_of
-from deployments.ports import KeyId, ModelId, Principal, Risk, Role, Scope, TenantId, Turn
+from deployments.ports import (
+    Dialect,
+    JsonValue,
+    KeyId,
+    ModelId,
+    Principal,
+    RequestId,
+    Risk,
+    Role,
+    Scope,
+    TenantId,
+    Turn,
+)
 from router.explain import DEBUG_HEADERS
 from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import Intake
@@ -42,7 +55,12 @@ def difficulty() -> FixedDifficulty:
 @pytest.fixture
 async def client(difficulty: FixedDifficulty) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
-    app.include_router(create_route_router(Authorizer(Keys()), difficulty, read_chat, Intake(2**20, 2**20, 60)))
+
+    async def screened(principal: Principal, _: RequestId, __: Dialect, body: Mapping[str, JsonValue]) -> Question:
+        return Question(principal, body)
+
+    intake = Intake(2**20, 2**20, 60)
+    app.include_router(create_route_router(Authorizer(Keys()), difficulty, read_chat, intake, screened=screened))
 
     @app.exception_handler(GatehouseError)
     async def failed(_: object, error: GatehouseError) -> JSONResponse:

@@ -183,7 +183,10 @@ async def test_a_thousand_at_once_against_small_budgets(graph: Graph) -> None:
                   highest[name], over)  # fmt: skip
         assert highest[name] <= state["amount"] + over
     refused = sum(figures[code] for code in _REFUSED)
-    assert (figures["answered"] + refused, figures["estimated"]) == (1000, 0)
+    # On a busy machine a call within Gatehouse may pass its deadline: such a request was not begun.
+    late = sum(figures[code] for code in _OURS)
+    assert figures["answered"] + refused + late == 1000
+    assert figures["estimated"] == figures["lost to an estimate"] <= late
     assert figures["answered"] > 10 < refused
 
 

@@ -25,6 +25,19 @@ def args() -> dict:
 
 
 OLLAMA = {"kind": "openai", "model": "small", "revision": "r1", "base_url": "http://127.0.0.1:11434/v1"}
+CANDIDATE = {"revision": "c" * 64, "max_num_seqs": 8}
+
+
+def with_candidate(**fields: object):
+    """A change that gives the first model of the file a candidate."""
+
+    def change(a: dict) -> None:
+        first = a["models"][0]
+        first["candidate"] = {**first["engine"], **CANDIDATE, **fields}
+
+    return change
+
+
 OWN = {"prefix": "<P>", "suffix": "<S>", "middle": "<M>"}
 
 
@@ -58,6 +71,25 @@ def test_every_shipped_profile_loads(file: Path) -> None:
         (lambda a: a.update(models=a["models"][1:]), "tier 20b"),
         (lambda a: a.update(gate_replicas={"replicas": 2}), "SQLite"),
         (lambda a: a.update(ledger_replicas={"replicas": 2}), "one process counts"),
+        (lambda a: a.update(rollout_replicas={"replicas": 2}), "one process drives"),
+        (with_candidate(revision="r2"), "gatehouse rollout register"),
+        (with_candidate(revision="demo-1"), "gatehouse rollout register"),
+        (with_candidate(model="other"), "the same `model`"),
+        (with_candidate(kind="synthetic"), "unknown key 'models.0.candidate"),
+        (with_candidate(max_model_len=8192), "must not be smaller"),
+        (with_candidate(scaling={"min_replicas": 0, "max_replicas": 2}), "must not scale to zero"),
+        (with_candidate(surprise=1), "unknown key 'models.0.candidate.surprise'"),
+        (
+            with_model(
+                candidate={
+                    **OLLAMA,
+                    "revision": "c" * 64,
+                    "base_url": "https://far.example/v1",
+                    "allowed_hosts": ["far.example"],
+                }
+            ),
+            "must not leave the premises",
+        ),
         (lambda a: a.update(audit_replicas={"replicas": 2}), "exactly one writer"),
         (lambda a: a.update(ingress={"principal_ttl_s": 60}), "principal_ttl_s"),
         (lambda a: [model.pop("tier") for model in a["models"]], "tier 20b"),

@@ -87,6 +87,15 @@ async def test_an_explicit_model_is_honoured(a_router: Make):
     assert decision.reason == "explicit_model"
 
 
+async def test_the_revision_that_the_session_gets_is_that_of_the_decision_and_of_its_explanation(a_router: Make):
+    router = await a_router()
+    given = {ModelId("demo-20b"): "r2", ModelId("another"): "r9"}
+    decision = await router.route(routed(ask("Hello!"), revisions=given))
+    assert (decision.model, decision.revision) == ("demo-20b", "r2")
+    await router.flush()
+    assert (await router.explain(TenantId("acme"), decision.route_id)).decision.revision == "r2"
+
+
 async def test_an_explicit_model_does_not_get_below_a_floor(a_router: Make):
     decision = await (await a_router()).route(routed(ask("Delete the production database"), "demo-20b"))
     assert (decision.model, decision.effort) == ("demo-120b", Effort.HIGH)

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from dataclasses import replace
 
@@ -5,8 +6,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.errors import AuditUnavailable, InvalidRequest, NotFound
-from deployments.rollouts import Kind, Metric, Move, State
-from tests.unit.rollout.world import ROOT, World
+from deployments.rollout.controller import Controller
+from deployments.rollouts import Artefact, Kind, Metric, Move, State
+from tests.unit.rollout.world import ROOT, ScriptedWorks, World
 
 
 async def test_a_good_revision_gets_everything_step_by_step(engine: AsyncEngine) -> None:
@@ -134,6 +136,74 @@ async def test_one_rollout_of_a_target_at_a_time_and_from_what_is_in_force(engin
     await world.controller.start(replace(second, revision=revision, previous_revision=world.plan.revision), ROOT)
     [split] = await world.controller.slices()
     assert (split.share, split.previous_revision) == (0, world.plan.revision)
+
+
+async def test_what_cannot_take_a_share_is_refused_before_it_begins(engine: AsyncEngine) -> None:
+    world = World(engine, "unfit")
+    world.works.refuses = "No candidate has this revision."
+    with pytest.raises(InvalidRequest, match="No candidate"):
+        await world.begin()
+    assert await world.store.get(world.plan.rollout_id) is None
+    assert not world.events()
+    world.works.refuses, world.works.configured = None, "another"
+    with pytest.raises(InvalidRequest, match="revision in force is another"):
+        await world.begin()
+    world.works.configured = world.plan.previous_revision
+    begun = await world.begin()
+    world.works.refuses = "It was taken away."
+    assert await world.begin() == begun  # said again, it is answered as it is
+
+
+async def test_a_revision_that_left_the_configuration_goes_back(engine: AsyncEngine) -> None:
+    world = World(engine, "left")
+    await world.until_sliced()
+    world.works.missing = True
+    assert (await world.tick()).standing.state is State.ROLLED_BACK
+    assert "not in the configuration any more" in str(world.events()[-1].data["reason"])
+    await world.check()
+
+
+async def test_what_the_configuration_has_made_lasting_is_not_said_to_go_back(engine: AsyncEngine) -> None:
+    world = World(engine, "lasting")
+    await world.until_sliced()
+    world.works.configured = world.plan.revision
+    await world.see((60, 200), (0, 1000))
+    rollout = await world.tick(1)
+    assert (rollout.standing.state, rollout.standing.held, rollout.share) == (State.SLICE, True, 5)
+    assert "there is no way back" in str(world.events()[-1].data["reason"])
+    with pytest.raises(InvalidRequest, match="no way back"):
+        await world.move(Move.ROLL_BACK)
+    world.works.configured = world.plan.previous_revision
+    assert (await world.tick()).standing.state is State.ROLLED_BACK
+
+
+async def test_one_that_takes_long_to_load_keeps_no_other_from_going_back(engine: AsyncEngine) -> None:
+    slow, bad = World(engine, "slow"), World(engine, "bad")
+    await bad.until_sliced()
+    await slow.begin()
+    assert (await slow.tick()).standing.state is State.WARMING
+    await bad.see((60, 200), (0, 1000))
+    loading = asyncio.Event()
+    works = Loading(loading)
+    ticking = asyncio.create_task(Controller(slow.store, slow.audit, works, slow.clock).tick())
+    while (await bad.now()).standing.state is not State.ROLLED_BACK:
+        assert not ticking.done()
+        await asyncio.sleep(0.01)
+    loading.set()
+    await ticking
+    assert (await slow.now()).standing.state is State.SMOKE
+
+
+class Loading(ScriptedWorks):
+    """Loads when it is told to."""
+
+    def __init__(self, done: asyncio.Event) -> None:
+        super().__init__()
+        self.done = done
+
+    async def warm(self, artefact: Artefact, revision: str) -> bool:
+        await self.done.wait()
+        return await super().warm(artefact, revision)
 
 
 async def test_a_rollback_takes_the_traffic_away_while_the_log_is_down(engine: AsyncEngine) -> None:

@@ -84,9 +84,9 @@ async def test_it_drives_rollouts_by_itself_and_goes_on_after_a_restart(
 
 async def test_a_driver_that_died_is_no_healthy_replica(controller: RolloutController) -> None:
     await controller.check_health()
-    assert controller._ticking is not None
-    controller._ticking.cancel()
-    await asyncio.wait([controller._ticking])
+    (driver,) = controller._rounds._loops
+    driver.cancel()
+    await asyncio.wait([driver])
     with pytest.raises(asyncio.CancelledError):
         await controller.check_health()
 

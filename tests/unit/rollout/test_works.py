@@ -1,14 +1,17 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from deployments.errors import EngineFailed, EngineOverloaded, InvalidRequest
+from deployments.rollout.artefacts import scan
 from deployments.rollout.controller import Smoke
+from deployments.rollout.plan import revision_of
 from deployments.rollout.settings import RolloutSettings, SmokePrompt
-from deployments.rollout.works import Loader, RevisionWorks
-from deployments.rollouts import Artefact, Kind
+from deployments.rollout.works import Deployed, Loader, RevisionWorks
+from deployments.rollouts import Artefact, Kind, Plan
 from tests.fakes import JSON_START, Script, ScriptedEngine
 
 MODEL = Artefact(Kind.MODEL, "demo-20b", settings='{"a":1}')
@@ -69,6 +72,70 @@ async def test_other_kinds_are_loaded_as_they_will_be(tmp_path: Path) -> None:
     assert await good.smoke(policy, "r2") == Smoke(1)
     assert loaded == [policy]
     assert (await bad.smoke(policy, "r2")).failed == ("it cannot be loaded: default has no rules.",)
+
+
+BASE = Deployed("demo-20b", "r1", "/models/a", json.dumps({"revision": "r1", "source": "a", "max_num_seqs": 4, "x": 1}))
+TUNED = Artefact(Kind.ENGINE, "demo-20b", settings='{"max_num_seqs":8}')
+PLAN = Plan("ro-1", Kind.ENGINE, "demo-20b", revision_of(TUNED), "r1", "CHG-1")
+
+
+def candidate(source: str = "/models/a", **settings: object) -> Deployed:
+    said = {"revision": PLAN.revision, "source": source, "max_num_seqs": 8, "x": 1, **settings}
+    return Deployed("demo-20b", PLAN.revision, source, json.dumps(said))
+
+
+def knowing(*deployed: Deployed) -> RevisionWorks:
+    return RevisionWorks({}, {Kind.POLICY: lambda _: None}, PROMPTS, 30.0, deployed)
+
+
+def test_a_candidate_that_is_the_artefact_may_take_its_share() -> None:
+    here = knowing(BASE, candidate(replicas=1))
+    here.refuse(PLAN, TUNED)
+    assert here.base(PLAN) == "r1"
+    assert not here.gone(PLAN)
+    here.refuse(replace(PLAN, kind=Kind.POLICY), TUNED)
+    assert here.base(replace(PLAN, kind=Kind.POLICY)) is None
+
+
+@pytest.mark.parametrize(
+    ("deployed", "says"),
+    [
+        ((), "has no model 'demo-20b'"),
+        ((BASE,), "No candidate of 'demo-20b'"),
+        ((candidate(), BASE), "No candidate of 'demo-20b'"),  # it is what the configuration names already
+        ((BASE, candidate(max_num_seqs=9)), "its `max_num_seqs` is another one"),
+        ((BASE, candidate(x=2)), "its `x` differs"),
+        ((BASE, candidate(more=2)), "its `more` differs"),
+        ((BASE, candidate("/models/b")), "its `source` is another one"),
+    ],
+    ids=["model", "absent", "configured", "setting", "smuggled", "more", "weights"],
+)
+def test_what_is_not_deployed_as_registered_is_refused(deployed: tuple[Deployed, ...], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        knowing(*deployed).refuse(PLAN, TUNED)
+
+
+def test_weights_lie_where_the_artefact_s_files_do(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "weights.bin").write_bytes(b"weights")
+    weights = scan(Kind.MODEL, "demo-20b", tmp_path / "new")
+    knowing(BASE, candidate(str(tmp_path / "new"), max_num_seqs=4)).refuse(PLAN, weights)
+    with pytest.raises(InvalidRequest, match="its `source` is another one"):
+        knowing(BASE, candidate("/models/a", max_num_seqs=4)).refuse(PLAN, weights)
+
+
+def test_what_nothing_can_give_to_a_part_of_the_sessions_is_refused() -> None:
+    for plan, says in (
+        (replace(PLAN, kind=Kind.PROMPT), "Nothing here can give a revision of kind 'prompt'"),
+        (replace(PLAN, kind=Kind.POLICY, shadow=True), "Only a revision of an engine has a shadow"),
+    ):
+        with pytest.raises(InvalidRequest, match=says):
+            knowing(BASE).refuse(plan, TUNED)
+
+
+def test_what_left_the_configuration_is_gone() -> None:
+    assert knowing(BASE).gone(PLAN)
+    assert not knowing(BASE).gone(replace(PLAN, kind=Kind.POLICY))
 
 
 def test_a_prompt_expects_a_regular_expression() -> None:

@@ -1,6 +1,7 @@
 """A controller over a database, whose process ends wherever a test says."""
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -8,6 +9,7 @@ from typing import Any, cast
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.clock import FixedClock
+from deployments.errors import InvalidRequest
 from deployments.ports import AuditEvent
 from deployments.rollout.controller import Controller, Smoke
 from deployments.rollout.plan import revision_of
@@ -50,6 +52,9 @@ class Fused:
         self._of, self._fuse = of, fuse
 
     def __getattr__(self, name: str) -> Any:
+        if not inspect.iscoroutinefunction(getattr(self._of, name)):
+            return getattr(self._of, name)  # asks nobody
+
         async def call(*args: Any) -> Any:
             self._fuse.before_it()
             found = await getattr(self._of, name)(*args)
@@ -66,6 +71,23 @@ class ScriptedWorks:
     loaded: bool = True
     failed: tuple[str, ...] = ()
     smoked: int = 0
+
+    missing: bool = False
+    configured: str | None = None
+    refuses: str | None = None
+
+    def base(self, plan: Plan) -> str | None:
+        del plan
+        return self.configured
+
+    def refuse(self, plan: Plan, artefact: Artefact) -> None:
+        assert plan.revision == revision_of(artefact)
+        if self.refuses is not None:
+            raise InvalidRequest(self.refuses, "revision")
+
+    def gone(self, plan: Plan) -> bool:
+        del plan
+        return self.missing
 
     async def warm(self, artefact: Artefact, revision: str) -> bool:
         assert revision == revision_of(artefact)

@@ -72,6 +72,7 @@ class World:
         )
         self.clock = FixedClock()
         self.audit = InMemoryAudit()
+        self._lost: list[KeyLedger] = []
         self.disk, self.ledger = self._process()
 
     def _process(self) -> tuple[Disk, KeyLedger]:
@@ -92,6 +93,7 @@ class World:
         if gently:
             await self.ledger.drain()
         await self.disk.die()
+        self._lost.append(self.ledger)
         self.disk, self.ledger = self._process()
         await self.ledger.open()
 
@@ -108,7 +110,9 @@ class World:
         return Budget(f"{self.tenant}.{name}", self.tenant, amount=amount, **given)
 
     async def close(self) -> None:
-        await self.ledger.drain()
+        # What a lost process had begun, such as an alert, has a connection until it is done.
+        for ledger in [*self._lost, self.ledger]:
+            await ledger.drain()
         await self.engine.dispose()
 
 

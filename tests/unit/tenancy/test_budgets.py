@@ -55,6 +55,7 @@ class World:
         self._settings = TenancySettings(max_concurrent_requests=max_requests, grant_ttl_s=TTL_S)
         self.clock = FixedClock()
         self.audit = InMemoryAudit()
+        self._lost: list[KeyLedger] = []
         self.disk, self.ledger = self._process()
 
     def _process(self) -> tuple[Disk, KeyLedger]:
@@ -71,6 +72,7 @@ class World:
     async def crash(self) -> None:
         """Start again on what is on disk; what the old process had not written is lost."""
         await self.disk.die()
+        self._lost.append(self.ledger)
         self.disk, self.ledger = self._process()
         await self.ledger.open()
 
@@ -90,6 +92,9 @@ class World:
             return [tuple(row) for row in await connection.execute(text(query))]
 
     async def close(self) -> None:
+        # What a lost process had begun, such as an alert, has a connection until it is done.
+        for ledger in [*self._lost, self.ledger]:
+            await ledger.drain()
         await self._engine.dispose()
 
 
