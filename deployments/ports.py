@@ -70,6 +70,7 @@ class Scope(StrEnum):
     APPROVE = "approve"
     ADMIN = "admin"
     AUDIT_READ = "audit-read"
+    ACT_AS = "act-as"
 
 
 class GateProfile(StrEnum):

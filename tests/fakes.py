@@ -8,6 +8,7 @@ from typing import Any
 
 from deployments.clock import FixedClock
 from deployments.gate.canary import Canary
+from deployments.ingress.acting import Acting
 from deployments.ingress.advice import Advisor
 from deployments.ingress.dialects.codecs import make_codecs
 from deployments.ingress.dialects.values import Codec, Framing
@@ -246,6 +247,7 @@ class World:
             models=routed,
             revisions=revisions,
             shadows=None if revisions is None else Shadows(second, revisions, self.clock),
+            acting=Acting(self.settings.act_as),
         )
         tiers = [(each.tier, Reach(each.model, each.local)) for each in routed if each.tier is not None]
         models = tuple(

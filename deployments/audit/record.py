@@ -474,14 +474,16 @@ EVENTS: Mapping[str, EventSchema] = {
         "config_digest",
         "previous_digest profile models version",
     ),
-    "rollout.started": _event("the rollout controller or an operator's tool, when it begins", "rollout_id kind", _ROLLOUT),
-    "rollout.promoted": _event("the rollout controller or an operator's tool, when the share grows", "rollout_id kind", _ROLLOUT),
-    "rollout.held": _event("the rollout controller or an operator's tool, when the share stays", "rollout_id kind", _ROLLOUT),
+    "rollout.started": _event("the rollout controller, when it begins", "rollout_id kind", _ROLLOUT),
+    "rollout.promoted": _event("the rollout controller, when the share grows", "rollout_id kind", _ROLLOUT),
+    "rollout.held": _event("the rollout controller, when the share stays", "rollout_id kind", _ROLLOUT),
     "rollout.rolled_back": _event(
-        "the rollout controller or an operator's tool, when the revision before is back", "rollout_id kind", _ROLLOUT
+        "the rollout controller, when the revision before is back", "rollout_id kind", _ROLLOUT
     ),
     "rollout.finished": _event(
-        "the rollout controller or an operator's tool, when the new revision has everything", "rollout_id kind", _ROLLOUT
+        "the rollout controller, when the new revision has everything",
+        "rollout_id kind",
+        _ROLLOUT,
     ),
     "incident.opened": _event(
         "an operator, or a part that raises an alert (`action_unreported`: a consumed permit without a report)",

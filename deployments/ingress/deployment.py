@@ -23,6 +23,7 @@ from deployments.clients import (
 )
 from deployments.clock import SystemClock
 from deployments.guardrails.guard import Guardrails
+from deployments.ingress.acting import Acting
 from deployments.ingress.advice import Advisor
 from deployments.ingress.egress import Reach
 from deployments.ingress.informed import InformedDifficulty
@@ -119,6 +120,7 @@ class Ingress:
             guard_meter=guard_meter,
             revisions=revisions,
             shadows=None if revisions is None else Shadows(candidates, revisions, clock),
+            acting=Acting(settings.act_as),
         )
         self._watching: asyncio.Task[None] | None = None
         self._surface = Surface(

@@ -29,6 +29,7 @@ from deployments.guardrails.guard import Guardrails
 from deployments.guardrails.meter import GuardMeter
 from deployments.guardrails.meter import Uncounted as GuardUncounted
 from deployments.ingress import records
+from deployments.ingress.acting import Acting
 from deployments.ingress.advice import Advisor
 from deployments.ingress.cascade import Cascade
 from deployments.ingress.closing import Closing
@@ -145,6 +146,7 @@ class Journey:
         guard_meter: GuardMeter | None = None,
         revisions: Revisions | None = None,
         shadows: Shadows | None = None,
+        acting: Acting | None = None,
     ) -> None:
         """`models` names every model that is served, with its tier and the dialects it can answer.
 
@@ -152,7 +154,7 @@ class Journey:
         and answer of at most `kept_bytes`. `advisor` reviews held calls where that is wanted. `tiers` sees how calls of
         engines go, `route_meter` counts cascades. `guardrails` look at what goes to models and comes from them,
         `guard_meter` counts what they find. `revisions` chooses where a model has several; None: none has.
-        `shadows` ask candidates beside the revision that answers.
+        `shadows` ask candidates beside the revision that answers. `acting` reads for whom a key of a front end asks.
         """
         self._models = {each.model: each for each in models}
         ranked = [(each.tier, each) for each in models if each.tier is not None]
@@ -187,6 +189,7 @@ class Journey:
             self._screening,
             revisions,
         )
+        self._acting = acting or Acting()
         self._principals = Principals(ledger, clock, settings.principal_ttl_s)
         self._leases = Leases(ledger, clock, settings.leased_grants)
         self._difficulty = difficulty
@@ -214,7 +217,7 @@ class Journey:
         whatever came until then must then not look complete. Closing the generator early aborts the generation.
         """
         started_s = self._clock.monotonic_s()
-        principal = await self.authenticate(ask.key, Scope.INFERENCE)
+        principal = self._acting.whose(await self.authenticate(ask.key, Scope.INFERENCE), ask.headers)
         change_id = change_of(ask.headers)
         wanted, body = wish_of(ask.headers, ask.body)
         asked = self._codecs[ask.dialect].read(body)

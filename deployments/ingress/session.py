@@ -32,7 +32,8 @@ def session_of(
     lost what changes from request to request (Claude Code's billing header).
     """
     named = _named(headers, body)
-    material = named if named is not None else f"{principal.key_id}\0{_opening(body.get('model'), internal)}"
+    who = principal.key_id if principal.person is None else f"{principal.key_id}\0{principal.person}"
+    material = named if named is not None else f"{who}\0{_opening(body.get('model'), internal)}"
     digest = hmac.new(principal.tenant.encode(), material.encode("utf-8", "surrogatepass"), hashlib.sha256)
     return SessionId(digest.hexdigest()[:32])
 

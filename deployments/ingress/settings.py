@@ -69,6 +69,28 @@ class LoadSettings(BaseModel):
     )
 
 
+class ActAsSettings(BaseModel):
+    """Front ends that sign for whom they ask, with keys of the scope `act-as`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    secret_file: str = Field(
+        description="File with the secret shared with the front end, 32 bytes or more: Open WebUI's "
+        "`FORWARD_USER_INFO_HEADER_JWT_SECRET`."
+    )
+    header: str = Field(
+        default="x-openwebui-user-jwt", pattern="^[a-z0-9-]{1,64}$", description="Header with the token, in lower case."
+    )
+    issuer: str = Field(default="open-webui", min_length=1, description="What `iss` must be.")
+    person_claim: str = Field(
+        default="email",
+        min_length=1,
+        description="The claim that names the person, in the words of keys' `--person`.",
+    )
+    leeway_s: int = Field(default=30, ge=0, le=300, description="Between the clocks of the two.")
+    required: bool = Field(default=False, description="Refuse requests of such keys that name nobody.")
+
+
 class IngressSettings(BaseModel):
     """Limits and deadlines of a request."""
 
@@ -122,6 +144,10 @@ class IngressSettings(BaseModel):
     rollout_stale_s: float = Field(
         default=60.0, ge=1, le=3600, description="For how long what a silent controller said last holds; after that "
         "the configured revision answers everybody.",
+    )  # fmt: skip
+    act_as: ActAsSettings | None = Field(
+        default=None, description="How keys with the scope `act-as` say for whom they ask. Without it such a key is "
+        "one like any other.",
     )  # fmt: skip
     wrong_keys_per_minute: int = Field(
         default=60, ge=1, description="Wrong API keys that one address may present, per replica; after that it is "

@@ -70,6 +70,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(tmp_path)
     await world.ledger.open()
     yield world
+    await world.ledger.drain()
     await world.store.close()
 
 
@@ -224,6 +225,7 @@ async def test_keys_outlive_the_process(world: World) -> None:
     again = World(world.directory)
     await again.ledger.open()
     assert (await again.ledger.authenticate(key.presented)).key_id == key.record.key_id
+    await again.ledger.drain()
     await again.store.close()
 
 

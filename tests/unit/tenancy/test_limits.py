@@ -141,6 +141,7 @@ async def test_open_requests_are_counted_again_after_a_restart(world: World, tmp
     await again.ledger.settle(kept, Usage())
     await again.admit(mine)
     await again.ledger.settle(second, Usage())
+    await again.ledger.drain()
     await again.store.close()
 
 

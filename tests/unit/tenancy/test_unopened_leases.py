@@ -61,4 +61,5 @@ async def test_what_a_dead_ledger_had_leased_comes_back_and_what_was_opened_is_c
     lost = 100 * opened + 10  # the first of the two requests was never settled, either
     assert sum(total.output_tokens for total in totals) == lost
     assert (state.used, state.reserved) == (lost, later.reserved_tokens)
+    await second.drain()
     await house.store.close()
