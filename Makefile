@@ -5,7 +5,7 @@ CONFIG ?= configs/serve.local.yaml
 CHECKS := lint types imports unit api manifests serve
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test $(CHECKS) samples engines hybrid audit tenants observe proofs conformance gpu upstream cluster resilience airgap fmt lock clean dev-env run-env
+.PHONY: help setup run test $(CHECKS) samples engines drills hybrid audit tenants observe proofs conformance gpu upstream cluster resilience airgap fmt lock clean dev-env run-env
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,8 @@ manifests: dev-env ## packaging, locks, manifests, image
 serve: dev-env ## the whole graph with real engines on CPU
 	@exec scripts/check.sh $@
 samples: dev-env ## samples of the long proofs: crashes at every step, hostile lines, machines of states (minutes)
+	@exec scripts/check.sh $@
+drills: dev-env ## what stops, kills or degrades a running system is noticed by the shipped alerts (minutes, needs promtool)
 	@exec scripts/check.sh $@
 engines: dev-env ## the contract of the vLLM adapter, and a tier that scales (minutes)
 	@exec scripts/check.sh $@

@@ -10,7 +10,7 @@ colour=$([ -t 1 ] && echo yes || echo no)
 # Tests that draw from a large space, break at every step, or read all that was ever graded: minutes.
 samples=(
   tests/unit/audit/test_{sealer,semantics,witness}.py tests/unit/bench/test_bench_gate.py tests/unit/tenancy/test_budget_rules.py tests/unit/routing/test_{evaluate,learning_loop}.py
-  tests/unit/rollout/test_{crashes,judge}.py
+  tests/unit/rollout/test_{crashes,judge}.py tests/unit/canary/test_{driver,random}.py
   tests/unit/gate/test_{bash_differential,corpora,crashes,desk_machine,laws,obfuscation,permits_retries,policy_docs,python_reads}.py
 )
 without=()
@@ -38,6 +38,7 @@ check() {
       ;;
     manifests) pytest "--color=$colour" "tests/$1" ;;
     serve | engines | hybrid | audit | tenants | observe | gpu | cluster | resilience | airgap) pytest "--color=$colour" -m "$1" "tests/$1" ;;
+    drills) pytest "--color=$colour" -m "$1" tests/drills ;;
     conformance) pytest "--color=$colour" -m "$1" ${CASES:+-k "$CASES"} "tests/$1" ;;
     upstream) pytest "--color=$colour" "tests/$1" ;;
     *) echo "no such check: $1" >&2 && return 2 ;;
@@ -58,7 +59,7 @@ for name in "$@"; do
   check "$name" 2>&1 | tee "$log" || status=$?
   closing=
   case $name in
-    unit | samples | api | manifests | serve | engines | hybrid | audit | tenants | observe | proofs | gpu | cluster | resilience | airgap | upstream | conformance)
+    unit | samples | api | manifests | serve | drills | engines | hybrid | audit | tenants | observe | proofs | gpu | cluster | resilience | airgap | upstream | conformance)
       closing=$(sed -E 's/\x1b\[[0-9;]*m//g' "$log" | grep -E '^=+ .* in [0-9.]+s' | tail -n 1 | sed -E 's/^=+ //; s/ =+$//') || true
       passed=$((passed + $(count "$closing" passed))) skipped=$((skipped + $(count "$closing" skipped)))
       failed=$((failed + $(count "$closing" failed) + $(count "$closing" error)))
