@@ -29,7 +29,18 @@ class State:
 
 
 def start(host: str, port: int, cpus: int) -> None:
-    """Start Ray and Serve's proxy on this machine; their processes end with `stop` or with this process."""
+    """Start Ray and Serve's proxy on this machine; their processes end with `stop` or with this process.
+
+    Raises `RuntimeError` with one sentence when Ray does not come up, as on a machine that is too busy.
+    """
+    try:
+        _start(host, port, cpus)
+    except Exception as error:  # Ray raises its plain class when a node takes longer than it is given
+        said = str(error).strip() or type(error).__name__
+        raise RuntimeError(said.splitlines()[0]) from error
+
+
+def _start(host: str, port: int, cpus: int) -> None:
     _without_reporter()
     init = cast(Any, ray.init)  # pyright: ignore[reportUnknownMemberType]
     init(
@@ -114,8 +125,9 @@ def _value(status: object) -> str:
 def stop() -> None:
     """Stop replicas in order, then every Ray process that `start` began."""
     with _quiet():
-        with contextlib.suppress(Exception):  # a cluster that is half up must still be taken down
-            serve.shutdown()
+        if ray.is_initialized():  # or Serve would start another Ray to look for its controller
+            with contextlib.suppress(Exception):  # a cluster that is half up must still be taken down
+                serve.shutdown()
         cast(Any, ray.shutdown)()  # pyright: ignore[reportUnknownMemberType]
 
 

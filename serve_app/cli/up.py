@@ -119,7 +119,10 @@ def _serve(file: ServeFile, port: int, proxy_port: int, timeout_s: float, stop: 
             failure.append(error)  # the main thread says what it means and ends the process
 
     try:
-        local.start(file.host, proxy_port, os.cpu_count() or 1)
+        try:
+            local.start(file.host, proxy_port, os.cpu_count() or 1)
+        except RuntimeError as error:
+            fail(f"Ray did not start: {error} Its logs are in /tmp/ray/session_latest/logs.")
         _step("ray", "local, logs in /tmp/ray/session_latest/logs/serve")
         worker = threading.Thread(target=deploy, daemon=True)
         worker.start()
