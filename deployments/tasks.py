@@ -10,6 +10,19 @@ _T = TypeVar("_T")
 _LONGEST_CLOSE_S = 10.0
 
 
+async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do all of `work`, also when the caller is cancelled: then as much later as the work takes.
+
+    A driver that is cancelled can leave SQLite locked.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 class Tasks:
     """Begun and not forgotten before they are done: an event loop alone holds no task alive."""
 

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from deployments.gate.database import changed, fetch, insert_once, to_its_end, writing
+from deployments.gate.database import changed, fetch, insert_once, writing
 from deployments.gate.schema import announced, approvals, consumptions, held_calls, told
 from deployments.gate.told import from_text, to_text
 from deployments.ports import (
@@ -37,6 +37,7 @@ from deployments.ports import (
     Conclusion,
     RollbackOutcome,
 )
+from deployments.tasks import to_its_end
 
 MAX_AT_ONCE = 500
 _WAITING, _RECORDED, _REFUSED = "waiting", "recorded", "refused"

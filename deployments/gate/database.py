@@ -4,10 +4,8 @@ What was begun there is brought to its end although whoever asked for it goes aw
 statement can leave its connection half way: SQLite then stays locked for everybody.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
 
 from sqlalchemy import Executable, Row, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
@@ -15,19 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deployments.errors import GateUnavailable
+from deployments.tasks import to_its_end
 
-_T = TypeVar("_T")
 SILENT = "The approval store does not answer."
-
-
-async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Do all of `work`, also when the caller is cancelled: then as much later as the work takes."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 async def fetch(engine: AsyncEngine, query: "Select[tuple[object, ...]]") -> "Sequence[Row[tuple[object, ...]]]":

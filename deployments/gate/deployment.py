@@ -10,7 +10,6 @@ from deployments.clock import Clock, SystemClock
 from deployments.errors import GatehouseError
 from deployments.gate.approvals import ApprovalDesk
 from deployments.gate.bundle import bundle_path
-from deployments.gate.database import to_its_end
 from deployments.gate.notify import Notifier
 from deployments.gate.office import PermitOffice
 from deployments.gate.policy import read_policy
@@ -45,7 +44,7 @@ from deployments.ports import (
     keeps_nothing,
 )
 from deployments.store import open_store
-from deployments.tasks import Opening, Rounds
+from deployments.tasks import Opening, Rounds, to_its_end
 
 _log = logging.getLogger("gatehouse.gate")
 _AGAIN_S = 1.0

@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deployments.clock import Clock
 from deployments.gate import states
-from deployments.gate.database import to_its_end
 from deployments.gate.notices import Outbox
 from deployments.gate.recorder import Recorder
 from deployments.gate.store import ApprovalStore, Stored
 from deployments.ports import Approval, Audit, AuditEvent
+from deployments.tasks import to_its_end
 
 
 class Moves:

@@ -35,16 +35,7 @@ def signature_path(bundle: Path) -> Path:
 
 def sign(policy_digest: str, key_file: Path) -> bytes:
     """The content of a signature file. `BundleError` for a key that is none, or that others may read."""
-    try:
-        if stat.S_IMODE(key_file.stat().st_mode) & 0o077:
-            raise BundleError(f"others may read the signing key {key_file}; set its permissions to 0600")
-        key = load_pem_private_key(key_file.read_bytes(), password=None)
-    except OSError as error:
-        raise BundleError(f"the signing key {key_file} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise BundleError(f"{key_file} is no private key in PEM without a password") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise BundleError(f"{key_file} is no Ed25519 key")
+    key = read_signing_key(key_file)
     said = {
         "key_id": key_id(key.public_key()),
         "policy_digest": policy_digest,
@@ -73,6 +64,21 @@ def check_signature(policy_digest: str, bundle: Path, key_file: Path) -> str:
     except InvalidSignature:
         raise BundleError(f"{path} is not by the key {key_id(key)}") from None
     return key_id(key)
+
+
+def read_signing_key(key_file: Path) -> Ed25519PrivateKey:
+    """The key in a PEM file without a password that only its owner may read, or `BundleError`."""
+    try:
+        if stat.S_IMODE(key_file.stat().st_mode) & 0o077:
+            raise BundleError(f"others may read the signing key {key_file}; set its permissions to 0600")
+        key = load_pem_private_key(key_file.read_bytes(), password=None)
+    except OSError as error:
+        raise BundleError(f"the signing key {key_file} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise BundleError(f"{key_file} is no private key in PEM without a password") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise BundleError(f"{key_file} is no Ed25519 key")
+    return key
 
 
 def read_public_key(key_file: Path) -> Ed25519PublicKey:

@@ -23,6 +23,7 @@ from deployments.rollout.plan import check_plan
 from deployments.rollout.states import CONFLICT, event_of, slice_of, step_of
 from deployments.rollout.store import RolloutStore, pairs
 from deployments.rollouts import Artefact, Count, Draft, Metric, Move, Plan, Rollout, Slice, Standing, State, Step
+from deployments.tasks import to_its_end
 
 _log = logging.getLogger("gatehouse.rollout")
 _T = TypeVar("_T")
@@ -90,7 +91,7 @@ class Controller:
     async def register(self, artefact: Artefact, actor: str) -> str:
         """Remember an artefact; its revision. `InvalidRequest` when its files or signature are not as it says."""
         revision = await asyncio.to_thread(self._check, artefact, self._key)
-        await _to_its_end(self._store.register(revision, artefact, self._clock.now_ms(), actor))
+        await to_its_end(self._store.register(revision, artefact, self._clock.now_ms(), actor))
         return revision
 
     async def start(self, plan: Plan, actor: str) -> Rollout:
@@ -141,7 +142,7 @@ class Controller:
         for each in counts:
             if not 0 <= each.bad <= each.trials:
                 raise InvalidRequest("Of some trials at most all are bad.", "bad")
-        await _to_its_end(self._store.count(counts))
+        await to_its_end(self._store.count(counts))
 
     async def ready(self) -> bool:
         """True when the store answers."""
@@ -278,7 +279,7 @@ class Controller:
         plan = rollout.plan
         if step_of(plan, rollout.standing, draft, self._clock.now_ms()) is None:
             return rollout
-        await _to_its_end(self._store.want(plan.rollout_id, draft))
+        await to_its_end(self._store.want(plan.rollout_id, draft))
         return await self._alone(self._back(plan.rollout_id, draft))
 
     async def _back(self, rollout_id: str, draft: Draft) -> Rollout:
@@ -322,17 +323,7 @@ class Controller:
             async with self._turn:
                 return await work
 
-        return await _to_its_end(alone())
-
-
-async def _to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Do all of `work`, also when the caller is cancelled: a driver that is cancelled can leave SQLite locked."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+        return await to_its_end(alone())
 
 
 def _told_of(found: Judgement) -> dict[str, JsonValue]:

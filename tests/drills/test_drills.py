@@ -11,10 +11,15 @@ import pytest
 
 from tests.serve.conftest import Stack
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("promtool") is None,
-    reason="promtool is not installed (Debian: prometheus); nobody evaluates the rules",
-)
+pytestmark = [
+    pytest.mark.drills,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.skipif(
+        shutil.which("promtool") is None,
+        reason="promtool is not installed (Debian: prometheus); nobody evaluates the rules",
+    ),
+]
 _LONGEST_S = 850
 
 
