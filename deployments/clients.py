@@ -264,10 +264,16 @@ class LedgerClient(_Client):
         return cast(Principal, await self._ask("authenticate", presented))
 
     async def admit(
-        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+        self,
+        principal: Principal,
+        request_id: RequestId,
+        model: ModelId,
+        tokens: int,
+        prompt_tokens: int = 0,
+        grant_id: str | None = None,
     ) -> Grant:
         """Set tokens aside."""
-        return cast(Grant, await self._ask("admit", principal, request_id, model, tokens, prompt_tokens))
+        return cast(Grant, await self._ask("admit", principal, request_id, model, tokens, prompt_tokens, grant_id))
 
     async def lease(
         self, principal: Principal, model: ModelId, tokens: int, prompt_tokens: int, count: int
@@ -280,7 +286,7 @@ class LedgerClient(_Client):
         await self._ask("opened", grants)
 
     async def returned(self, grants: Sequence[Grant]) -> None:
-        """Grants of leases that nobody will use."""
+        """Grants that nobody will use."""
         await self._ask("returned", grants)
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:

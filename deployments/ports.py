@@ -219,11 +219,18 @@ class Ledger(UsageBooks, Protocol):
         ...
 
     async def admit(
-        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+        self,
+        principal: Principal,
+        request_id: RequestId,
+        model: ModelId,
+        tokens: int,
+        prompt_tokens: int = 0,
+        grant_id: str | None = None,
     ) -> Grant:
         """Set `tokens` aside for one generation, or `QuotaExceeded` / `BudgetExceeded`.
 
-        `prompt_tokens` of them are the prompt's, which costs less; 0 when that is not known.
+        `prompt_tokens` of them are the prompt's, which costs less; 0 when that is not known. `grant_id` names the grant
+        beforehand: whoever does not hear the answer can give it back (`returned`).
         """
         ...
 
@@ -242,7 +249,11 @@ class Ledger(UsageBooks, Protocol):
         ...
 
     async def returned(self, grants: Sequence[Grant]) -> None:
-        """Grants of leases that nobody will use."""
+        """Grants that nobody will use: of leases, or named ones that nobody may have been given.
+
+        Of the latter `grant_id`, `key_id`, `tenant`, `team` and `model` count. Nothing stays set aside, and a grant of
+        such a name is not given any more.
+        """
         ...
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:

@@ -17,6 +17,7 @@ from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, RoutedModel
 from deployments.ingress.revisions import RevisedEngine, Revisions
 from deployments.ingress.settings import IngressSettings
+from deployments.ingress.settling import Settler
 from deployments.ingress.shadowing import Shadows
 from deployments.ingress.surface import ServedModel, Surface
 from deployments.ingress.trail import Recorder
@@ -255,7 +256,7 @@ class World:
             for model, tier in ((BASE, "20b"), (STRONG, "120b"))
         )
         return Surface(
-            journey, Inquiries(self.ledger, engines, windows, routed),
+            journey, Inquiries(self.ledger, Settler(self.ledger, self.clock), engines, windows, routed),
             self.ledger, self.difficulty, self.approvals, self.audit, self.responses, self.codecs, engines,
             models, readers, recorder, counters, self.settings, self.clock, self.classifier, self.gate, self.permits,
             Advisor(engines, tiers, self.ledger, self.approvals, self.clock, self.settings.advice),

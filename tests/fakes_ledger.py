@@ -95,7 +95,13 @@ class InMemoryLedger(InMemoryUsage):
         return self._principal(record)
 
     async def admit(
-        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+        self,
+        principal: Principal,
+        request_id: RequestId,
+        model: ModelId,
+        tokens: int,
+        prompt_tokens: int = 0,
+        grant_id: str | None = None,
     ) -> Grant:
         mine = [grant for grant in self.grants.values() if grant.key_id == principal.key_id]
         waiting = [grant for grant in mine if grant.grant_id not in self.settled]
@@ -116,7 +122,7 @@ class InMemoryLedger(InMemoryUsage):
             raise QuotaExceeded("Too many requests at once for this key. Please try again in 1s.", 1, reached)
         limits.insert(0, Limit(LimitKind.REQUESTS, self.max_requests, self.max_requests - len(waiting) - 1, 0))
         grant = Grant(
-            grant_id=f"grant_{next(self._numbers)}",
+            grant_id=grant_id or f"grant_{next(self._numbers)}",
             tenant=principal.tenant,
             key_id=principal.key_id,
             reserved_tokens=tokens,
@@ -140,7 +146,8 @@ class InMemoryLedger(InMemoryUsage):
         raise AssertionError("there are no leases")
 
     async def returned(self, grants: Sequence[Grant]) -> None:
-        raise AssertionError("there are no leases")
+        for grant in grants:
+            self.grants.pop(grant.grant_id, None)
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         self.settled.setdefault(grant.grant_id, usage)

@@ -38,8 +38,9 @@ def torn(text: str, programs: Container[str]) -> Iterator[list[str]]:
             continue
         rest = text[found.start() :]
         before = text[: found.start()]
-        # A lone short word late in a text (`manage.py init`) is a word like any other.
-        alone = len(before.split()) < 2 or len(found[0]) > MAX_COMMON_WORD
+        # A lone short word late in a command (`python manage.py init`) is a word like any other. Each command of a list
+        # begins anew, so that a list is worth no less than its commands.
+        alone = len(re.split(r"[;&|\n]", before)[-1].split()) < 2 or len(found[0]) > MAX_COMMON_WORD
         quotes = [mark for mark in "'\"" if mark in before and mark in rest]
         for whole in [rest, *(rest[: rest.rfind(mark)] for mark in quotes)]:
             lexer = shlex.shlex(whole, posix=True, punctuation_chars=True)

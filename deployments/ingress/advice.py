@@ -25,6 +25,7 @@ from deployments.errors import (
     GatehouseError,
     PartUnavailable,
 )
+from deployments.ingress.admitting import Admitting
 from deployments.ingress.egress import Reach, check
 from deployments.ingress.opening import Opening
 from deployments.ingress.screening import Screening, Words
@@ -104,12 +105,16 @@ class Advisor:
         clock: Clock,
         settings: AdviceSettings,
         screening: Screening | None = None,
+        settler: Settler | None = None,
     ) -> None:
-        """`screening` looks at calls before the model does, by the guardrails of the tenant whose they are."""
+        """`screening` looks at calls before the model does, by the guardrails of the tenant whose they are.
+
+        `settler` is the ingress's; None: one of its own, which nobody waits for.
+        """
         self._engines = engines
         self._tiers = sorted(tiers, key=lambda each: each[0].rank)
-        self._ledger = ledger
-        self._settler = Settler(ledger, clock)
+        self._settler = settler or Settler(ledger, clock)
+        self._admitting = Admitting(ledger, self._settler)
         self._approvals = approvals
         self._clock = clock
         self._settings = settings
@@ -212,7 +217,7 @@ class Advisor:
             "temperature": 0.2,
             "messages": [{"role": "system", "content": _TASK}, {"role": "user", "content": question(approval)}],
         }
-        grant = await self._ledger.admit(principal, request_id, model, self._settings.max_tokens)
+        grant = await self._admitting.admit(principal, request_id, model, self._settings.max_tokens)
         usage = Usage()
         try:
             call = EngineCall(

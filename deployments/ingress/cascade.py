@@ -12,11 +12,12 @@ Rules that hold whatever is asked for:
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from deployments.errors import BudgetExceeded, EngineFailed, GatehouseError, QuotaExceeded
+from deployments.ingress.admitting import Admitting
 from deployments.ingress.course import Attempted, Course, Why, Wish, Word, evidence_of
 from deployments.ingress.dialects.values import Asked
 from deployments.ingress.egress import may_reach
@@ -34,7 +35,6 @@ from deployments.ports import (
     Effort,
     Engine,
     Grant,
-    Ledger,
     ModelId,
     RequestId,
     RouteAsk,
@@ -51,8 +51,6 @@ _NEEDS_EFFORT: Final = frozenset({TaskType.MATHEMATICS, TaskType.CODE_GENERATION
 
 Open = Callable[[Turn], Awaitable[Opening]]
 """Asks the engine of the turn's decision."""
-Granted = Callable[[Coroutine[Any, Any, Grant]], Awaitable[Grant]]
-"""Waits for an admission; what it admits comes back when nobody waits any more."""
 
 
 class Cascade:
@@ -60,24 +58,22 @@ class Cascade:
 
     def __init__(
         self,
-        ledger: Ledger,
+        admitting: Admitting,
         difficulty: Difficulty,
         engines: Mapping[ModelId, Engine],
         readers: Mapping[Dialect, Reader],
         windows: Mapping[ModelId, Window],
         larger: Mapping[Tier, Sequence[tuple[Tier, RoutedModel]]],
         settings: CascadeSettings,
-        granted: Granted,
     ) -> None:
         """`larger` has the models above each tier, the next one first."""
-        self._ledger = ledger
+        self._admitting = admitting
         self._difficulty = difficulty
         self._engines = engines
         self._readers = readers
         self._windows = windows
         self._larger = larger
         self._settings = settings
-        self._granted = granted
 
     def begin(self, wish: Wish, asked: Asked, routed: bool, allowed: bool = True) -> Course:
         """What will be done for a request. `routed`: its model belongs to a tier; `allowed`: by its tenant's policy."""
@@ -219,7 +215,7 @@ class Cascade:
             return Why.POLICY
         try:
             second = RequestId(f"{turn.ask.request_id[:120]}-2")
-            grant = await self._granted(self._ledger.admit(principal, second, model.model, turn.grant.reserved_tokens))
+            grant = await self._admitting.admit(principal, second, model.model, turn.grant.reserved_tokens)
         except (QuotaExceeded, BudgetExceeded):
             return Why.BUDGET
         except GatehouseError as error:

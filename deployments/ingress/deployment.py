@@ -31,6 +31,7 @@ from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, RoutedModel
 from deployments.ingress.revisions import RevisedEngine, Revisions
 from deployments.ingress.screening import Screening
+from deployments.ingress.settling import Settler
 from deployments.ingress.shadowing import Shadows
 from deployments.ingress.surface import AsgiApp, Parts, Surface
 from deployments.ingress.tiers import Tiers
@@ -97,9 +98,11 @@ class Ingress:
         tiers = [(each.tier, Reach(each.model, each.local)) for each in models if each.tier is not None]
         guardrails, guard_meter = Guardrails(parts.guardrails), parts.make_guard_meter(meter)
         screening = Screening(guardrails, recorder, guard_meter, clock)
-        advisor = Advisor(replicas, tiers, keys, desk, clock, settings.advice, screening)
+        books = tracing.ledger(keys)
+        settler = Settler(books, clock)
+        advisor = Advisor(replicas, tiers, keys, desk, clock, settings.advice, screening, settler)
         journey = Journey(
-            ledger=tracing.ledger(keys),
+            ledger=books,
             difficulty=tracing.difficulty(router),
             engines={model: tracing.engine(model, replica) for model, replica in replicas.items()},
             gate=tracing.gate(gate),
@@ -121,11 +124,12 @@ class Ingress:
             revisions=revisions,
             shadows=None if revisions is None else Shadows(candidates, revisions, clock),
             acting=Acting(settings.act_as),
+            settler=settler,
         )
         self._watching: asyncio.Task[None] | None = None
         self._surface = Surface(
             journey,
-            Inquiries(keys, replicas, windows, models),
+            Inquiries(keys, settler, replicas, windows, models),
             keys,
             router,
             desk,

@@ -3,14 +3,16 @@
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import cast
 
-from deployments.errors import EngineFailed, EngineOverloaded, GatehouseError, InvalidRequest, UnknownModel
+from deployments.errors import EngineFailed, EngineOverloaded, InvalidRequest, UnknownModel
+from deployments.ingress.admitting import Admitting
 from deployments.ingress.dialects.values import Asked
 from deployments.ingress.egress import Reach, check
 from deployments.ingress.journey import RoutedModel
 from deployments.ingress.opening import Opening
+from deployments.ingress.settling import Settler
 from deployments.ingress.window import Window
 from deployments.ports import (
     Engine,
@@ -38,11 +40,13 @@ class Inquiries:
     def __init__(
         self,
         ledger: Ledger,
+        settler: Settler,
         engines: Mapping[ModelId, Engine],
         windows: Mapping[ModelId, Window],
         models: Sequence[RoutedModel],
     ) -> None:
-        self._ledger = ledger
+        self._admitting = Admitting(ledger, settler)
+        self._settler = settler
         self._engines = engines
         self._windows = windows
         self._reaches = [Reach(each.model, each.local) for each in models]
@@ -79,7 +83,7 @@ class Inquiries:
         """The engine's answer to a question at `path`; raises what its status means."""
         target = self._target(principal, model)
         request_id = RequestId(f"ask_{uuid.uuid4().hex}")
-        grant = await self._ledger.admit(principal, request_id, target, 0)
+        grant = await self._admitting.admit(principal, request_id, target, 0)
         try:
             call = EngineCall(
                 path=path,
@@ -98,8 +102,7 @@ class Inquiries:
         except (ValueError, RecursionError):
             raise EngineFailed("The model's answer could not be read.") from None
         finally:
-            with suppress(GatehouseError):  # it stops counting by itself after a while
-                await self._ledger.settle(grant, Usage())
+            await self._settler.settle(grant, Usage())
         if not isinstance(answer, dict):
             raise EngineFailed("The model's answer could not be read.")
         return answer

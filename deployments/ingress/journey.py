@@ -11,7 +11,7 @@ import hashlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
@@ -30,6 +30,7 @@ from deployments.guardrails.meter import GuardMeter
 from deployments.guardrails.meter import Uncounted as GuardUncounted
 from deployments.ingress import records
 from deployments.ingress.acting import Acting
+from deployments.ingress.admitting import Admitting
 from deployments.ingress.advice import Advisor
 from deployments.ingress.cascade import Cascade
 from deployments.ingress.closing import Closing
@@ -147,6 +148,7 @@ class Journey:
         revisions: Revisions | None = None,
         shadows: Shadows | None = None,
         acting: Acting | None = None,
+        settler: Settler | None = None,
     ) -> None:
         """`models` names every model that is served, with its tier and the dialects it can answer.
 
@@ -155,6 +157,7 @@ class Journey:
         engines go, `route_meter` counts cascades. `guardrails` look at what goes to models and comes from them,
         `guard_meter` counts what they find. `revisions` chooses where a model has several; None: none has.
         `shadows` ask candidates beside the revision that answers. `acting` reads for whom a key of a front end asks.
+        `settler` hands in what is settled, for all of the ingress; None: one of its own.
         """
         self._models = {each.model: each for each in models}
         ranked = [(each.tier, each) for each in models if each.tier is not None]
@@ -168,12 +171,11 @@ class Journey:
         self._tier_states = tiers or Tiers(engines, named, settings.load, clock)
         self._revisions = revisions
         self._shadows = shadows
-        self._cascade = Cascade(
-            ledger, difficulty, engines, readers, windows, self._larger, settings.cascade, self._granted
-        )
+        self._settler = settler or Settler(ledger, clock)
+        admitting = Admitting(ledger, self._settler)
+        self._cascade = Cascade(admitting, difficulty, engines, readers, windows, self._larger, settings.cascade)
         self._reserves = Reserves(settings.answer_tokens)
         self._screening = Screening(guardrails, recorder, guard_meter or GuardUncounted(), clock)
-        self._settler = Settler(ledger, clock)
         self._closing = Closing(
             self._settler,
             difficulty,
@@ -191,7 +193,7 @@ class Journey:
         )
         self._acting = acting or Acting()
         self._principals = Principals(ledger, clock, settings.principal_ttl_s)
-        self._leases = Leases(ledger, clock, settings.leased_grants)
+        self._leases = Leases(ledger, admitting, clock, settings.leased_grants)
         self._difficulty = difficulty
         self._engines = engines
         self._gate = gate
@@ -285,27 +287,13 @@ class Journey:
         prompt = max(asked.prompt_ids, asked.batch_ids) + sum(len(text) for text in asked.prompt_texts) // 4
         model = ModelId(asked.requested_model)
         tokens = prompt + asked.choices * answer
-        return await self._granted(self._leases.admit(principal, ask.request_id, model, tokens, prompt))
+        return await self._leases.admit(principal, ask.request_id, model, tokens, prompt)
 
     async def screened(
         self, principal: Principal, request_id: RequestId, dialect: Dialect, body: Mapping[str, JsonValue]
     ) -> Question:
         """A question to which nothing is generated, behind its tenant's guardrails; raises as a request does."""
         return await self._screening.question(principal, request_id, SessionId(request_id), Words(dialect, body))
-
-    async def _granted(self, admission: Coroutine[Any, Any, Grant]) -> Grant:
-        """What the ledger admits; a client that hangs up meanwhile must not be charged for what it never began."""
-        admitting = self._own(admission, apart=True)
-        try:
-            return await asyncio.shield(admitting)
-        except asyncio.CancelledError:
-            self._own(self._unused(admitting), apart=True)
-            raise
-
-    async def _unused(self, admitting: asyncio.Task[Grant]) -> None:
-        """Give back what is admitted for nobody."""
-        with suppress(GatehouseError):
-            await self._settler.settle(await admitting, Usage())
 
     async def _route(
         self,

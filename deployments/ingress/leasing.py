@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from deployments.clock import Clock
 from deployments.errors import GatehouseError
+from deployments.ingress.admitting import Admitting
 from deployments.ports import LEASE_S, Grant, KeyId, Ledger, ModelId, Principal, RequestId
 from deployments.tasks import Tasks
 
@@ -50,8 +51,9 @@ class _Pool:
 class Leases:
     """The leases of one ingress replica. `most` grants for one kind of request; 0: every request asks the ledger."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, most: int) -> None:
+    def __init__(self, ledger: Ledger, admitting: Admitting, clock: Clock, most: int) -> None:
         self._ledger = ledger
+        self._admitting = admitting
         self._clock = clock
         self._most = most
         self._pools: dict[tuple[KeyId, ModelId, Size], _Pool] = {}
@@ -66,7 +68,7 @@ class Leases:
     ) -> Grant:
         """A grant for a request: one that is at hand, or the ledger's answer, which may be its refusal."""
         if not self._most:
-            return await self._ledger.admit(principal, request_id, model, tokens, prompt_tokens)
+            return await self._admitting.admit(principal, request_id, model, tokens, prompt_tokens)
         now_s = self._clock.monotonic_s()
         key = (principal.key_id, model, Size.of(tokens, prompt_tokens))
         pool = self._pool(key)
@@ -77,7 +79,7 @@ class Leases:
             pool.filling = True
             self._tasks.begin(self._fill(pool, principal, model, key[2], wanted - len(pool.grants)))
         if grant is None:
-            return await self._ledger.admit(principal, request_id, model, tokens, prompt_tokens)
+            return await self._admitting.admit(principal, request_id, model, tokens, prompt_tokens)
         grant = replace(grant, request_id=request_id)
         self.from_leases += 1
         self._opened.append(grant)

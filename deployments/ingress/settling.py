@@ -1,5 +1,7 @@
 """What requests used, handed to the ledger until it has it: also when it, or its database, is away for a while.
 
+Grants whose answer never came are given back in the same way.
+
 A settlement that the ledger did not take waits here and is tried again, and the ledger takes each grant once, so a
 retry whose first attempt was written after all charges nothing. What waits is in this process only: when it is killed,
 the ledger charges what was set aside, as an estimate (ADR 24).
@@ -26,10 +28,13 @@ _MOST: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """A settlement that the ledger has not taken yet, and until when it is tried, by the monotonic clock."""
+    """A settlement that the ledger has not taken yet, and until when it is tried, by the monotonic clock.
+
+    `usage` None: the grant is given back, nobody has ever held it.
+    """
 
     grant: Grant
-    usage: Usage
+    usage: Usage | None
     served: Served | None
     until_s: float
 
@@ -54,14 +59,12 @@ class Settler:
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:
         """Say what a grant was used for. Returns after one attempt; a failed one is tried again. Never raises."""
         owed = _Owed(grant, usage, served, self._clock.monotonic_s() + _KEPT_S)
-        if await self._try(owed):
-            return
-        if len(self._owed) >= self._most:
-            self._leave(self._owed.popleft())
-        self._owed.append(owed)
-        if self._working is None or self._working.done():
-            _log.warning("the ledger takes no settlements: they wait")
-            self._working = asyncio.create_task(self._work(), context=Context())  # of no request
+        if not await self._try(owed):
+            self._keep(owed)
+
+    def take_back(self, grant: Grant) -> None:
+        """Give back a grant that the ledger may have given though it never said so; returns at once."""
+        self._keep(_Owed(grant, None, None, self._clock.monotonic_s() + _KEPT_S))
 
     async def drain(self) -> None:
         """Return when nothing waits any more; a caller that sets a limit loses what `waiting` says."""
@@ -71,6 +74,14 @@ class Settler:
         finally:
             if self._owed:
                 _log.critical("%d requests are charged what was set aside for them", len(self._owed))
+
+    def _keep(self, owed: _Owed) -> None:
+        if len(self._owed) >= self._most:
+            self._leave(self._owed.popleft())
+        self._owed.append(owed)
+        if self._working is None or self._working.done():
+            _log.warning("the ledger takes no settlements: they wait")
+            self._working = asyncio.create_task(self._work(), context=Context())  # of no request
 
     async def _work(self) -> None:
         """Try what waits, the oldest first: one while the ledger takes nothing, many while it does."""
@@ -104,7 +115,10 @@ class Settler:
     async def _try(self, owed: _Owed) -> bool:
         """False when the ledger may take it another time."""
         try:
-            await self._ledger.settle(owed.grant, owed.usage, owed.served)
+            if owed.usage is None:
+                await self._ledger.returned([owed.grant])
+            else:
+                await self._ledger.settle(owed.grant, owed.usage, owed.served)
         except PartUnavailable:
             return False
         except GatehouseError as error:  # it was heard and refused: asking again says the same

@@ -77,10 +77,16 @@ class Ledger:
         return await (await self._ledger()).authenticate(presented)
 
     async def admit(
-        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+        self,
+        principal: Principal,
+        request_id: RequestId,
+        model: ModelId,
+        tokens: int,
+        prompt_tokens: int = 0,
+        grant_id: str | None = None,
     ) -> Grant:
         """Set tokens aside for one generation, or `QuotaExceeded` / `BudgetExceeded`."""
-        return await (await self._ledger()).admit(principal, request_id, model, tokens, prompt_tokens)
+        return await (await self._ledger()).admit(principal, request_id, model, tokens, prompt_tokens, grant_id)
 
     async def lease(
         self, principal: Principal, model: ModelId, tokens: int, prompt_tokens: int, count: int
@@ -93,7 +99,7 @@ class Ledger:
         await (await self._ledger()).opened(grants)
 
     async def returned(self, grants: Sequence[Grant]) -> None:
-        """Grants of leases that nobody will use."""
+        """Grants that nobody will use."""
         await (await self._ledger()).returned(grants)
 
     async def settle(self, grant: Grant, usage: Usage, served: Served | None = None) -> None:

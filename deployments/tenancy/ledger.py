@@ -7,7 +7,14 @@ from dataclasses import replace
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from deployments.clock import Clock
-from deployments.errors import BudgetExceeded, InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
+from deployments.errors import (
+    BudgetExceeded,
+    InvalidRequest,
+    NotFound,
+    PartUnavailable,
+    QuotaExceeded,
+    Unauthenticated,
+)
 from deployments.ports import (
     LEASE_S,
     SYSTEM_TENANT,
@@ -50,6 +57,7 @@ from deployments.usage import Bucket, Dimension, Place, UsagePage, UsageQuery, U
 
 INCORRECT_KEY = "Incorrect API key provided. Ask whoever runs this Gatehouse for a key."
 _MOST_LEASED = 16
+_MOST_UNWANTED = 10_000
 _MAX_TOKENS = 10**9
 """Of one request: beyond the window of any model. What clients and upstreams say is not bounded, a column is."""
 _NO_TENANT = TenantSettings()
@@ -84,6 +92,8 @@ class KeyLedger:
         self._writer = GrantWriter(store, self._book)
         self._leases: dict[str, tuple[Grant, float]] = {}
         """Grants that nobody has opened yet, and until when, by the monotonic clock; the oldest first."""
+        self._unwanted: dict[str, None] = {}
+        """Names of grants that were given back before they were asked for, as far as this process knows."""
         self._reports = UsageReports(store.engine, self._prices, strong)
         self._treasury = Treasury(store, self._writer, clock, audit, settings.grant_ttl_s, self._prices.currency)
 
@@ -127,17 +137,25 @@ class KeyLedger:
         return await self._lookup(presented) is not None
 
     async def admit(
-        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+        self,
+        principal: Principal,
+        request_id: RequestId,
+        model: ModelId,
+        tokens: int,
+        prompt_tokens: int = 0,
+        grant_id: str | None = None,
     ) -> Grant:
         """Set `tokens` aside for one generation, of which `prompt_tokens` are the prompt's.
 
         `BudgetExceeded` when a budget of the key, its team or its tenant does not hold them, `QuotaExceeded` when one
-        of these or the model asks for too much at once or per minute. Nothing is awaited between check and reservation:
-        what is asked at once is counted one by one.
+        of these or the model asks for too much at once or per minute; `PartUnavailable` for a `grant_id` that was
+        returned before. Nothing is awaited between check and reservation: what is asked at once is counted one by one.
         """
         await self._treasury.steady()
+        if grant_id in self._unwanted:
+            raise PartUnavailable("Nobody waits for this grant any more.")
         self._take_back_leases()
-        grant, limits = self._grant(principal, request_id, model, tokens, prompt_tokens)
+        grant, limits = self._grant(principal, request_id, model, tokens, prompt_tokens, grant_id)
         self._writer.enter(Entry(grant))
         return replace(grant, limits=tightest(limits))
 
@@ -173,11 +191,14 @@ class KeyLedger:
                 self._writer.enter(Entry(opened, Became.OPENED))
 
     async def returned(self, grants: Sequence[Grant]) -> None:
-        """Grants of leases that nobody will use."""
+        """Grants that nobody will use. One that nobody was given here may be asked for yet, or be another process's."""
         for grant in grants:
-            if self._leases.pop(grant.grant_id, None) is not None:
-                self._give_back(grant)
-                self._writer.enter(Entry(grant, Became.RETURNED))
+            if self._leases.pop(grant.grant_id, None) is None:
+                self._unwanted[grant.grant_id] = None
+                if len(self._unwanted) > _MOST_UNWANTED:
+                    del self._unwanted[next(iter(self._unwanted))]
+            self._give_back(grant)
+            self._writer.enter(Entry(grant, Became.RETURNED))
 
     def _take_back_leases(self) -> None:
         """Free what nobody opened in time; the oldest come first."""
@@ -196,13 +217,19 @@ class KeyLedger:
         self._treasury.give_back(grant)
 
     def _grant(
-        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int
+        self,
+        principal: Principal,
+        request_id: RequestId,
+        model: ModelId,
+        tokens: int,
+        prompt_tokens: int,
+        grant_id: str | None = None,
     ) -> tuple[Grant, list[Limit]]:
         """A grant that is counted everywhere, and the limits that hold for it; raises as `admit`."""
         now_ms, now_ns = self._clock.now_ms(), int(self._clock.monotonic_s() * 10**9)
         tokens = min(tokens, _MAX_TOKENS)
         grant = Grant(
-            grant_id=f"grant_{secrets.token_hex(16)}",
+            grant_id=grant_id or f"grant_{secrets.token_hex(16)}",
             tenant=principal.tenant,
             key_id=principal.key_id,
             reserved_tokens=tokens,

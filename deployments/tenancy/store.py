@@ -276,7 +276,7 @@ class TenancyStore:
                     opened = {"leased_until_ms": None, "request_id": each.grant.request_id}
                     await connection.execute(update(_grants).where(own).values(opened))
                 elif each.became is Became.RETURNED:
-                    await connection.execute(delete(_grants).where(own))
+                    await connection.execute(delete(_grants).where(own, is_open))
             if not first:
                 return []
             query = select(

@@ -22,7 +22,7 @@ from tests.tenants.load import KINDS, Load, Reply
 _log = logging.getLogger("gatehouse.tests")
 _REFUSED = frozenset({"budget_exceeded", "billing_error"})
 _OURS = frozenset({"server_is_overloaded", "overloaded_error", "not ours", "gone"})
-"""What a request that Gatehouse could not begin is told. One that the ledger admitted as it died is nobody's."""
+"""What a request that Gatehouse could not begin is told; it costs nothing unless its ingress was killed."""
 _ENOUGH = 80
 """Whole answers before a fault, and after it."""
 _CLIENTS = 32
@@ -121,7 +121,7 @@ def judge(at: Case, exact: bool = True) -> Counter[str]:
     figures["lost to an estimate"] = sum(row.is_lost for row in rows)
     for name, of_one in charged.items():
         if any(row.is_lost for row in of_one):
-            assert not exact or replies[name].code in _OURS, f"nobody settled {replies[name]}"
+            assert not exact, f"nobody settled {replies[name]}"
             figures[f"lost: {replies[name].code or 'answered'}"] += 1
     figures["tokens"] = sum(row.tokens for row in rows)
     _log.info("%s: %s", at.tenant, json.dumps(dict(sorted(figures.items()))))
@@ -186,7 +186,7 @@ async def test_a_thousand_at_once_against_small_budgets(graph: Graph) -> None:
     # On a busy machine a call within Gatehouse may pass its deadline: such a request was not begun.
     late = sum(figures[code] for code in _OURS)
     assert figures["answered"] + refused + late == 1000
-    assert figures["estimated"] == figures["lost to an estimate"] <= late
+    assert figures["estimated"] == 0
     assert figures["answered"] > 10 < refused
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from deployments.clock import FixedClock
 from deployments.errors import BudgetExceeded, PartUnavailable
+from deployments.ingress.admitting import Admitting
 from deployments.ingress.leasing import Leases, Size
+from deployments.ingress.settling import Settler
 from deployments.ports import LEASE_S, Grant, KeyId, ModelId, Principal, RequestId, Scope, TenantId
 from tests.fakes_ledger import InMemoryLedger
 
@@ -33,13 +35,19 @@ class Lender(InMemoryLedger):
         self.spent = False
 
     async def admit(
-        self, principal: Principal, request_id: RequestId, model: ModelId, tokens: int, prompt_tokens: int = 0
+        self,
+        principal: Principal,
+        request_id: RequestId,
+        model: ModelId,
+        tokens: int,
+        prompt_tokens: int = 0,
+        grant_id: str | None = None,
     ) -> Grant:
         self._answer()
         self.asked += 1
         if self.spent:
             raise BudgetExceeded("Spent.")
-        return await super().admit(principal, request_id, model, tokens, prompt_tokens)
+        return await super().admit(principal, request_id, model, tokens, prompt_tokens, grant_id)
 
     async def lease(
         self, principal: Principal, model: ModelId, tokens: int, prompt_tokens: int, count: int
@@ -70,7 +78,8 @@ class House:
     def __init__(self, most: int = 8) -> None:
         self.clock = FixedClock()
         self.ledger = Lender(self.clock)
-        self.leases = Leases(self.ledger, self.clock, most)
+        admitting = Admitting(self.ledger, Settler(self.ledger, self.clock))
+        self.leases = Leases(self.ledger, admitting, self.clock, most)
 
     async def ask(self, principal: Principal = ADA, tokens: int = 100, prompt: int = 50) -> Grant:
         grant = await self.leases.admit(principal, RequestId("r"), MODEL, tokens, prompt)

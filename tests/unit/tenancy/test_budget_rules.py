@@ -5,7 +5,9 @@ be what they say, and a budget is passed by no more than its requests used beyon
 """
 
 import asyncio
+import itertools
 import os
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -439,6 +441,49 @@ async def test_a_grant_that_was_used_though_it_had_come_back_is_charged_in_full_
     assert (state.used, state.reserved) == (9, 0)
 
 
+async def test_a_named_grant_whose_answer_nobody_heard_counts_nowhere(world: World) -> None:
+    created = await world.ledger.create_key(KeySpec(world.tenant, "agent", limits=RateLimits(concurrent_requests=1)))
+    ada = await world.ledger.authenticate(created.presented)
+    await world.ledger.put_budget(world.budget("all", 100, window=Window.TOTAL))
+
+    async def ask(name: str) -> Grant:
+        return await world.ledger.admit(ada, RequestId("r"), MODELS[0], 100, 0, name)
+
+    given = await ask("one")
+    assert given.grant_id == "one"
+    named = Grant("one", ada.tenant, ada.key_id, 100, RequestId("r"), MODELS[0])
+    await world.ledger.returned([named])
+    assert (await world.state(f"{world.tenant}.all")).reserved == 0
+    await ask("two")
+    await world.crash(gently=True)
+    assert (await world.state(f"{world.tenant}.all")).reserved == 100
+    await world.ledger.returned([replace(named, grant_id="two")])  # the next process knows it from its row
+    await ask("three")
+    await world.ledger.drain()
+    assert [row[0] for row in await world.rows("SELECT grant_id FROM grants WHERE tenant = :tenant")] == ["three"]
+
+
+async def test_a_grant_that_was_given_back_is_not_given_any_more(world: World) -> None:
+    ada = await world.key()
+    await world.ledger.put_budget(world.budget("all", 100, window=Window.TOTAL))
+    await world.ledger.returned([Grant("late", ada.tenant, ada.key_id, 10, RequestId("r"), MODELS[0])])
+    with pytest.raises(PartUnavailable):
+        await world.ledger.admit(ada, RequestId("r"), MODELS[0], 10, 0, "late")
+    assert (await world.state(f"{world.tenant}.all")).reserved == 0
+
+
+async def test_what_was_settled_is_not_given_back(world: World) -> None:
+    ada = await world.key()
+    await world.ledger.put_budget(world.budget("all", 100, window=Window.TOTAL))
+    grant = await world.admit(ada, 10)
+    await world.settle(grant, Usage(output_tokens=4))
+    await world.ledger.returned([grant])
+    await world.crash(gently=True)
+    state = await world.state(f"{world.tenant}.all")
+    assert (state.used, state.reserved) == (4, 0)
+    assert len(await world.rows("SELECT 1 FROM grants WHERE tenant = :tenant")) == 1
+
+
 async def test_leases_outlive_the_ledger_and_come_back_after_it(world: World) -> None:
     ada = await world.key()
     await world.ledger.put_budget(world.budget("all", 10_000, window=Window.TOTAL))
@@ -464,6 +509,16 @@ class Admit:
     tokens: int
     prompt: int
     model: ModelId
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The ingress asks, does not hear the answer, and gives back what it named; `late`: the ledger hears that first."""
+
+    key: int
+    tokens: int
+    model: ModelId
+    late: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,7 +565,7 @@ class Lose:
     steps: int
 
 
-Step: TypeAlias = Admit | Settle | Ask | Open | Put | Later | Lose
+Step: TypeAlias = Admit | Unheard | Settle | Ask | Open | Put | Later | Lose
 _admit = st.builds(Admit, st.integers(0, 2), st.integers(0, 120), st.integers(0, 60), st.sampled_from(MODELS))
 _settle = st.builds(
     Settle, st.integers(0, 40), st.integers(0, 70), st.integers(0, 70), st.sampled_from(MODELS[:2])
@@ -522,6 +577,7 @@ _steps = st.one_of(
     _settle,
     st.builds(Ask, st.integers(0, 2), st.integers(0, 6), st.integers(1, 4)),
     st.builds(Open, st.integers(0, 20), st.booleans()),
+    st.builds(Unheard, st.integers(0, 2), st.integers(0, 120), st.sampled_from(MODELS), st.booleans()),
     st.builds(Put, st.integers(0, 4), st.integers(1, 6_000)),
     st.builds(Later, st.sampled_from([1, int(LEASE_S * 1000), HOUR_MS // 2, HOUR_MS, TTL_S * 1000])),
     st.builds(Lose, st.booleans(), st.integers(1, 5)),
@@ -533,18 +589,34 @@ class Play:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.numbers = itertools.count()
         self.given: list[Grant] = []
         self.at_hand: list[Grant] = []
         """Grants of leases; what is used of them has been given."""
         self.budgets: dict[int, Budget] = {}
         self.lowered: dict[tuple[str, int], int] = {}
         """By budget and window: how far below what was used or set aside already it was set."""
+        self.unheard: list[Grant] = []
+        """What the ingress named and has to give back, until the ledger has heard it."""
         self.unsure: set[str] = set()
-        """Budgets that were being set when the process was lost."""
+        """Budgets that were being set when a process was lost."""
 
     async def begin(self) -> None:
         await self.world.ledger.open()
         self.keys = [await self.world.key(team) for team in ("web", "web", None)]
+
+    async def not_heard(self, each: Unheard) -> None:
+        ledger, key = self.world.ledger, self.keys[each.key]
+        name = f"unheard_{self.world.tenant}_{next(self.numbers)}"
+        asked = Grant(name, key.tenant, key.key_id, each.tokens, RequestId("r"), each.model, team=key.team)
+        self.unheard.append(asked)
+        work: list[Coroutine[Any, Any, Any]] = [
+            ledger.admit(key, RequestId("r"), each.model, each.tokens, 0, name),
+            ledger.returned([asked]),
+        ]
+        for outcome in await asyncio.gather(*(reversed(work) if each.late else work), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def made(self, which: int, amount: int) -> Budget:
         first = self.keys[0].key_id
@@ -566,6 +638,8 @@ class Play:
                     case Admit():
                         asking = self.world.admit(self.keys[each.key], each.tokens, each.model, each.prompt)
                         work.append(asyncio.create_task(asking))
+                    case Unheard():
+                        work.append(asyncio.create_task(self.not_heard(each)))
                     case Settle() if self.given:
                         usage = Usage(input_tokens=each.read, output_tokens=each.wrote)
                         grant = self.given[each.which % len(self.given)]
@@ -599,10 +673,13 @@ class Play:
                     name = outcome.budget.budget_id
                     excess = outcome.used + outcome.reserved - outcome.budget.amount
                     self.lowered[name, outcome.start_ms] = max(0, excess)
-                    self.unsure.discard(name)
+                    if not losses:  # else a lost process said so, and the next one may have read its books before
+                        self.unsure.discard(name)
                 elif isinstance(outcome, BaseException):
                     # A lost process answers nobody; whoever waited in it sees the store fail, or hears that it did.
                     assert isinstance(outcome, BudgetExceeded | PartUnavailable | OperationalError), repr(outcome)
+            await self.world.ledger.returned(self.unheard)  # until a process hears it that is not lost
+            self.unheard.clear()
             await self.world.ledger.drain()
             await self.compare()
 
@@ -614,6 +691,7 @@ class Play:
         )
         rows = "SELECT grant_id, leased_until_ms FROM grants WHERE tenant = :tenant"
         written = {row[0] for row in await self.world.rows(rows)}
+        assert not [name for name in written if name.startswith("unheard")]
         settled = {row.grant_id: row for row in used}
         open_now = [each for each in (*self.given, *self.at_hand) if each.grant_id in written - settled.keys()]
         assert len(settled) == len(used), "nothing is charged twice"
