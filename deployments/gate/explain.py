@@ -147,10 +147,10 @@ class _NotingJudge(Judge):
         self.scripts: list[str] = []
         self._notes = notes
 
-    def script(self, text: str, depth: int = 0) -> list[Finding]:
+    def script(self, text: str, depth: int = 0, portable: bool = False) -> list[Finding]:
         if not self.guessing:
             self.scripts.append(text)
-        return super().script(text, depth)
+        return super().script(text, depth, portable)
 
     def atom(self, atom: Atom, depth: int) -> list[Finding]:
         outside, self._notes.targets = self._notes.targets, []

@@ -13,10 +13,12 @@ from deployments.gate import feeds, guess, outputs
 from deployments.gate.findings import NOTHING, Facts, Finding, as_shown, settle
 from deployments.gate.grammar import ClassOf
 from deployments.gate.operands import (
+    COUNTS,
     RUNNING,
     filled,
     fits_anywhere,
     fits_value,
+    handed,
     harmless_names,
     harmless_test,
     judge_assignment,
@@ -24,7 +26,6 @@ from deployments.gate.operands import (
     judge_operands,
     judge_second,
     judge_several,
-    one_at_a_time,
     placed,
     take_rest,
     values_alone,
@@ -39,6 +40,7 @@ from deployments.gate.shell.atoms import (
     Atom,
     Cut,
     Redirect,
+    Source,
     Unprovable,
     Word,
     source_of,
@@ -73,12 +75,12 @@ class Judge:
     guessing: bool = False
     arguments: tuple[Word, ...] = ()
 
-    def script(self, text: str, depth: int = 0) -> list[Finding]:
-        """Every command that `text` would run as bash."""
+    def script(self, text: str, depth: int = 0, portable: bool = False) -> list[Finding]:
+        """Every command that `text` would run as bash, or (`portable`) as whatever shell is called `sh`."""
         if depth > MAX_DEPTH:
             return [self.opaque(text, f"commands nested deeper than {MAX_DEPTH}")]
         try:
-            atoms = self.reader.read(text)
+            atoms = self.reader.read_portable(text) if portable else self.reader.read(text)
         except Unprovable as error:
             return [self.opaque(text, str(error))]
         found: list[Finding] = []
@@ -211,6 +213,10 @@ class Judge:
                 nested += self._nested(node, [word, *words], depth, feed, facts)
                 runs = True
                 break
+            if text == "--" and not positionals and node.args[:1] == ("archive-name",):
+                # `tar tf`: the word after the letters is the archive, even this one.
+                positionals.append(word)
+                continue
             if text == "--":
                 runs = bool(words) and not {"command", "script"}.isdisjoint(node.args)
                 if runs:
@@ -280,15 +286,15 @@ class Judge:
         if "script" in node.args:
             if any(word.text is None or word.glob or word.symbolic for word in words):
                 return [self.opaque(as_shown(words), "runs words that are only known when it runs")]
-            return self.script(" ".join(word.text or "" for word in words), depth + 1)
+            return self.script(" ".join(word.text or "" for word in words), depth + 1, _for_any_shell(facts))
         if node.appends:
-            placeholder = facts.placeholder
-            alone = one_at_a_time(facts.argv)
-            cut = Cut.FIELD if alone else Cut.WHOLE
-            if placeholder is None:
-                words = [*words, Word(None, loose=True, several=not alone, pieces=(source_of(feed, cut),))]
+            own = facts.argv[: len(facts.argv) - len(words)]
+            added = handed(feeds.read_flags(self.bundle.parts.programs, own), feed)
+            if facts.placeholder is None:
+                words = [*words, added]
             else:
-                words = [placed(word, placeholder, source_of(feed, Cut.LINE)) for word in words]
+                line = source_of(feed, Cut.LINE) if added.pieces != (Source(),) else Source()
+                words = [placed(word, facts.placeholder, line) for word in words]
             feed = None
         return self.atom(Atom(tuple(words), feed=feed), depth + 1)
 
@@ -400,12 +406,14 @@ class Judge:
             if not attached.text or attached.text.isalnum():
                 facts.unknown("an unusual placeholder")
             return words
+        if facts.placeholder is not None and flag.name in COUNTS:
+            facts.unknown(f"'{flag.name}' after a placeholder may take it back")
         if flag.role == "shell":
             if attached.text is None or attached.glob or attached.symbolic:
                 facts.opaque("runs a command that is only known when it runs")
             else:
                 outer, self.arguments = self.arguments, tuple(words)
-                nested += self.script(attached.text, depth + 1)
+                nested += self.script(attached.text, depth + 1, _for_any_shell(facts))
                 self.arguments = outer
             return words
         facts.wide = facts.wide or (attached.text is None and not outputs.samples(attached))
@@ -481,3 +489,8 @@ class Judge:
         facts = Facts()
         judge_assignment(self.bundle, facts, name, value)
         return self._settled(facts, None, f"{name}=...") if facts.classes else None
+
+
+def _for_any_shell(facts: Facts) -> bool:
+    """True for a program that runs text by a shell that need not be bash."""
+    return (facts.argv[0].text or "").rpartition("/")[2] != "bash"

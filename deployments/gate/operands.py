@@ -8,10 +8,11 @@ import re
 from collections.abc import Sequence
 
 from deployments.gate import outputs
+from deployments.gate.feeds import Read
 from deployments.gate.findings import Facts
 from deployments.gate.policy import Bundle
 from deployments.gate.roles import Directories, judge_objects, judge_path, judge_word
-from deployments.gate.shell.atoms import Source, Word
+from deployments.gate.shell.atoms import Atom, Cut, Source, Word, source_of
 from deployments.gate.specs import Flag, Node
 
 # Roles of words that run something: their positions are found, not judged.
@@ -23,6 +24,12 @@ _NEVER_FLAGS = frozenset({"aws-value"})
 # Letters that the names of a program's own dashed words are made of: a glob with another one matches none of them.
 _WORDLIKE = re.compile(r"[a-z*?\[\]!^-]*")
 _SUFFIXED = re.compile(r".*\.[A-Za-z0-9]+", re.S)
+# How many words of its input, or lines of it, `xargs` gives to a command at most: the last of all of these counts, and
+# takes back a placeholder before it.
+COUNTS = ("-n", "--max-args", "-L", "--max-lines")
+_DELIMITERS = ("-d", "--delimiter")
+_NEWLINE = "\\n"
+_LINE_ENDS = frozenset({_NEWLINE, "\n", "\\0"})
 _TEST_UNARY = frozenset({f"-{letter}" for letter in "efdrwxsLhnzbcpSt"})
 _TEST_BINARY = frozenset({"=", "==", "!=", "-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-nt", "-ot", "-ef"})
 
@@ -93,9 +100,14 @@ def judge_assignment(bundle: Bundle, facts: Facts, name: str, value: Word) -> No
 
 
 def take_rest(facts: Facts, node: Node, positionals: list[Word], words: list[Word]) -> None:
-    """The words after `--`: positional, whatever they look like."""
+    """The words after `--`: positional, whatever they look like.
+
+    Not so for programs whose flags are whole words: to `find` only those before the first path end there.
+    """
     if any(word.text is None for word in words) and not node.any_words:
         facts.unknown("a word that is only known when it runs")
+    if node.single and any((word.text or "").startswith("-") for word in words):
+        facts.unknown(f"'{' '.join(node.path)}' may read flags after '--'")
     facts.wide = facts.wide or any(word.text is None and not outputs.samples(word) for word in words)
     positionals += words
 
@@ -182,11 +194,17 @@ def harmless_names(node: Node, word: Word) -> bool:
     return node.any_names or (node.dotted_names and not word.loose and _SUFFIXED.fullmatch(word.text or "") is not None)
 
 
-def one_at_a_time(argv: Sequence[Word]) -> bool:
-    """True for an `xargs` that gives each command one word of its input."""
-    texts = [word.text for word in argv]
-    pairs = zip(texts, texts[1:], strict=False)
-    return "-n1" in texts or "-L1" in texts or ("-n", "1") in pairs or "--max-args=1" in texts
+def handed(own: Read | None, feed: Atom | None) -> Word:
+    """The words of its input that `xargs` adds to a command; `own`: its own words, None if they cannot be read.
+
+    One word each time with `-n1`; with `-L1` those of a line, which is one word if lines hold no blank.
+    """
+    if own is None or any(own.valued.get(name, _NEWLINE) not in _LINE_ENDS for name in _DELIMITERS):
+        return Word(None, loose=True, several=True, pieces=(Source(),))  # a piece of a word may begin with a dash
+    counts = [(name, own.valued[name]) for name in COUNTS if name in own.valued]
+    words, lines = counts in ([("-n", "1")], [("--max-args", "1")]), counts in ([("-L", "1")], [("--max-lines", "1")])
+    cut = Cut.FIELD if words else Cut.LINE if lines else Cut.WHOLE
+    return Word(None, loose=True, several=not words, pieces=(source_of(feed, cut),))
 
 
 def placed(word: Word, placeholder: str, source: Source) -> Word:

@@ -23,6 +23,11 @@ _ADDRESS = re.compile(
     r"(?:https?://)?(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?P<path>/[!-~]*|\?[A-Za-z0-9=&._%+-]*)?"
 )
 _ARGUMENT_FILE = re.compile(r"@(?:/|~/|\.)")
+# What opens `https://host/x` or `file:x?mode=ro` in place of a file: duckdb, sqlite3 and others.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_FILE_ADDRESS = re.compile(
+    r"file:(?://(?=/))?(?P<path>(?!//)[A-Za-z0-9_./-]+)(?:\?(?:mode|cache|immutable)=[a-z0-9]+(?:&(?:mode|cache|immutable)=[a-z0-9]+)*)?"
+)
 # Any word may stand in such a place, as far as the command itself goes.
 _FREE = frozenset({"text", "name-regex", "name-extension"})
 # No letters but those of printing, deleting, counting and ending: whatever the numbers are, or if they are missing, sed
@@ -72,6 +77,7 @@ def judge_word(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
         _operand(facts, word)
         role = "file"
     if role in {"file", "written", "directory"}:
+        _located(bundle, facts, role, word, directories)
         judge_path(bundle, facts, role, word, directories)
         return
     if word.symbolic:
@@ -177,6 +183,20 @@ def judge_path(bundle: Bundle, facts: Facts, role: str, word: Word, directories:
         facts.targets += held
         if any(target.class_of is not None for target in held):
             facts.notes.append(f"writes '{word.text or '?'}', which others run or obey")
+
+
+def _located(bundle: Bundle, facts: Facts, role: str, word: Word, directories: Directories) -> None:
+    """An address where a file is named: programs that take one fetch it, or find another file than its letters say."""
+    text = word.text or ""
+    if not text.startswith("file:"):
+        if _SCHEME.match(text):
+            facts.unknown("an address in place of a file")
+        return
+    plain = _FILE_ADDRESS.fullmatch(text)
+    if plain is None or word.glob:
+        facts.unknown("an address of a file that is not plain")
+        return
+    judge_path(bundle, facts, role, Word(plain["path"]), directories)
 
 
 def _operand(facts: Facts, word: Word) -> None:

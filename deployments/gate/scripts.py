@@ -364,7 +364,8 @@ _TEMPLATE_SHOWN = frozenset(
         "State Created Image Id ID Name RestartCount NetworkSettings Mounts Platform Driver SizeRw SizeRootFs Path "
         "HostConfig.RestartPolicy HostConfig.NetworkMode HostConfig.Memory HostConfig.NanoCpus HostConfig.CpuShares "
         "HostConfig.PortBindings HostConfig.Privileged Config.Image Config.Hostname Config.User Config.WorkingDir "
-        "Config.ExposedPorts RepoTags RepoDigests Architecture Os Size VirtualSize RootFS Parent LogPath HostnamePath"
+        "Config.ExposedPorts RepoTags RepoDigests Architecture Os Size VirtualSize RootFS Parent LogPath HostnamePath "
+        "Mountpoint Scope"
     )
 )
 _TEMPLATE_FUNCTIONS = frozenset(

@@ -44,7 +44,9 @@ PRINTED = frozenset(
     }
 )
 _ROLE = r"[a-z][a-z0-9-]*"
-_FLAG_VALUE = re.compile(rf"(?P<name>[^=\[]+?)(?:(?P<open>\[)?=(?P<role>{_ROLE})(?:\+(?P<second>{_ROLE}))?\]?)?")
+_FLAG_VALUE = re.compile(
+    rf"(?P<name>[^=\[]+?)(?:(?P<open>\[)?=(?P<role>{_ROLE})(?:\+(?P<second>{_ROLE}))?(?(open)\]))?"
+)
 
 
 class TargetSpec(Strict):

@@ -2,8 +2,9 @@ r"""What a statement for a database client is worth: reads are proved node by no
 
 sqlglot reads the statement in the client's dialect; R0 needs every node of the whole tree to be on the lists here, for
 a `WITH` can hold a DELETE and a SELECT can lock, write a file or kill a server through a function. What sqlglot does
-not model (`SHOW`, `PRAGMA`, client commands such as `\\d`) is matched as a whole line or held. Where engines read
-comments, backslashes or dollars differently from sqlglot, the text is held before it is parsed.
+not model (`SHOW`, `PRAGMA`, client commands such as `\\d`) is matched as a whole line or held. Where engines and
+their clients read comments, backslashes, dollars or lines differently from sqlglot, the text is held before it is
+parsed. What mongosh is given is JavaScript: a chain of calls that read, whose arguments are data.
 """
 
 import logging
@@ -49,7 +50,8 @@ _STRUCTURE = _set(
     "JSONExtract JSONExtractScalar JSONBExtract JSONBExtractScalar JSONPath JSONPathRoot JSONPathKey JSONPathSubscript",
     "JSONBContains JSONExtractArray ArrayContainsAll",
     "ArrayContainedBy JSONBContainsTopKey JSONBContainsAnyTopKeys JSONBContainsAllTopKeys",
-    "ObjectIdentifier LimitOptions Struct",
+    # `f(a -> b)`: in a function an arrow is read so
+    "ObjectIdentifier LimitOptions Struct Lambda",
 )
 _FUNCTIONS = _set(
     "Count CountIf Sum Avg Min Max Stddev StddevPop StddevSamp Variance VariancePop",
@@ -97,15 +99,17 @@ _NAMED = _set(
     "todatetime tostartofhour tostartofday tostartofminute tostartofinterval today yesterday countif sumif avgif uniq",
     "uniqexact quantile topk grouparray any anylast argmax argmin tostring touint64 toint64 tofloat64",
     "duckdb_tables duckdb_columns duckdb_settings duckdb_databases pragma_database_list date_trunc safe_divide",
-    "crdb_internal.node_id",
 )
 _SENSITIVE = re.compile(
-    r"pg_(shadow|authid|user_mappings?|hba_file_rules)|passw(or)?d|passwd|secret|credential|api_?key|access_?key|private_?key"
-    r"|auth_?token|access_?token|refresh_?token|session_?token|authentication_string|tokens?$|ssn$|credit_?card|mysql\.user"
+    r"pg_(shadow|authid|user_mappings?|hba_file_rules|subscription$)|passw(or)?d|passwd|secret|credential|api_?key|access_?key|private_?key"
+    r"|auth_?token|access_?token|refresh_?token|session_?token|authentication_string|tokens?$|ssn$|credit_?card|mysql\.(user|servers)"
     r"|global_priv|password_hash|salt$|conninfo|slave_master_info",
     re.I,
 )
-_SETTING = re.compile(r"conninfo", re.I)  # a setting that holds a password, asked for by its name
+# Tables that only the sqlite3 program has, and that are files: `select data from fsdir where path = '/etc/passwd'`.
+_FILES = frozenset({"fsdir", "zipfile"})
+_LOOKING_UP = re.compile(r"jsonb?_?(extract|path|value|query)")
+_KEYS = re.compile(r"[A-Za-z0-9_]+")  # of a path into a document
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$ -]{0,127}")
 _PROJECT = re.compile(r"[A-Za-z_][A-Za-z0-9_$ .*:-]{0,255}")
 # A path of JSON in double quotes, which is text to SQLite as long as no column has that name.
@@ -114,10 +118,13 @@ _COMMENTS = re.compile(r"/\*[!+M]|--(?=\S)|\$[A-Za-z0-9_]*\$")
 _QUOTES = re.compile(r"['\"`\\#]|--|/\*|\[|\$[A-Za-z0-9_]+\$")
 _DOLLARS = re.compile(r"(?<![A-Za-z0-9_$])\$\$([^$]*)\$\$(?![A-Za-z0-9_$])")
 _PLAIN_STRING = re.compile(r"'[^'\"\\`]*'")
+# What sqlite3 and duckdb may take for a command of their own, or for the end of a statement, at the start of a line.
+_SQLITE_LINES = re.compile(r"(?im)^\s*(\.(?![0-9])|(/|go)[\s;]*$)")
 _DOUBLE_LIKE = re.compile(r"(?i)show\s[a-z\s]+\slike\s+\"[A-Za-z0-9_%. -]*\"")
 _MYSQL_COMMANDS = re.compile(
     r"(?im)^\s*(source|system|tee|notee|pager|nopager|edit|connect|delimiter|use|print|prompt|rehash|charset|clear|exit|quit"
     r"|resetconnection|ssl_session_data_print|query_attributes)\b"
+    r"|\bdelimiter\s"  # some versions obey it wherever it stands
 )
 _DESTRUCTIVE = re.compile(
     r"(?is)\b(drop|truncate|alter|grant|revoke|shutdown|reassign|kill|detach|attach|vacuum|cluster|reset|purge|install|load"
@@ -132,6 +139,7 @@ _EXPLAIN = re.compile(
     r"|verbose(?!\w)|format\s*=\s*(json|tree|traditional)|query\s+plan)?\s*(?P<rest>(select|with|\().*)"
 )
 _NAME = r"[`\"A-Za-z_][A-Za-z0-9_.`\"$-]*"
+_TABLE = r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?|\"[A-Za-z_][A-Za-z0-9_$-]*\""  # `"x.csv"` is a file
 _LIKE = r"(\s+(like|ilike)\s+'[A-Za-z0-9_%. -]*')?"
 _LINES = {
     "sql-postgres": re.compile(
@@ -164,7 +172,7 @@ _LINES = {
         rf"|exists\s+(table\s+)?{_NAME}"
     ),
     "sql-duckdb": re.compile(
-        rf"(?i)show\s+(all\s+)?tables|show\s+databases|(desc|describe|show|summarize)\s+{_NAME}|pragma\s+(version|show_tables"
+        rf"(?i)show\s+(all\s+)?tables|show\s+databases|(desc|describe|show|summarize)\s+({_TABLE})|pragma\s+(version|show_tables"
         rf"|database_size|database_list|table_info\s*\(\s*'{_NAME}'\s*\))|\.(tables|schema|databases|indexes)(\s+[A-Za-z0-9_%]+)?"
         r"|\.mode\s+(csv|column|json|line|list|table|markdown|box|tabs|duckbox)|\.headers?\s+(on|off)"
     ),
@@ -176,32 +184,46 @@ _PSQL = re.compile(
     r"( [A-Za-z0-9_.*\"?]+)*|\\x( (on|off|auto))?|\\pset pager off"
 )
 
-_MONGO_VALUE = (
-    r"(?:[A-Za-z0-9_\"':{}\[\], .@/+*?^|#&\n-]"
-    r"|\$(?!where|function|accumulator|out|merge|currentOp|listSessions|eval)[A-Za-z]+"
-    r"|(?:ObjectId|ISODate|NumberLong|NumberInt|Date|UUID)\([\"']?[A-Za-z0-9:. -]*[\"']?\)|new (?=Date\())*"
+# Strings and regular expressions of JavaScript, where a slash between brackets ends none.
+_MONGO_WORDS = re.compile(r"\"[^\"\\\n]*\"|'[^'\\\n]*'|(?<=[:,(\[])\s*/(?!\*)([^/\[\\\n]|\[[^\]\\\n]*\])+/[a-z]*")
+# They stand for what was read already.
+_TEXT, _DATA = "\x01", "\x02"
+_MONGO_CODE = re.compile(
+    r"\$(where|function|accumulator|out|merge(?!Objects)|currentOp|listSessions|listLocalSessions|eval)"
 )
+_NUMBER = r"(?:Date\.now\(\)|-?[0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)"
+_MONGO_ATOM = rf"(?:{_TEXT}|{_DATA}|{_NUMBER}(?:[-+*/]{_NUMBER})*|true|false|null|undefined)"
+_MONGO_LIST = rf"(?:{_MONGO_ATOM}(?:,{_MONGO_ATOM})*,?)?"
+_MONGO_PAIR = rf"(?:{_TEXT}|\$?[A-Za-z_][A-Za-z0-9_]*|[0-9]+):{_MONGO_ATOM}"
+_MONGO_DATA = re.compile(
+    rf"\{{(?:{_MONGO_PAIR}(?:,{_MONGO_PAIR})*,?)?\}}|(?<![A-Za-z0-9_)\]{_TEXT}{_DATA}])\[{_MONGO_LIST}\]"
+    rf"|(?<![A-Za-z0-9_.])(?:new)?(?:ObjectId|ISODate|NumberLong|NumberInt|NumberDecimal|Date|UUID)\({_MONGO_ATOM}?\)"
+)
+# A string alone is code to the old shell: `db.t.find("this.a > 1")`.
 _MONGO_READ = (
-    r"(?:find|findOne|countDocuments|estimatedDocumentCount|count|distinct|aggregate|getIndexes|stats|dataSize|storageSize"
-    r"|totalSize|totalIndexSize|isCapped|latencyStats)"
+    rf"(?:(?:find|findOne|countDocuments|count|aggregate)\((?!{_TEXT}){_MONGO_LIST}\)"
+    r"|(?:estimatedDocumentCount|distinct|getIndexes|stats|dataSize|storageSize|totalSize|totalIndexSize|isCapped"
+    rf"|latencyStats)\({_MONGO_LIST}\))"
 )
 _MONGO_CHAIN = (
     r"(?:\.(?:limit|skip|sort|pretty|count|toArray|explain|projection|hint|size|itcount|maxTimeMS|batchSize)"
-    rf"\({_MONGO_VALUE}\))*(?:\.length)?"
+    rf"\({_MONGO_LIST}\))*(?:\.length)?"
 )
-_MONGO_TARGET = r"db(?:\.getSiblingDB\([\"'][A-Za-z0-9_-]+[\"']\))?"
+_MONGO_FIELDS = r"(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
+_MONGO_TARGET = rf"db(?:\.getSiblingDB\({_TEXT}\))?"
 _MONGO = re.compile(
-    rf"(?:{_MONGO_TARGET}(?:\.[A-Za-z_][A-Za-z0-9_]*|\.getCollection\([\"'][A-Za-z0-9_.-]+[\"']\)"
-    r"|\[[\"'][A-Za-z0-9_.-]+[\"']\])+?"
-    rf"\.{_MONGO_READ}\({_MONGO_VALUE}\){_MONGO_CHAIN}"
-    rf"|{_MONGO_TARGET}\.(?:stats|version|serverStatus|getCollectionNames|getCollectionInfos|hostInfo|currentOp|getName"
-    rf"|getProfilingStatus|hello|isMaster|serverBuildInfo|getReplicationInfo|printReplicationInfo|printSecondaryReplicationInfo)\([0-9]*\)"
-    r"(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
-    rf"|{_MONGO_TARGET}\.currentOp\({_MONGO_VALUE}\)"
-    rf"|{_MONGO_TARGET}\.adminCommand\(\s*\{{\s*[\"']?(?:ping|listDatabases|serverStatus|replSetGetStatus|buildInfo|hello)"
-    r"[\"']?\s*:\s*1\s*\}\s*\)"
-    r"|rs\.(?:status|conf|hello|printReplicationInfo|printSecondaryReplicationInfo)\(\)(?:\.[A-Za-z_][A-Za-z0-9_]*)*|sh\.status\(\)"
-    r"|show (?:dbs|databases|collections|tables|users|roles|profile|logs))"
+    rf"{_MONGO_TARGET}(?:(?:\.[A-Za-z_][A-Za-z0-9_]*|\.getCollection\({_TEXT}\)|\[{_TEXT}\])+?"
+    rf"\.{_MONGO_READ}{_MONGO_CHAIN}"
+    r"|\.(?:stats|version|serverStatus|getCollectionNames|getCollectionInfos|hostInfo|currentOp|getName"
+    r"|getProfilingStatus|hello|isMaster|serverBuildInfo|getReplicationInfo|printReplicationInfo"
+    rf"|printSecondaryReplicationInfo)\([0-9]*\){_MONGO_FIELDS}"
+    rf"|\.currentOp\({_MONGO_LIST}\))"
+    rf"|rs\.(?:status|conf|hello|printReplicationInfo|printSecondaryReplicationInfo)\(\){_MONGO_FIELDS}|sh\.status\(\)"
+)
+_MONGO_ADMIN = re.compile(
+    r"db(\.getSiblingDB\(([\"'])[A-Za-z0-9_-]+\2\))?\.adminCommand\(\s*\{\s*([\"']?)(ping|listDatabases|serverStatus"
+    r"|replSetGetStatus|buildInfo|hello)\3\s*:\s*1\s*\}\s*\)"
+    r"|show (dbs|databases|collections|tables|users|roles|profile|logs)"
 )
 _MONGO_WRAPPED = re.compile(r"(?:printjson|print|JSON\.stringify|EJSON\.stringify|tojson)\((?P<inner>.*)\)", re.S)
 _MONGO_DESTRUCTIVE = re.compile(
@@ -236,6 +258,8 @@ def _sql(role: str, text: str) -> tuple[Base, str] | None:
         return None
     if "\\" in text and re.search(r"(?i)\b(e|u&)'", text):
         return None
+    if role in {"sql-sqlite", "sql-duckdb"} and "\n" in text and _SQLITE_LINES.search(text):
+        return None
     if role == "sql-postgres":
         text = _undollared(text)
     if role == "sql-mysql" and _DOUBLE_LIKE.fullmatch(text.rstrip("; \n\t")):
@@ -245,36 +269,34 @@ def _sql(role: str, text: str) -> tuple[Base, str] | None:
     line = text.rstrip("; \n\t")
     if ";" in line and not _QUOTES.search(line):
         several = [_sql(role, part.strip()) for part in line.split(";")]
-        found = [one for one in several if one is not None]
-        return None if len(found) < len(several) else max(found, key=lambda pair: pair[0] is not Base.R0)
-    if ";" not in line and "--" not in line and "/*" not in line:
-        line = " ".join(line.split())
-        if _LINES[role].fullmatch(line):
-            return _names(line)
-        explained = _EXPLAIN.fullmatch(line)
-        if explained is not None:
-            return _sql(role, explained["rest"])
+        found = max((one for one in several if one is not None), key=_rank, default=None)
+        return found if None not in several or (found is not None and found[0] is Base.R3) else None
+    if _LINES[role].fullmatch(line):
+        return _names(line)
+    explained = _EXPLAIN.fullmatch(line)
+    if explained is not None:
+        return _sql(role, explained["rest"])
     try:
         statements = [found for found in sqlglot.parse(text, dialect=_DIALECTS[role]) if found is not None]
     except (SqlglotError, RecursionError, ValueError):
         return None
+    statements = [each for each in statements if not isinstance(each, exp.Semicolon)]
     if not statements:
         return None
-    worst: tuple[Base, str] = (Base.R0, "")
-    for statement in statements:
-        if isinstance(statement, exp.Semicolon):
-            continue
-        found = _statement(role, statement)
-        if found is None:
-            return _written(statement)
-        worst = max(worst, found, key=lambda pair: pair[0] is not Base.R0)
-    return worst
+    found = [_statement(role, each) for each in statements]
+    proved = [each for each in found if each is not None]
+    if len(proved) == len(found):
+        return max(proved, key=_rank)
+    return next((written for each in statements if (written := _written(each)) is not None), None)
+
+
+def _rank(found: tuple[Base, str]) -> int:
+    return (Base.R0, Base.R1, Base.R3).index(found[0])
 
 
 def _undollared(text: str) -> str:
-    """`$$...$$` as plain strings, where it is sure which pairs quote: beside them only strings that hold no `$`."""
-    plain = _PLAIN_STRING.sub("", text)
-    if _QUOTES.search(_DOLLARS.sub("", plain)) or "$" in "".join(_PLAIN_STRING.findall(text)):
+    """`$$...$$` as plain strings, where it is sure which pairs quote: nothing in one may end another string."""
+    if _QUOTES.search(_DOLLARS.sub("", _PLAIN_STRING.sub("", text))):
         return text
     if any(set(found) & set("'\"`\\") for found in _DOLLARS.findall(text)):
         return text
@@ -289,13 +311,31 @@ def _statement(role: str, statement: exp.Expr) -> tuple[Base, str] | None:
     for count, node in enumerate(statement.walk()):
         if count > MAX_NODES or not _is_known(role, node):
             return None
-        if isinstance(node, exp.Identifier | exp.Column | exp.Table):
-            sensitive = sensitive or _SENSITIVE.search(node.name) is not None
-        if isinstance(node, exp.Literal) and node.is_string:
-            sensitive = sensitive or _SETTING.search(node.name) is not None
-        if isinstance(node, exp.Table):
-            sensitive = sensitive or _SENSITIVE.search(f"{node.db}.{node.name}") is not None
+        sensitive = sensitive or _shows_credentials(node)
     return (Base.R1, "reads what looks like credentials") if sensitive else (Base.R0, "")
+
+
+def _shows_credentials(node: exp.Expr) -> bool:
+    """True for the name of a table or column, of a setting, or in a document, that looks like credentials."""
+    match node:
+        case exp.Table():
+            return _SENSITIVE.search(f"{node.db}.{node.name}") is not None
+        case exp.Identifier():
+            return _SENSITIVE.search(node.name) is not None
+        case exp.JSONPathKey():
+            return any(_SENSITIVE.search(key) for key in _KEYS.findall(str(node.this)))
+        case exp.Literal():
+            if "conninfo" in node.name.lower():  # a setting with a password, wherever it is asked for
+                return True
+            return _looks_up(node.parent) and any(_SENSITIVE.search(key) for key in _KEYS.findall(node.name))
+        case _:
+            return False
+
+
+def _looks_up(node: exp.Expr | None) -> bool:
+    """True for what looks a setting or a part of a document up, by the words that it is given."""
+    named = (str(node.this) if isinstance(node, exp.Anonymous) else type(node).__name__).lower()
+    return isinstance(node, exp.Bracket) or named == "current_setting" or _LOOKING_UP.match(named) is not None
 
 
 def _is_known(role: str, node: exp.Expr) -> bool:
@@ -307,9 +347,10 @@ def _is_known(role: str, node: exp.Expr) -> bool:
     if isinstance(node, exp.Identifier):
         pattern = {"sql-bigquery": _PROJECT, "sql-sqlite": _SQLITE}.get(role, _IDENTIFIER)
         return pattern.fullmatch(str(node.this)) is not None
-    if isinstance(node, exp.Table) and not isinstance(node.this, exp.Identifier | exp.Anonymous | exp.Func):
-        return False
-    if isinstance(node, exp.Select) and (node.args.get("into") or node.args.get("locks") or node.args.get("hint")):
+    if isinstance(node, exp.Table) and not isinstance(node.this, exp.Identifier):
+        # A function that gives rows: known by its name as long as it is not one of some schema.
+        return isinstance(node.this, exp.Func) and not node.db
+    if isinstance(node, exp.Table) and role == "sql-sqlite" and node.name.lower() in _FILES:
         return False
     return name in _STRUCTURE or name in _FUNCTIONS
 
@@ -332,12 +373,24 @@ def _mongo(text: str) -> tuple[Base, str] | None:
     wrapped = _MONGO_WRAPPED.fullmatch(text)
     if wrapped is not None:
         text = wrapped["inner"].strip()
-    if not _MONGO.fullmatch(text):
+    if not _MONGO_ADMIN.fullmatch(text) and not _MONGO.fullmatch(_as_data(text)):
         return None
-    if re.search(r"\$(where|function|accumulator|out|merge)\b", text):
+    if _MONGO_CODE.search(text):
         return None
     return (
         (Base.R1, "reads what looks like credentials")
-        if re.search(r"(?i)system\.users|passw|secret|token", text)
+        if re.search(r"(?i)system\.users|passw|secret|token|credential|api_?key|private_?key", text)
         else (Base.R0, "")
     )
+
+
+def _as_data(text: str) -> str:
+    """JavaScript without blanks, each string as `_TEXT`, each object, list and date that is data alone as `_DATA`."""
+    if _TEXT in text or _DATA in text:
+        return ""
+    # Two words that blanks kept apart are no JavaScript, but for `new Date`.
+    text = re.sub(r"\s+", "", _MONGO_WORDS.sub(_TEXT, text))
+    before = ""
+    while text != before:
+        before, text = text, _MONGO_DATA.sub(_DATA, text)
+    return text

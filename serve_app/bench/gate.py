@@ -38,6 +38,7 @@ from deployments.gate.shell.reader import ShellReader
 from deployments.ports import (
     Audit,
     AuditEvent,
+    Frozen,
     GateContext,
     KeyId,
     ModelId,
@@ -141,7 +142,10 @@ class _NoDisk:
 
 
 class _NoApprovals:
-    """Only reads are asked about; anything else shows as not released."""
+    """Nobody is frozen. Only reads are asked about; anything else shows as not released."""
+
+    async def frozen(self) -> Sequence[Frozen]:
+        return ()
 
     def __getattr__(self, name: str) -> NoReturn:
         raise GateUnavailable("The benchmark has no approval store.")

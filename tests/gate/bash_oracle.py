@@ -186,6 +186,9 @@ def expected(word: Word) -> Expected:
     if word.text.startswith("~"):
         named = word.text != "~" and not word.text.startswith("~/")
         texts.add(os.path.expanduser(word.text) if named else HOME + word.text[1:])
+    # What looks like an assignment has its tilde expanded wherever it stands: `busybox d=~/x`.
+    if assigned := re.fullmatch(r"([A-Za-z_]\w*=)~(/.*)?", word.text, re.DOTALL):
+        texts.add(f"{assigned[1]}{HOME}{assigned[2] or ''}")
     return Expected(frozenset(texts), 0 if word.loose else 1, word.loose)
 
 

@@ -82,6 +82,11 @@ class Calls(Words):
         plain = literal(children(parts, "Args")[0]) == name
         if (name in SETTERS or name in self.functions) and not plain:
             raise Unprovable("a builtin or function that is not written plainly")
+        if name in SETTERS:
+            # What a loop sets is looked for in the tree (`names_set`), before any of its words is read.
+            seen_plainly = {literal(node) for node in children(parts, "Args")}
+            if any(word.text and word.text not in seen_plainly for word in words):
+                raise Unprovable("a name to set that is not written plainly")
         if name in self.functions:
             if assignments or redirects:
                 raise Unprovable("a function called with variables or redirects of its own")

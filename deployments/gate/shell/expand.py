@@ -6,11 +6,13 @@ Only ASCII text and plain patterns; what depends on a locale, on options or on a
 import re
 
 _CLASS = re.compile(r"\[([!^]?)([A-Za-z0-9_., @:+-]+)\]")
+# Quotes take the meaning from what is in them, and are no part of the pattern; only such as hold no other quote.
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"\\$`]*)\"")
 _NUMBER = re.compile(r" ?-?[0-9]{1,6}")
 
 
 def pattern(raw: str) -> str | None:
-    """A regular expression for the unquoted pattern `raw`; None for anything but letters, `*`, `?` and plain sets."""
+    """A regular expression for the pattern `raw`, as it is written; None for all but letters, `*`, `?`, plain sets."""
     out: list[str] = []
     at = 0
     while at < len(raw):
@@ -19,16 +21,22 @@ def pattern(raw: str) -> str | None:
             out.append(".*")
         elif char == "?":
             out.append(".")
-        elif char == "\\" and at + 1 < len(raw):
+        elif char == "\\" and raw[at + 1 : at + 2] not in {"", "\n"}:
             at += 1
             out.append(re.escape(raw[at]))
+        elif char in "'\"":
+            quoted = _QUOTED.match(raw, at)
+            if quoted is None:
+                return None
+            out.append(re.escape(quoted[1] or quoted[2] or ""))
+            at = quoted.end() - 1
         elif char == "[":
             found = _CLASS.match(raw, at)
             if found is None:
                 return None
             out.append(f"[{'^' if found[1] else ''}{found[2]}]")
             at = found.end() - 1
-        elif char in "()|]{}~\\":
+        elif char in "()|]{}~\\$`":
             return None
         else:
             out.append(re.escape(char))
@@ -56,7 +64,8 @@ def trimmed(value: str, operator: str, raw: str) -> str | None:
 def replaced(value: str, raw: str, by: str, everywhere: bool) -> str | None:
     """`${value/raw/by}`: the first, or every, longest piece that fits; None for anchors, and for `&` in `by`."""
     made = pattern(raw)
-    if made is None or not raw or raw[0] in "#%" or set(by) & set("&\\") or not value.isascii():
+    # In quotes an anchor is none, but not in every bash.
+    if made is None or not raw or raw.lstrip("'\"")[:1] in {"#", "%"} or set(by) & set("&\\") or not value.isascii():
         return None
     if re.fullmatch(made, ""):
         return None
@@ -80,7 +89,7 @@ def sliced(value: str, offset: str, length: str | None) -> str | None:
     start = int(offset)
     if start < 0:
         start += len(value)
-    if start < 0 or start > len(value):
+    if start < 0:
         return ""
     if length is None:
         return value[start:]

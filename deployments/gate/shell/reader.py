@@ -9,6 +9,7 @@ from pathlib import Path
 from deployments.gate.shell.agree import check_agreement
 from deployments.gate.shell.atoms import Atom, Unprovable, check_characters
 from deployments.gate.shell.parse import shfmt_binary, statements_of_each, syntax_tree
+from deployments.gate.shell.portable import check_portable
 from deployments.gate.shell.reduce import Node, reduce
 
 MAX_REMEMBERED = 4096
@@ -32,15 +33,25 @@ class ShellReader:
         return ShellReader, (self._timeout_s, None)
 
     def read(self, text: str) -> tuple[Atom, ...]:
-        """The simple commands of `text`, or `Unprovable`."""
+        """The simple commands of `text` to bash, or `Unprovable`."""
+        return self._read(text, portable=False)
+
+    def read_portable(self, text: str) -> tuple[Atom, ...]:
+        """The simple commands of `text` to any shell of the family, or `Unprovable`."""
+        return self._read(text, portable=True)
+
+    def _read(self, text: str, portable: bool) -> tuple[Atom, ...]:
         check_characters(text)
-        key = _key(text)
+        key = _key(text, portable)
         with self._lock:
             known = self._remembered.get(key)
             if known is not None:
                 self._remembered.move_to_end(key)
                 return known
-        return self._understood(key, syntax_tree(text, self._binary, self._timeout_s), text, text)
+        tree = syntax_tree(text, self._binary, self._timeout_s)
+        if portable:
+            check_portable(tree)
+        return self._understood(key, tree, text, text)
 
     def learn(self, texts: Iterable[str]) -> None:
         """Read many lines with few processes, so that `read` finds them remembered; the answers are the same.
@@ -92,5 +103,6 @@ def _only_comments(text: str) -> bool:
     return bool(lines) and all(line.startswith("#") for line in lines)
 
 
-def _key(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+def _key(text: str, portable: bool = False) -> bytes:
+    # No text holds a NUL that comes as far as this.
+    return hashlib.sha256((b"\0" if portable else b"") + text.encode("utf-8", "surrogatepass")).digest()

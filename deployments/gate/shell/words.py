@@ -49,11 +49,12 @@ class Words(Arithmetic):
             raise Unprovable("a redirect through a variable")
         if number and int(number) == 0 and not operator.startswith("<"):
             raise Unprovable("standard input opened for output")
+        if number and int(number) != 0 and operator.startswith("<"):
+            # What reads the pipe, or another redirect, still reads that.
+            raise Unprovable("an input that is not standard input")
         word = self.word(child(parts, "Word"), known)
         if operator not in HEREDOCS:
             return Redirect(operator, word)
-        if number not in {"", "0"}:
-            raise Unprovable("a here-document that is not read on standard input")
         body = self.word(child(parts, "Hdoc"), known, quoted=True) if "Hdoc" in parts else Word("")
         if body.text is None or body.form is not None:
             raise Unprovable("an expansion in a here-document")
@@ -219,9 +220,10 @@ class Words(Arithmetic):
         elif value is not None and value.items is not None:
             value = value.items[0] if value.items else Word("")
         if parts.get("Length"):
-            text = None if value is None or value.text is None or value.glob else str(len(value.text))
+            known_text = _letters(value)
+            text = None if known_text is None else str(len(known_text))
             return Piece(text, form, expanded=True, sources=() if text else (Source(kind="number"),))
-        changed = self.changed(parts, name, value, known)
+        changed = self.changed(parts, name, value, known, within)
         made = expanded(value if changed is None else changed, name, form, within)
         # Each element is a word of its own, in quotes too: `"z${a[@]}"` may be many, and flags among them.
         return replace(made, loose=True) if "@" in {name, index} else made
@@ -239,14 +241,15 @@ class Words(Arithmetic):
             return Word(None)  # nobody sets it in this text, but perhaps somebody did before
         raise Unprovable(f"the variable ${name}, whose value is not known")
 
-    def changed(self, parts: Node, name: str, value: Word | None, known: Known) -> Word | None:
+    def changed(self, parts: Node, name: str, value: Word | None, known: Known, within: bool) -> Word | None:
         """The value after `:-`, `%`, `/`, `^^`, `:0:2`; None where nothing is done to it."""
-        text = None if value is None or value.glob or value.symbolic else value.text
+        text = _letters(value)
         if "Exp" in parts:
             held = fields(child(parts, "Exp"), "Op", "Word")
             operator = text_of(held, "Op")
             if operator not in _TRIMMING:
                 raise Unprovable("an unusual parameter expansion")
+            self.check_quotes(held, "Word", within, "" if operator in _CUTTING else "\\")
             word = self.word(child(held, "Word"), known) if "Word" in held else Word("")
             if word.form is not None:
                 raise Unprovable("an expansion inside another one")
@@ -256,15 +259,17 @@ class Words(Arithmetic):
                 raw = self.raw(child(held, "Word")) if "Word" in held else ""
                 done = None if text is None else expand.trimmed(text, operator, raw)
             elif operator in {":=", "="}:
-                if text == "" or not may_set(name) or name in self.frozen:
+                if (name in known and not _plain(value)) or not may_set(name) or name in self.frozen:
                     raise Unprovable("a variable that is set where it is used")
-                done = text
-            elif text is None or word.glob or operator.endswith("+"):
+                done = _plain(value)
+            elif _plain(value) is None or word.glob or operator.endswith("+"):
                 done = None
             else:
-                done = word.text if not text and operator == ":-" else text
+                done = word.text if not _plain(value) and operator == ":-" else _plain(value)
         elif "Repl" in parts:
             held = fields(child(parts, "Repl"), "All", "Orig", "With")
+            self.check_quotes(held, "Orig", within, "")
+            self.check_quotes(held, "With", within, "\\")
             pieces = [self.word(child(held, key), known) for key in ("Orig", "With") if key in held]
             if any(piece.form is not None for piece in pieces):
                 raise Unprovable("an expansion inside another one")
@@ -280,6 +285,26 @@ class Words(Arithmetic):
         else:
             return None
         return Word(done)
+
+    def check_quotes(self, held: Node, key: str, within: bool, more: str) -> None:
+        """Raise `Unprovable` for quotes that mean something else within double quotes.
+
+        `"${x:-'$(y)'}"` runs `y`: there single quotes are letters, and a backslash is one before most others; both
+        parsers read them as they do elsewhere. `more` are letters besides the single quote.
+        """
+        if within and key in held and not set(self.raw(child(held, key))).isdisjoint({"'", *more}):
+            raise Unprovable("quotes in an expansion that is in double quotes itself")
+
+
+def _plain(value: Word | None) -> str | None:
+    """The text of a value; None where it stands for something else."""
+    return None if value is None or value.glob or value.symbolic else value.text
+
+
+def _letters(value: Word | None) -> str | None:
+    """The text of a value, as it is when it runs: `~` in it may be the name of a home by then."""
+    text = _plain(value)
+    return None if text is None or text.startswith("~") or ":~" in text else text
 
 
 def _expanded(raw: str, form: str) -> Word:

@@ -73,7 +73,7 @@ def _command(judge: Judge, command: JsonValue, patch: PatchTool | None) -> Readi
     if words[0] in PATCH_PROGRAMS and len(words) == 2:
         return judge_patch(judge, _unfed(words[1]), patch)
     if len(words) == 3 and words[0] in _SHELLS and words[1] in _CODE_FLAGS and _names_patch(words[2]):
-        return _script(judge, words[2], patch)
+        return _script(judge, words[2], patch, portable=not words[0].endswith("bash"))
     try:
         check_characters(" ".join(words))
     except Unprovable as error:
@@ -81,23 +81,24 @@ def _command(judge: Judge, command: JsonValue, patch: PatchTool | None) -> Readi
     return Reading(tuple(judge.atom(Atom(tuple(Word(word) for word in words)), 0)))
 
 
-def _script(judge: Judge, text: str, patch: PatchTool | None) -> Reading:
-    patched = _patched(judge, text, patch) if _names_patch(text) else None
+def _script(judge: Judge, text: str, patch: PatchTool | None, portable: bool = False) -> Reading:
+    """What a text runs: as bash, or (`portable`) as whatever shell is called `sh`."""
+    patched = _patched(judge, text, patch, portable) if _names_patch(text) else None
     if patched is not None:
         return patched
-    return Reading(tuple(judge.script(text) or [judge.opaque(text, "there is no command in it")]))
+    return Reading(tuple(judge.script(text, portable=portable) or [judge.opaque(text, "there is no command in it")]))
 
 
 def _names_patch(text: str) -> bool:
     return any(program in text for program in PATCH_PROGRAMS)
 
 
-def _patched(judge: Judge, text: str, patch: PatchTool | None) -> Reading | None:
+def _patched(judge: Judge, text: str, patch: PatchTool | None, portable: bool) -> Reading | None:
     """A script in which some commands apply a patch that stands in it. None: it is not plainly that."""
     if "(" in text.split(BEGIN, 1)[0]:
         return None  # perhaps a function, which may be called in another place, or more than once
     try:
-        atoms = judge.reader.read(text)
+        atoms = judge.reader.read_portable(text) if portable else judge.reader.read(text)
     except Unprovable:
         return None
     # Subshells, loops and pipes are left to the judge, to whom `apply_patch` is a program that it does not know.

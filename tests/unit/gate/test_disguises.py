@@ -213,3 +213,197 @@ def test_a_line_is_read_alone_and_together_as_the_same() -> None:
     for line in odd:
         with pytest.raises(Unprovable, match="not written plainly"):
             together.read(line)
+
+
+def test_quotes_are_no_part_of_a_pattern(classifier: Classifier) -> None:
+    """`${x%".example"}` takes the ending off, as without quotes."""
+    for line in QUOTED_PATTERNS:
+        assert not _released(classifier, line), line
+    for line in ('x=a.md; cat "${x%".md"}.txt"', "x=a.md; cat ${x%'.md'}.txt"):
+        assert _released(classifier, line), line
+
+
+QUOTED_PATTERNS = r"""
+x=.env.example; cat ${x%".example"}
+x=.env.example; cat ${x%'.example'}
+x=.env.example; cat "${x%".example"}"
+x=a/pubQ; cat ${x/"pubQ"/.env}
+x=a.q.env; cat ${x#'a.q'}
+""".strip("\n").split("\n")
+# In double quotes single quotes are letters in `${x:-...}`, and what is in them is expanded; both parsers miss that.
+QUOTED_TWICE = r"""
+x=; echo "${x:-'$(rm -rf y)'}"
+x=; echo "${x:-'`rm -rf y`'}"
+x=; echo "${x-'$(rm -rf y)'}"
+echo "${x:-'$(rm -rf y)'}"
+x=5; echo "$((${x:-'$(rm -rf y)'}))"
+x=; y=/etc/shadow; cat "${x:-'$y'}"
+x=a; echo "${x/a/'$(rm -rf y)'}"
+x=a; echo "${x%'$(rm -rf y)'}"
+x=; sh -c "${x:-echo \\\; rm y}"
+x=; bash -c "${x:-echo \\\; rm y}"
+x=; echo "${x:-$'$(rm -rf y)'}"
+x=; y="${x:-'$(rm -rf y)'}"; ls
+x=; ls > "${x:-'$(rm -rf y)'}"
+""".strip("\n").split("\n")
+
+
+@pytest.mark.parametrize("line", QUOTED_TWICE)
+def test_quotes_in_an_expansion_in_quotes_are_held(classifier: Classifier, line: str) -> None:
+    assert not _released(classifier, line)
+
+
+# The letters of a home are not those of `~`.
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x=~/pub/a; cat ${x%%/*}/etc/shadow",
+        "x=~/etc/shadow; cat ${x:5}",
+        "x=$HOME/etc/shadow; cat ${x:5}",
+        "x=~; cat ${x/root/etc/shadow}",
+        "x=a:~/b; cat ${x#a:/*/b}",
+    ],
+)
+def test_nothing_is_cut_off_a_home(classifier: Classifier, line: str) -> None:
+    assert not _released(classifier, line)
+
+
+# Each runs or writes something where `sh` is dash.
+NOT_BASH = r"""
+sh -c '[[ a || reboot ]]'
+dash -c '[[ a || reboot ]]'
+/bin/sh -c '[[ a || reboot ]]'
+env sh -c '[[ a || reboot ]]'
+watch '[[ a || reboot ]]'
+find . -exec sh -c '[[ a || reboot ]]' \;
+sh -c '[[ x > important.txt ]]'
+sh -c 'a=5; ((a > 3))'
+sh -c 'reboot=1; ((reboot))'
+sh -c 'for ((i=0;i<3;i++)); do ls; done'
+sh -c 'function f {⏎rm -rf x⏎}⏎ls'
+sh -c 'echo $'"'"'\'"'"'⏎rm -rf x⏎'"'"
+sh -c 'x=.env; x+=.example; cat $x'
+sh -c 'x=.env; ls &>/dev/null; cat a{b,c}'
+sh -c 'cat $RANDOM a'
+sh -c 'cat ~+/a'
+sh -c 'x=--pre=./e; pgrep y | { read -s x; rg foo $x; }'
+sh -c 'export LANG=$x; ls'
+sh -c 'a=(x); ls'
+sh -c 'cat <(ls)'
+sh -c 'ls 10>/dev/null'
+""".strip("\n").split("\n")
+
+
+@pytest.mark.parametrize("line", NOT_BASH)
+def test_what_another_shell_reads_otherwise_is_held(classifier: Classifier, line: str) -> None:
+    assert not _released(classifier, line.replace("⏎", "\n"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bash -c '[[ a || reboot ]]'",
+        "bash -lc 'function f { ls; }; f; ls {a,b}'",
+        """sh -c 'ls "$1"; for f in *.py; do wc -l "$f"; done 2>/dev/null | head' _ src""",
+        "sh -c 'command -v git >/dev/null 2>&1 && git status'",
+        """sh -c 'x=a; echo "${x:-b}" $? $# "{a,b}" $((1 + 2)); f() { ls; }; f; export LANG=C LC_ALL="$x"'""",
+        "sh -c 'read -r x < f; echo \"$x\"'",
+    ],
+)
+def test_what_every_shell_reads_alike_flows(classifier: Classifier, line: str) -> None:
+    assert _released(classifier, line)
+
+
+# `3< f` is no standard input: who reads that still reads the pipe.
+@pytest.mark.parametrize(
+    "line",
+    [
+        'git log --format=%s | while read -r p; do rg foo "$p" .; done 3< <(pgrep x)',
+        "git log --format=%s | while read -r p; do rg foo $p .; done 3< <(pgrep x)",
+        "git log --format=%s | { read -r p 3< <(pgrep x); rg foo $p; }",
+        "psql 3<<<'select 1'",
+        "cat drop.sql | psql 3< read.sql",
+    ],
+)
+def test_an_input_that_is_not_standard_input_is_held(classifier: Classifier, line: str) -> None:
+    assert not _released(classifier, line)
+
+
+# To `find` the flags go on; to `tar tf` it is the name of the archive.
+@pytest.mark.parametrize(
+    "line",
+    [
+        "find -- . -delete",
+        "find -- -delete",
+        "find . -- -delete",
+        "find -- . -exec rm {} +",
+        "tar tf -- a.tar --use-compress-program=./x",
+        "tar tf -- a.tar -I ./x",
+        "tar tvf -- -I./x",
+    ],
+)
+def test_two_dashes_do_not_end_all_flags(classifier: Classifier, line: str) -> None:
+    assert not _released(classifier, line)
+
+
+@pytest.mark.parametrize("line", ["grep -rn -- -x .", "find -- .", "tar tf a.tar -- -x", "tar -tf a.tar -- -x"])
+def test_two_dashes_end_those_of_others(classifier: Classifier, line: str) -> None:
+    assert _released(classifier, line)
+
+
+# As many words as the last flag says, cut where it says; a placeholder before a count may be taken back.
+@pytest.mark.parametrize(
+    "line",
+    [
+        "echo --pre=./x | xargs -I% -n1 rg foo",
+        "echo --pre=./x | xargs -I% -n 2 rg foo",
+        "echo --pre=./x | xargs -I% -L1 rg foo",
+        "echo --pre=./x | xargs -I% --max-args=2 rg foo",
+        "pgrep x | xargs -n1 -n5 uniq",
+        "pgrep x | xargs uniq -n 1",
+        "pgrep x | xargs xxd -n 1",
+        "git ls-files | xargs -L1 uniq",
+        "kubectl get pods -o name | xargs -da -n1 kubectl logs",
+        "kubectl get pods -o name | xargs -d o -n1 kubectl logs",
+        "kubectl get pods -o name | xargs --delimiter=o -n1 kubectl logs",
+        "kubectl get pods -o name | xargs -do -I% kubectl logs %",
+    ],
+)
+def test_what_xargs_hands_on(classifier: Classifier, line: str) -> None:
+    assert not _released(classifier, line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pgrep x | xargs -n1 uniq",
+        "pgrep x | xargs -L1 ps -p",
+        "pgrep x | xargs -n5 -n1 ps -p",
+        "seq 3 | xargs -n1 -I% echo item %",
+        "kubectl get pods -o name | xargs -n1 kubectl logs",
+        "kubectl get pods -o name | xargs -d '\\n' -n1 kubectl logs",
+        "kubectl get pods -o name | xargs -d '\\n' -I% kubectl logs %",
+    ],
+)
+def test_what_xargs_hands_on_plainly_flows(classifier: Classifier, line: str) -> None:
+    assert _released(classifier, line)
+
+
+# The second time around the loop the name holds what was read.
+@pytest.mark.parametrize("name", ['"x"', "\\x", 'x""', '"$y"', "${y}", "{x,z}"])
+@pytest.mark.parametrize("setter", ["read -r", "mapfile -t", "unset"])
+def test_a_name_that_is_set_is_written_plainly(classifier: Classifier, setter: str, name: str) -> None:
+    assert not _released(classifier, f'x=a; y=x; while true; do cat "$x/b"; {setter} {name}; done < list')
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x=$(pgrep y); : ${x:=--pre=./e}; rg foo $x",
+        "x=$(pgrep y); echo ${x=--pre=./e}; rg foo $x",
+        "x=$(date +%s); : ${x:=.env}; cat $x",
+        "x=*; : ${x:=.env}; cat $x",
+    ],
+)
+def test_a_value_that_may_be_empty_is_not_filled_in(classifier: Classifier, line: str) -> None:
+    assert not _released(classifier, line)

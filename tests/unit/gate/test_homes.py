@@ -32,8 +32,8 @@ HIDDEN = [
     "yq .env.local a.yml",
 ]
 OPEN = [
-    "cat ~/.bashrc ~/.gitconfig",
-    "cat /home/ann/.bashrc",
+    "cat ~/.vimrc ~/.inputrc",
+    "cat /home/ann/.vimrc",
     "cat ~/.cache/pip/log",
     "cat ~/.npm/_logs/a-debug-0.log",
     "cat /home/ann/.cargo/registry/src/x/lib.rs",

@@ -163,7 +163,7 @@ rg --hidden -g '!.git' x
 rg -g 'test_*' x
 grep -r --include='*' x .
 grep -rn --include=Makefile x .
-ag -G '\.py$' x
+ag -G '\.go$' x
 fd '\.py$' | xargs wc -l
 fd -e py | xargs grep x
 fd .env

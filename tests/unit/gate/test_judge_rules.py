@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
+from deployments.gate.feeds import Read
 from deployments.gate.findings import Facts, Finding
 from deployments.gate.grammar import ClassOf
 from deployments.gate.judge import MAX_GUESSED, MAX_GUESSES, Judge
-from deployments.gate.operands import fits_anywhere, harmless_test
+from deployments.gate.operands import fits_anywhere, handed, harmless_test
 from deployments.gate.paths import UNREGISTERED
 from deployments.gate.policy import Bundle, read_policy
-from deployments.gate.shell.atoms import MAX_DEPTH, MAX_RUNS, PIPED, Atom, Redirect, Source, Word
+from deployments.gate.shell.atoms import MAX_DEPTH, MAX_RUNS, PIPED, Atom, Cut, Redirect, Source, Word, source_of
 from deployments.gate.shell.reader import ShellReader
 from deployments.gate.specs import Rule, Target
 from deployments.gate.tables import Base, Sensitivity
@@ -194,6 +195,11 @@ KNOWN, UNKNOWN, OPAQUE = "a.read", "a.read UNKNOWN", "a.read OPAQUE"
         ("look --opt=x", UNKNOWN),
         ("look --opt x", UNKNOWN),
         ("look (", KNOWN),
+        ("single -- 3 -x", "a.read UNKNOWN here"),
+        ("single -- 3 -long", "a.read UNKNOWN here"),
+        ("single -- 3", KNOWN),
+        ("single -- 3 a", "a.read here"),
+        ("look -- 3 -x", "a.read here"),
         ("look 3 (", KNOWN),
         ("look -t x", KNOWN),
         ("look -f a", "a.read here"),
@@ -506,6 +512,7 @@ def test_words_that_the_shell_makes(small: Bundle, argv: list[str | Word], found
         ("seek -exec + ; {}", ["- UNKNOWN", "a.read here"]),
         ("seek -exec ;", [UNKNOWN]),
         ("seek -exec", [UNKNOWN]),
+        ("just - look 3", [KNOWN, UNKNOWN]),
         ("each rm", ["a.delete UNKNOWN nobody wide", KNOWN]),
         ("each -I {} rm a", ["a.delete here", KNOWN]),
         ("each -I {} rm {}", ["a.delete UNKNOWN nobody wide", KNOWN]),
@@ -596,6 +603,15 @@ LISTED, COUNTED = Atom(words(["seek", "/etc"])), Atom(words(["counts"]))
         ("each -I {} bare-names {}", LISTED, ["a.read prod wide", KNOWN]),
         ("each one", COUNTED, [UNKNOWN, KNOWN]),
         ("each -n 1 one", COUNTED, [KNOWN, KNOWN]),
+        ("each -n 2 -n 1 one", COUNTED, [KNOWN, KNOWN]),
+        ("each -n 1 -n 2 one", COUNTED, [UNKNOWN, KNOWN]),
+        ("each -n 1 -L 1 one", COUNTED, [UNKNOWN, KNOWN]),
+        ("each -n1 --max-args=1 one", COUNTED, [UNKNOWN, KNOWN]),
+        ("each one -n 1", COUNTED, [UNKNOWN, KNOWN]),
+        ("each -L2 one", COUNTED, [UNKNOWN, KNOWN]),
+        ("each -I {} -n 1 one {}", COUNTED, [KNOWN, UNKNOWN]),
+        ("each -n 1 -I {} one {}", COUNTED, [KNOWN, KNOWN]),
+        ("each -I {} -0 one {}", COUNTED, [KNOWN, KNOWN]),
         ("each -n1 one", COUNTED, [KNOWN, KNOWN]),
         ("each -L1 one", COUNTED, [KNOWN, KNOWN]),
         ("each --max-args=1 one", COUNTED, [KNOWN, KNOWN]),
@@ -904,3 +920,32 @@ def test_a_call_of_many_commands_leaves_its_guesses_a_count(small: Bundle) -> No
     loops = [f"for i in {' '.join(f'{a}{b}' for b in range(50))}; do just one $i; done" for a in range(6)]
     found = Noting(small).script("; ".join([*loops, "just wipe"]))
     assert max(found, key=lambda each: each.risk.rank).risk is Risk.R3
+
+
+@pytest.mark.parametrize(
+    ("valued", "several", "cut"),
+    [
+        ({}, True, Cut.WHOLE),
+        ({"-P": "1"}, True, Cut.WHOLE),
+        ({"-n": "1"}, False, Cut.FIELD),
+        ({"--max-args": "1"}, False, Cut.FIELD),
+        ({"-n": "2"}, True, Cut.WHOLE),
+        ({"-n": "1", "--max-args": "2"}, True, Cut.WHOLE),
+        ({"-n": "1", "-L": "1"}, True, Cut.WHOLE),
+        ({"-L": "1"}, True, Cut.LINE),
+        ({"--max-lines": "1"}, True, Cut.LINE),
+        ({"-n": "1", "-d": "\\n"}, False, Cut.FIELD),
+        ({"-n": "1", "-d": "\n", "--delimiter": "\\0"}, False, Cut.FIELD),
+        ({"-n": "1", "-d": "a"}, True, None),
+        ({"-n": "1", "-d": ""}, True, None),
+        ({"-n": "1", "--delimiter": "a"}, True, None),
+        ({"-n": "1", "-d": "\\n", "--delimiter": "a"}, True, None),
+        (None, True, None),
+    ],
+)
+def test_the_words_that_are_handed_on(
+    small: Bundle, valued: dict[str, str] | None, several: bool, cut: Cut | None
+) -> None:
+    own = None if valued is None else Read(small.parts.programs["each"], valued=valued)
+    source = Source() if cut is None else source_of(COUNTED, cut)
+    assert handed(own, COUNTED) == Word(None, loose=True, several=several, pieces=(source,))

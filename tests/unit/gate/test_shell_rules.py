@@ -169,7 +169,7 @@ x=v; ls ${x:-*}
 x=; ls ${x:-*}
   -> ls ?<>(form, loose, several)
 x=abc; ls ${x%c} ${x%%b*} ${x#a} ${x##*b} ${x%[bc]} ${x%\c} ${x%(} ${x%"c"}
-  -> ls ab(form) a(form) bc(form) c(form) ab(form) ab(form) ?<>(form, loose, several) abc(form)
+  -> ls ab(form) a(form) bc(form) c(form) ab(form) ab(form) ?<>(form, loose, several) ab(form)
 x=abcabc; ls ${x/b/X} ${x//b/X} ${x/b} ${x//b} ${x/#a/X} ${x/%c/X} ${x/b/\&} ${x/b/*} ${x/*/y}
   -> ls aXcabc(form) aXcaXc(form) acabc(form) acac(form) ?<>(form, loose, several) ?<>(form, loose, several) ?<>(form, loose, several) ?<>(form, loose, several) ?<>(form, loose, several)
 x=hello; ls ${x:1} ${x:1:2} ${x: -2} ${x:0:-1} ${x:9} ${x:1:9} ${x:y} ${x:1+1} ${x:010}
@@ -450,7 +450,7 @@ ls 00> a
 ls 0< a
   !! two parsers read the command differently
 ls 3< a
-  -> ls < a
+  !! an input that is not standard input
 ls {fd}> a
   !! a redirect through a variable
 > a
@@ -472,7 +472,7 @@ cat <<-E⏎	a⏎	E
 cat 0<<E⏎a⏎E
   !! the second parser finds a syntax error
 cat 3<<E⏎a⏎E
-  !! a here-document that is not read on standard input
+  !! an input that is not standard input
 cat << E > f⏎a⏎E
   -> cat << 'a\n' > f
 cat <<E | wc⏎a⏎E

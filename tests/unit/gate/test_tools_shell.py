@@ -122,3 +122,10 @@ def test_the_directory_of_the_call_is_that_of_the_patch(classifier: Classifier) 
     assert outcome("/workspace", heredoc(OUTSIDE)) == "hold"
     for workdir in ("/etc", "~", "..", "/workspace/app/.git/hooks", "/srv/app"):
         assert outcome(workdir, heredoc()) == "hold", workdir
+
+
+@pytest.mark.parametrize("text", ["[[ a || reboot ]] # apply_patch", "x=1; ((x > 5)); echo apply_patch"])
+def test_the_words_of_sh_are_read_as_any_shell_reads_them(classifier: Classifier, text: str) -> None:
+    assert classifier.classify("shell", {"command": ["bash", "-c", text]}).outcome == "release"
+    for shell in ("sh", "/bin/sh", "/usr/bin/sh"):
+        assert classifier.classify("shell", {"command": [shell, "-c", text]}).outcome == "hold"
