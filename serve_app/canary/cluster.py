@@ -144,6 +144,7 @@ class Cluster:
             host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
             if not host:
                 raise CanaryError("in-cluster: this is no pod, KUBERNETES_SERVICE_HOST is not set.")
+            host = f"[{host}]" if ":" in host else host  # version 6
             api, self._token_file = f"https://{host}:{port}", _ACCOUNT / "token"
             verify = _trusting(_ACCOUNT / "ca.crt")
         self.api = api

@@ -32,6 +32,7 @@ from serve_app.config import ConfigError, parse_config
 
 _PATH: Final = "/v1/rollouts/events"
 _TRIES: Final = 5
+_MOST_NAMES: Final = 50  # of canaries that are remembered
 _RELEASE: Final = "gatehouse/release"
 
 
@@ -123,6 +124,10 @@ class Driver:
         """What the cluster remembers of its last canary."""
         return remembered(self._cluster.look()[0].memory)
 
+    def now_ms(self) -> int:
+        """The API server's clock."""
+        return self._cluster.look()[0].at_ms
+
     def start(self, order: Order) -> Memory:
         """Begin: recorded first, then the second generation's specification and the memory in one write.
 
@@ -134,8 +139,13 @@ class Driver:
             if before.id == order.id and before.revision == digest(order.cluster):
                 return before  # it began already
             raise CanaryError(f"the canary {before.id} is open ({before.phase.value}). One at a time.")
-        if before is not None and before.id == order.id:
+        earlier = () if before is None else (*before.earlier, before.id)
+        if order.id in earlier:
             raise CanaryError(f"there was a canary {order.id} already. Take another name.")
+        if before is not None and before.outbox:
+            raise CanaryError(
+                f"the end of the canary {before.id} is not in the audit log yet: gatehouse canary run --once."
+            )
         active = _startable(seen)
         _different(service, order)
         memory = Memory(
@@ -147,6 +157,7 @@ class Driver:
             old=active.name,
             terms=order.terms,
             since_ms=seen.at_ms,
+            earlier=earlier[-_MOST_NAMES:],
         )
         sight = self._prometheus.look(memory, seen.at_ms, [active], _least(seen.serve_config))
         if isinstance(sight, Blind):

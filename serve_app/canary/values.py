@@ -177,6 +177,7 @@ class Memory(_Value):
     `stored` is that of the new one once the API server has put its defaults in. `goal`: index of the stage, -1 before
     the first one. `reached_ms`: since when the share is there. `blind_ms`, `unwell_ms`: since when something is not
     to be seen, or not well. `well_at`: the capacity, in percent, at which the second generation was last seen well.
+    `earlier`: names of the canaries before this one, none of which is begun again.
     """
 
     id: str
@@ -200,6 +201,7 @@ class Memory(_Value):
     well_at: int = 0
     why: str = ""
     outbox: tuple[Record, ...] = ()
+    earlier: tuple[str, ...] = ()
 
     @property
     def share(self) -> int:

@@ -1,16 +1,21 @@
 """`gatehouse canary`: another image, Ray or vLLM on Kubernetes, in steps, with KubeRay's incremental upgrade."""
 
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Final, cast
 
 import typer
 import yaml
 from pydantic import ValidationError
 
+from deployments.clock import SystemClock
+from serve_app.canary import orders as of_pods
 from serve_app.canary.cluster import PROXY, Cluster
 from serve_app.canary.driver import AuditBook, Driver, Order
 from serve_app.canary.figures import PROMETHEUS, Prometheus
@@ -66,24 +71,45 @@ def start(
     as_json: _Json = False,
 ) -> None:
     """Start a second generation. It gets no request before `gatehouse canary run` looks after it."""
-    wanted = _rayservice(overlay)
-    agreed = _terms(terms)
+    wanted = _order(canary_id, overlay, change_id, terms)
     with _driver(api, prometheus, namespace, name) as driver:
-        order = Order(
-            canary_id,
-            change_id,
-            operating_person(),
-            wanted["spec"]["rayClusterConfig"],
-            wanted["spec"]["serveConfigV2"],
-            agreed,
-        )
-        _show(driver.start(order), as_json)
+        _show(driver.start(wanted), as_json)
+
+
+@app.command()
+def order(
+    canary_id: Annotated[str, typer.Argument(help="A name of your own.")],
+    overlay: Annotated[Path, typer.Argument(help="The overlay with the new image, or a file that it was rendered to.")],
+    change_id: _Change,
+    terms: Annotated[Path | None, typer.Option(help="A JSON file with stages, rules and unwell_s.")] = None,
+    valid_h: Annotated[
+        float, typer.Option("--valid-h", min=0.1, max=168.0, help="Hours in which it may begin.")
+    ] = 24.0,
+    namespace: _Namespace = "gatehouse",
+) -> None:
+    """Print the ConfigMap that lets the driver in the cluster begin: `... | kubectl apply --server-side -f -`."""
+    wanted = _order(canary_id, overlay, change_id, terms)
+    try:
+        made = of_pods.ordered(wanted, SystemClock().now_ms() + round(valid_h * 3_600_000))
+        typer.echo(yaml.safe_dump(of_pods.config_map(made, namespace), sort_keys=False))
+    except CanaryError as error:
+        fail(str(error), 2)
+
+
+def _order(canary_id: str, overlay: Path, change_id: str, terms: Path | None) -> Order:
+    spec = _rayservice(overlay)["spec"]
+    return Order(
+        canary_id, change_id, operating_person(), spec["rayClusterConfig"], spec["serveConfigV2"], _terms(terms)
+    )
 
 
 @app.command()
 def run(
     every: Annotated[float, typer.Option(min=2.0, max=600.0, help="Seconds between two looks.")] = 10.0,
     once: Annotated[bool, typer.Option("--once", help="One look, for a CronJob.")] = False,
+    orders: Annotated[
+        Path | None, typer.Option(help="Never end: begin what this file orders, drive it, wait for the next.")
+    ] = None,
     api: _Api = PROXY,
     prometheus: _Prometheus = PROMETHEUS,
     namespace: _Namespace = "gatehouse",
@@ -92,9 +118,50 @@ def run(
     """Drive the open canary until it has finished (status 0) or has gone back (3). It may be ended and begun again.
 
     With --once: status 4 while it is held. While something does not answer nothing moves, and it is asked again.
+    With --orders it goes on after that, until it is told to end (SIGTERM, SIGINT).
     """
+    if once and orders is not None:
+        fail("--once and --orders are two ways to be run.", 2)
     with _driver(api, prometheus, namespace, name) as driver:
-        _follow(driver, every, once, time.sleep)
+        if orders is None:
+            _follow(driver, every, once, time.sleep)
+        else:
+            with _told_to_end() as told:
+                _stand(driver, orders, lambda: told.wait(every))
+
+
+@contextmanager
+def _told_to_end() -> Generator[threading.Event]:
+    """Set by the signals that end a pod: the first process of one is not ended by a signal that it does not handle."""
+    told = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        told.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stand(driver: Driver, orders: Path, pause: Callable[[], bool]) -> None:
+    """Look until `pause` says that it is enough. What cannot be done is said, once, and tried again."""
+    said: str | None = None
+    while True:
+        try:
+            _, line = of_pods.look(driver, orders)
+        except Changed:
+            line = "somebody else has changed the RayService; it is read again"
+        except CanaryError as error:
+            line = f"nothing is moved: {error}"
+        if line != said:
+            typer.echo(line)
+            said = line
+        if pause():
+            return
 
 
 def _follow(driver: Driver, every_s: float, once: bool, pause: Callable[[float], None]) -> None:
@@ -111,8 +178,7 @@ def _follow(driver: Driver, every_s: float, once: bool, pause: Callable[[float],
         else:
             if memory is None:
                 fail("there is no canary: gatehouse canary start.")
-            state = memory.phase.value if memory.held is None else f"{memory.phase.value} (held)"
-            line = f"{state} {memory.share} %: {memory.why}"
+            line = of_pods.said(memory)
         if line != said:
             typer.echo(line)
             said = line

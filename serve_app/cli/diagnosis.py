@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -51,6 +51,7 @@ class ModelState(StrEnum):
     READY = "ready"
     BUILDABLE = "buildable"  # a demonstration checkpoint that the first start expands
     REMOTE = "remote"  # a name, not a folder: the engine resolves it
+    INCOMPLETE = "incomplete"  # a folder that lacks a file
     MISSING = "missing"
 
 
@@ -68,7 +69,8 @@ class Needs:
 class Facts:
     """What was found. `versions` holds only distributions that are installed; `open_files` is (soft, hard) limit.
 
-    `temp_used` is the used share of the temporary directory's file system, in [0, 1]. `gpus` has a line per device.
+    `temp_used` is the used share of the temporary directory's file system, in [0, 1]. `gpus` has a line per device,
+    its name and memory. `models` names candidates as `MODEL:candidate`, `lacking` what an incomplete one lacks.
     """
 
     python: tuple[int, int, int]
@@ -86,6 +88,7 @@ class Facts:
     shfmt: str | None
     vocabulary: VocabularyState
     models: Mapping[str, ModelState]
+    lacking: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,16 +300,12 @@ def _vocabulary(facts: Facts, needs: Needs) -> Check:
 
 def _models(facts: Facts, needs: Needs) -> Check:
     del needs
-    seen = ", ".join(f"{model}: {_WEIGHTS[state]}" for model, state in facts.models.items())
+    seen = ", ".join(_weights(facts, model, state) for model, state in facts.models.items())
     states = set(facts.models.values())
-    if ModelState.MISSING in states:
-        missing = [model for model, state in facts.models.items() if state is ModelState.MISSING]
-        return Check(
-            "weights",
-            Status.FAIL,
-            seen,
-            f"check the source of {', '.join(missing)}; demonstrations: reinstall Gatehouse",
-        )
+    wrong = [model for model, state in facts.models.items() if state in {ModelState.MISSING, ModelState.INCOMPLETE}]
+    if wrong:
+        advice = f"check the source of {', '.join(wrong)}; demonstrations: reinstall Gatehouse"
+        return Check("weights", Status.FAIL, seen, advice)
     if ModelState.REMOTE in states:
         return Check(
             "weights",
@@ -321,5 +320,11 @@ _WEIGHTS = {
     ModelState.READY: "ready",
     ModelState.BUILDABLE: "built at the first start",
     ModelState.REMOTE: "a name, not a folder",
+    ModelState.INCOMPLETE: "incomplete",
     ModelState.MISSING: "missing",
 }
+
+
+def _weights(facts: Facts, model: str, state: ModelState) -> str:
+    lacking = f", no {facts.lacking[model]}" if model in facts.lacking else ""
+    return f"{model}: {_WEIGHTS[state]}{lacking}"

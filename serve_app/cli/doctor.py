@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deployments.engine.options import EngineSettings
 from serve_app.cli.client import fail
 from serve_app.cli.diagnosis import (
     CUDA_ONLY,
@@ -35,6 +36,8 @@ from serve_app.cli.diagnosis import (
     diagnose,
     healthy,
 )
+from serve_app.cli.doctor_candidates import Gpus, candidate_checks
+from serve_app.cli.doctor_weights import candidate_name, candidates, missing_file, nearest, size_of
 from serve_app.config import DEMO_SOURCE, AppConfig, ConfigError, ServeFile, environment, find, load_serve_file
 from serve_app.demo.vocabulary import ENCODINGS_VARIABLE, OFFLINE_VARIABLE, VOCABULARY_FILE, VOCABULARY_SHA256
 from serve_app.prepare import models_dir, vocabulary_dir
@@ -50,13 +53,22 @@ _TOOL_TIMEOUT_S = 10.0
 def doctor(
     config: Annotated[str, typer.Option(help="A Serve config file.")] = "configs/serve.local.yaml",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read a candidate's weights to tell its revision.")
+    ] = False,
 ) -> None:
-    """Check this machine against a configuration; exit code 1 when something would stop a start."""
+    """Check this machine against a configuration; exit code 1 when something would stop a start.
+
+    Where a model has a candidate every byte of it is read, to tell whether it is of its revision: minutes.
+    """
     try:
         file = load_serve_file(find(config))
     except ConfigError as error:
         fail(str(error), 2)
-    checks = diagnose(read_facts(file, environment()), needs_of(file))
+    facts, needs = read_facts(file, environment()), needs_of(file)
+    folders = checkpoint_folders(file.app)
+    beside = candidates(file.app, facts.models, folders, read=not quick)
+    checks = diagnose(facts, needs) + candidate_checks(facts, needs, beside, wanted_gpus(file.app, folders))
     if as_json:
         typer.echo(json.dumps({"ok": healthy(checks), "checks": [asdict(check) for check in checks]}))
     else:
@@ -71,14 +83,14 @@ def needs_of(file: ServeFile) -> Needs:
 
 
 def read_facts(file: ServeFile, environ: Mapping[str, str]) -> Facts:
-    """Everything the checks want to know. Takes about a second; changes nothing."""
+    """Everything the checks of a configuration want to know. Takes about a second; changes nothing."""
     temp = shutil.disk_usage(tempfile.gettempdir())
     return Facts(
         python=sys.version_info[:3],
         system=f"{platform.system()} {platform.machine()}",
         cpus=len(os.sched_getaffinity(0)),
         memory_bytes=available_memory_bytes(Path("/proc/meminfo"), Path("/sys/fs/cgroup")),
-        disk_free_bytes=shutil.disk_usage(_nearest(file.app.state_path)).free,
+        disk_free_bytes=shutil.disk_usage(nearest(file.app.state_path)).free,
         temp_used=temp.used / temp.total,
         shm_bytes=_shm_bytes(Path("/dev/shm")),  # noqa: S108 - the kernel's name for shared memory
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE),
@@ -89,6 +101,7 @@ def read_facts(file: ServeFile, environ: Mapping[str, str]) -> Facts:
         shfmt=_shfmt(),
         vocabulary=vocabulary_state(vocabulary_dir(file.app), environ),
         models=model_states(file.app),
+        lacking=_lacking(file.app, checkpoint_folders(file.app)),
     )
 
 
@@ -132,24 +145,71 @@ def vocabulary_state(cache: Path, environ: Mapping[str, str], sha256: str = VOCA
 
 
 def model_states(config: AppConfig, weights: Path = _DEMO_WEIGHTS) -> Mapping[str, ModelState]:
-    """Where the weights of each configured model stand; demonstrations are judged by their stamp, not byte by byte."""
-    return {
-        model.engine.model: _model_state(model.source, models_dir(config), weights)
-        for model in config.models
-        if model.source is not None
+    """Where the weights of each configured engine stand, a model's candidate as `MODEL:candidate`.
+
+    Demonstrations are judged by their stamp, not byte by byte.
+    """
+    return {name: _model_state(engine, models_dir(config), weights) for name, engine in _engines(config)}
+
+
+def checkpoint_folders(config: AppConfig) -> Mapping[str, Path]:
+    """Where the checkpoints lie that are in a folder of this machine, by the names of `model_states`."""
+    found: dict[str, Path] = {}
+    for name, engine in _engines(config):
+        demo = engine.source.startswith(DEMO_SOURCE)
+        folder = models_dir(config) / engine.source.removeprefix(DEMO_SOURCE) if demo else Path(engine.source)
+        if folder.is_absolute():
+            found[name] = folder
+    return found
+
+
+def wanted_gpus(config: AppConfig, folders: Mapping[str, Path]) -> Gpus:
+    """What all engines that run in replicas of ours want of GPUs."""
+    devices, most, crowded = 0.0, 0.0, list[str]()
+    for name, engine in _engines(config):
+        each = engine.tensor_parallel_size if engine.num_gpus is None else engine.num_gpus
+        devices += each * (engine.scaling.min_replicas if engine.scaling is not None else engine.replicas or 1)
+        bytes_ = size_of(folders[name]) if name in folders else 0
+        rank = (bytes_ + (engine.kv_cache_memory_bytes or 0)) / engine.tensor_parallel_size
+        most = max(most, rank / engine.gpu_memory_utilization)
+    for model in config.models:
+        pair = [each for each in model.engines if isinstance(each, EngineSettings) and each.num_gpus is not None]
+        together = sum(each.num_gpus or 0 for each in pair)
+        if len(pair) == 2 and together <= 1 and sum(each.gpu_memory_utilization for each in pair) > 1:
+            crowded.append(model.engine.model)
+    return Gpus(devices, round(most), tuple(crowded))
+
+
+def _engines(config: AppConfig) -> Iterator[tuple[str, EngineSettings]]:
+    """The engines that load a checkpoint, by name."""
+    for model in config.models:
+        for engine in model.engines:
+            if isinstance(engine, EngineSettings):
+                yield engine.model if engine is model.engine else candidate_name(engine.model), engine
+
+
+def _lacking(config: AppConfig, folders: Mapping[str, Path]) -> Mapping[str, str]:
+    """The first file that a checkpoint of one's own lacks, where there is a folder at all."""
+    found = {
+        name: missing_file(folders[name], engine)
+        for name, engine in _engines(config)
+        if name in folders and folders[name].is_dir() and not engine.source.startswith(DEMO_SOURCE)
     }
+    return {name: file for name, file in found.items() if file is not None}
 
 
-def _model_state(source: str, expanded: Path, weights: Path) -> ModelState:
-    if source.startswith(DEMO_SOURCE):
-        name = source.removeprefix(DEMO_SOURCE)
+def _model_state(engine: EngineSettings, expanded: Path, weights: Path) -> ModelState:
+    if engine.source.startswith(DEMO_SOURCE):
+        name = engine.source.removeprefix(DEMO_SOURCE)
         if (expanded / name / _DEMO_STAMP).is_file():
             return ModelState.READY
         return ModelState.BUILDABLE if (weights / name / "model.safetensors").is_file() else ModelState.MISSING
-    folder = Path(source)
-    if folder.is_absolute():
-        return ModelState.READY if (folder / "config.json").is_file() else ModelState.MISSING
-    return ModelState.REMOTE
+    folder = Path(engine.source)
+    if not folder.is_absolute():
+        return ModelState.REMOTE
+    if not folder.is_dir():
+        return ModelState.MISSING
+    return ModelState.READY if missing_file(folder, engine) is None else ModelState.INCOMPLETE
 
 
 def is_ephemeral(port: int, range_file: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) -> bool:
@@ -182,11 +242,6 @@ def _checked(file: Path, sha256: str) -> bool | None:
         return hashlib.sha256(file.read_bytes()).hexdigest() == sha256
     except OSError:
         return None
-
-
-def _nearest(path: Path) -> Path:
-    """The closest ancestor that exists: a state directory is made at the first start."""
-    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def _shm_bytes(mount: Path) -> int | None:

@@ -325,6 +325,18 @@ MUTATIONS: Mapping[str, Sequence[Mutation]] = {
         put("rules.0.resources", ["secrets"], "Role", "gatehouse-oncall"),
         without("ServiceAccount", "gatehouse-head"),
     ],
+    "bindings": [
+        put("roleRef.name", "other", "RoleBinding", "gatehouse-oncall"),
+        put("roleRef", {"kind": "ClusterRole", "name": "admin"}, "RoleBinding", "gatehouse-oncall"),
+        put("subjects.0", {"kind": "ServiceAccount", "name": "x", "namespace": "gatehouse"}, "RoleBinding",
+            "gatehouse-oncall"),
+        put("subjects.0.name", "system:authenticated", "RoleBinding", "gatehouse-oncall"),
+        put("subjects.0", {"kind": "User", "name": "ann"}, "RoleBinding", "gatehouse-oncall"),
+    ],
+    "settings_come_from_somewhere": [
+        group("edge", f"{_RAY}.envFrom", [{"configMapRef": {"name": "extra"}}]),
+        group("edge", f"{_POD}.volumes.0", {"name": "x", "configMap": {"name": "extra"}}),
+    ],
     "offline": [env("gpu-20b", {"name": "HF_HUB_OFFLINE", "value": "0"}), group("edge", f"{_RAY}.env", [])],
     "priorities": [
         group("state", f"{_POD}.priorityClassName", "gatehouse-20b"),

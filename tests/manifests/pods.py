@@ -21,7 +21,7 @@ def pods(world: World) -> Iterator[Pod]:
         yield _worker(cluster, group, namespace)
     if "gcsFaultToleranceOptions" in cluster:
         yield _cleanup(cluster, namespace)
-    for each in world.kind("StatefulSet"):
+    for each in world.kind("Deployment", "StatefulSet"):
         template = each["spec"]["template"]
         spec = deepcopy(template["spec"])
         claims = [{"name": claim["metadata"]["name"], "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}

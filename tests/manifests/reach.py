@@ -76,7 +76,7 @@ def _peer(peer: Tree, own: Peer, other: Peer) -> bool:
     return matches(peer.get("podSelector", {}), other.labels)
 
 
-PORTS = (53, 443, 5432, 6379, 6443, 8000, 8080, 8265, 8900, 10001, 44217, 44227, 52365)
+PORTS = (53, 443, 5432, 6379, 6443, 8000, 8080, 8265, 8900, 9090, 10001, 44217, 44227, 52365)
 """Every port that anything here listens on, those that must stay shut included."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import yaml
 
 from serve_app.cli.manifests import images
-from tests.manifests.kube import ROOT, Pod, World, matches, quantity, walk
+from tests.manifests.kube import ROOT, Pod, Tree, World, matches, quantity, walk
 
 _VOLUMES = {
     "configMap",
@@ -157,18 +157,51 @@ def keys_stay_closed(world: World) -> Iterator[str]:
 
 
 def identities(world: World) -> Iterator[str]:
-    """Each pod has an account that exists; only the head's is shown to the pod."""
+    """Each pod has an account that exists; only those are shown to the pod that talk to the API server."""
     accounts = {(each["metadata"]["namespace"], each["metadata"]["name"]) for each in world.kind("ServiceAccount")}
     for pod in world.pods:
         if (pod.namespace, pod.spec.get("serviceAccountName")) not in accounts:
             yield f"{pod.name}: there is no account {pod.spec.get('serviceAccountName')}"
-        if pod.spec.get("automountServiceAccountToken", True) != (pod.part == "head"):
-            yield f"{pod.name}: only the head talks to the API server"
+        if pod.spec.get("automountServiceAccountToken", True) != (pod.part in {"head", "canary"}):
+            yield f"{pod.name}: only the head and the driver of a canary talk to the API server"
     for role in world.kind("Role", "ClusterRole"):
         for rule in role.get("rules", []):
             granted = {*rule["verbs"], *rule["resources"], *rule["apiGroups"]}
             if granted & {"*", "secrets", "pods/exec", "escalate", "bind", "impersonate"}:
                 yield f"{role['metadata']['name']} grants {sorted(granted)}"
+
+
+def bindings(world: World) -> Iterator[str]:
+    """A binding leads from accounts that exist, or groups of people, to a role that exists in its namespace."""
+
+    def key(each: Tree) -> tuple[str, str]:
+        return each["metadata"]["namespace"], each["metadata"]["name"]
+
+    accounts, roles = ({key(each) for each in world.kind(kind)} for kind in ("ServiceAccount", "Role"))
+    for each in world.kind("RoleBinding", "ClusterRoleBinding"):
+        space, name = each["metadata"].get("namespace"), each["metadata"]["name"]
+        if each["kind"] == "ClusterRoleBinding" or each["roleRef"]["kind"] != "Role":
+            yield f"{name} reaches beyond a namespace"
+        elif (space, each["roleRef"]["name"]) not in roles:
+            yield f"{name}: there is no role {each['roleRef']['name']}"
+        for subject in each.get("subjects", []):
+            account = subject.get("namespace"), subject["name"]
+            if subject["kind"] == "User" or (subject["kind"] == "ServiceAccount" and account not in accounts):
+                yield f"{name}: there is no {subject['kind']} {subject['name']}"
+            if subject["kind"] == "Group" and subject["name"].startswith("system:"):
+                yield f"{name} is for {subject['name']}"
+
+
+def settings_come_from_somewhere(world: World) -> Iterator[str]:
+    """Every ConfigMap that a pod names is there, unless the pod can do without it."""
+    there = {(each["metadata"]["namespace"], each["metadata"]["name"]) for each in world.kind("ConfigMap")}
+    for pod in world.pods:
+        sources = [entry["configMapRef"] for container in pod.containers() for entry in container.get("envFrom", [])
+                   if "configMapRef" in entry]  # fmt: skip
+        sources += [volume["configMap"] for volume in pod.spec.get("volumes", []) if "configMap" in volume]
+        for each in sources:
+            if not each.get("optional") and (pod.namespace, each["name"]) not in there:
+                yield f"{pod.name}: there is no ConfigMap {each['name']}"
 
 
 def offline(world: World) -> Iterator[str]:
@@ -313,7 +346,8 @@ def quota(world: World) -> Iterator[str]:
     )
     if quantity(hard["requests.nvidia.com/gpu"]) < gpus:
         yield f"the quota has {hard['requests.nvidia.com/gpu']} GPUs, the groups {gpus}"
-    pods = sum(pod.most for pod in world.ray_pods)
+    others = sum(pod.most for pod in world.pods if pod.part == "canary")  # it may be there twice for a moment
+    pods = sum(pod.most for pod in world.ray_pods) + others
     if quantity(hard["pods"]) < 2 * pods:
         yield f"the quota has {hard['pods']} pods for {pods}"
 
