@@ -131,10 +131,26 @@ class _Reply:
             cut = data.rfind(_END) + len(_END)
             whole, self._tail = (data[:cut], data[cut:]) if cut >= len(_END) else (b"", data)
         if whole:
-            self._first = self._first or whole[: whole.index(_END)]
-            events = [each for each in whole.rsplit(_END, 3) if each and not each.startswith(b":")]
-            self._last = events[-1] if events else self._last
+            # Comments, which keep a stream alive, are none of its events.
+            self._first = self._first or next(filter(_is_event, whole.split(_END)), b"")
+            self._last = _last_of(whole) or self._last
         return whole
+
+
+def _is_event(text: bytes) -> bool:
+    return bool(text) and not text.startswith(b":")
+
+
+def _last_of(events: bytes) -> bytes:
+    """The last of whole events, without its end; empty when all are comments."""
+    end = len(events) - len(_END)
+    while end > 0:
+        before = events.rfind(_END, 0, end)
+        begin = 0 if before < 0 else before + len(_END)
+        if _is_event(events[begin:end]):
+            return events[begin:end]
+        end = begin - len(_END)
+    return b""
 
 
 def last_event(caller: Caller, first: bytes, last: bytes) -> bytes:

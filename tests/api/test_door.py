@@ -114,8 +114,10 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event(path: str) -> N
     assert b"half of an ev" not in reply.content
 
 
-async def test_a_response_that_breaks_off_is_the_one_that_was_begun() -> None:
-    pieces = _PIECES["/v1/responses"]
+@pytest.mark.parametrize("before", [0, 1], ids=["at once", "after it was kept alive"])
+@pytest.mark.parametrize("comments", [1, 5])
+async def test_a_response_that_breaks_off_is_the_one_that_was_begun(before: int, comments: int) -> None:
+    pieces = [b": keepalive\n\n" * before, _CREATED, _DELTA, b": keepalive\n\n" * comments]
     reply = await ask(proxy(start(200, _STREAM), body(b"".join(pieces))), "/v1/responses")
     last = json.loads(reply.content.rpartition(b"data: ")[2])
     assert (last["type"], last["sequence_number"]) == ("response.failed", 5)
@@ -138,9 +140,11 @@ async def test_a_response_that_breaks_off_before_its_first_event_is_an_error() -
     ],
     ids=["done", "message_stop", "response.completed", "an error"],
 )
-async def test_nothing_follows_the_last_event(path: str, last: bytes) -> None:
-    reply = await ask(proxy(start(200, _STREAM), body(last)), path)
-    assert reply.content == last
+@pytest.mark.parametrize("comments", [0, 5])
+async def test_nothing_follows_the_last_event(path: str, last: bytes, comments: int) -> None:
+    said = last + b": keepalive\n\n" * comments
+    reply = await ask(proxy(start(200, _STREAM), body(said)), path)
+    assert reply.content == said
 
 
 async def test_a_whole_reply_that_breaks_off_does_not_look_complete() -> None:

@@ -2,10 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.resilience.nodes import PACE
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.resilience)
-            item.add_marker(pytest.mark.timeout(3600))
+            item.add_marker(pytest.mark.timeout(3600 * PACE))

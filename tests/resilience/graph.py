@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 
 from serve_app.config import ROOT
-from tests.resilience.nodes import Cluster, Machine, until
+from tests.resilience.nodes import PACE, Cluster, Machine, until
 
 APPLICATION = "gatehouse"
 MODEL = "syn-20b"
 TOKEN_MS = 250.0
-REPLICA_DRAIN_S = 40
+REPLICA_DRAIN_S = round(40 * PACE)
 """Longer than the longest stream of the load, shorter than a machine's drain (`nodes.DRAIN_S`)."""
-TTL_S = 20
+TTL_S = round(20 * PACE)
 """After this a request that nobody settles is charged as an estimate."""
 
 STATE = json.dumps({"gatehouse-state": 1})
@@ -58,6 +58,8 @@ def document(state: Path, engine: str, candidate: str | None = None) -> dict[str
         if each is not None:
             actor = {"num_cpus": 0.1, "resources": {"gatehouse-20b": 1}}
             deployments.append({"name": f"Engine:{MODEL}:{each}", "ray_actor_options": actor})
+    for each in deployments:
+        each["health_check_timeout_s"] = 30.0 * PACE  # 30 is the product's and Serve's own
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": "0.0.0.0", "port": 8000},  # noqa: S104 - of a network of our own
@@ -76,7 +78,7 @@ def document(state: Path, engine: str, candidate: str | None = None) -> dict[str
                     "gate": {"bundle": str(ROOT / "configs" / "policies" / "default.yaml")},
                     "models": [model],
                     "ingress_replicas": {"replicas": 2, "num_cpus": 0.1},
-                    "ingress": {"leased_grants": 8, "call_timeout_s": 15.0},
+                    "ingress": {"leased_grants": 8, "call_timeout_s": 15.0 * PACE},
                     "tenancy": {"max_concurrent_requests": 4096, "grant_ttl_s": TTL_S},
                 },
                 "deployments": deployments,

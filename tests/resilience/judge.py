@@ -36,6 +36,7 @@ def endings(load: Load, lost: Iterable[str]) -> Found:
         "of these error events": load.count(Ending.ERROR_EVENT),
         "connections to a dead machine": sum(each.machine in gone for each in broken),
         "truncated": 0,
+        "not in their dialect": load.count(Ending.FOREIGN),
         "endings": dict(load.counts()),
         "codes": dict(Counter(each.code for each in replies if each.code)),
         "rerouted": sum(each.rerouted for each in replies),
@@ -121,6 +122,8 @@ def records(replies: Sequence[Reply], log: Path, tenant: str) -> Found:
         for _, _, record in there
         if record["name"] == "generation.finished" and record["data"]["outcome"] == "completed"
     }
+    decided = Counter(record["request_id"] for _, _, record in there if record["name"] == "route.decided")
+    unrecorded = [each.request_id for each in replies if each.whole and decided[each.request_id] != 1]
     acknowledged = [(each.request_id, *each.receipt) for each in replies if each.receipt is not None]
     lost = [name for name, index, leaf in acknowledged if leaves.get(index) != leaf]
     return Found(
@@ -128,11 +131,16 @@ def records(replies: Sequence[Reply], log: Path, tenant: str) -> Found:
             "records": len(there),
             "acknowledged": len(acknowledged),
             "acknowledged and lost": len(lost),
+            "answered without a record": len(unrecorded),
             "answered without a record of the end": sum(
                 each.whole and each.request_id not in finished for each in replies
             ),
         },
-        {"acknowledged and lost": lost, "recorded twice": [name for name, count in events.items() if count > 1]},
+        {
+            "acknowledged and lost": lost,
+            "answered without one record of it": unrecorded,
+            "recorded twice": [name for name, count in events.items() if count > 1],
+        },
     )
 
 

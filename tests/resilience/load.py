@@ -19,7 +19,7 @@ import aiohttp
 
 from serve_app.bench.stream import EventReader
 from tests.resilience.graph import MODEL, TOKEN_MS
-from tests.resilience.nodes import Machine
+from tests.resilience.nodes import PACE, Machine
 
 KINDS = ("chat", "whole", "messages", "responses")
 LONG = "long"
@@ -28,7 +28,7 @@ LONG_TOKENS = round(15_000 / TOKEN_MS)
 _PATHS = {"messages": "/v1/messages", "responses": "/v1/responses"}
 _PROBE_S = 1.0
 _PAUSE_S = 0.5  # of a client between an answer and its next request
-_LIMIT_S = 180.0
+_LIMIT_S = 180.0 * PACE
 _HEADERS = {"content-type": "application/json", "anthropic-version": "2023-06-01"}
 
 
@@ -86,7 +86,7 @@ class Load:
     replies: list[Reply] = field(default_factory=list[Reply])
     open: dict[str, Reply] = field(default_factory=dict[str, Reply])
     healthy: list[Machine] = field(default_factory=list[Machine])
-    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _stopping: bool = False
 
     def __post_init__(self) -> None:
@@ -148,7 +148,7 @@ class Load:
         return aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=1 << 20)
 
     async def _one(self, session: aiohttp.ClientSession, kinds: Sequence[str]) -> Reply:
-        number = next(self._numbers)
+        number = next(self.numbers)
         kind = kinds[number % len(kinds)]
         tokens = LONG_TOKENS if kind == LONG else self._random.randint(4, 12)
         body, expected = request(kind, number, tokens)
@@ -208,8 +208,11 @@ class Load:
             reply.ending = Ending.REFUSED if reply.code else Ending.FOREIGN
             reply.detail = "" if reply.code else whole[:200].decode("utf-8", "replace")
         elif reply.kind == "whole":
-            reply.tokens = _tokens(json.loads(whole)["usage"])
-            reply.ending = Ending.WHOLE
+            try:
+                reply.tokens = _tokens(json.loads(whole)["usage"])
+                reply.ending = Ending.WHOLE
+            except (ValueError, KeyError, TypeError) as error:  # HTTP calls it complete, and it is not
+                reply.ending, reply.detail = Ending.SILENT, type(error).__name__
         elif reader.error:
             reply.ending = Ending.ERROR_EVENT
         elif reader.done and not reader.malformed and reader.usage:

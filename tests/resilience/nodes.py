@@ -31,7 +31,9 @@ _STORE_BYTES = 80 << 20
 _SESSIONS = Path("/tmp/ray")  # noqa: S108 - where Ray keeps its sockets and logs; every machine has a folder of its own there
 _PASSWORD = "resilience"  # of a Redis that nobody outside these namespaces can reach
 _NAMESPACES = Path("/run/netns")
-DRAIN_S = 60
+PACE = float(os.environ.get("GATEHOUSE_RESILIENCE_PACE", "1"))
+"""By how much drains, deadlines and what Ray takes for death are longer, on a machine that is busy with much else."""
+DRAIN_S = round(60 * PACE)
 """How long a raylet that was told to end waits for what its replicas still have to do."""
 DOOR = "serve_app.door:middlewares"
 
@@ -42,10 +44,14 @@ _ENVIRONMENT: Mapping[str, str] = {
     "RAY_memory_monitor_refresh_ms": "0",  # the machine's memory is not this cluster's alone
     "RAY_worker_niceness": "0",  # whatever else this machine does must not come before the replicas
     # As KubeRay sets them:
-    "RAY_SERVE_KV_TIMEOUT_S": "5",
-    "RAY_gcs_server_request_timeout_seconds": "5",
+    "RAY_SERVE_KV_TIMEOUT_S": f"{5 * PACE:.0f}",
+    "RAY_gcs_server_request_timeout_seconds": f"{5 * PACE:.0f}",
     "RAY_timeout_ms_task_wait_for_death_info": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    # Ray's own, unless the pace is another one:
+    "RAY_health_check_timeout_ms": f"{10_000 * PACE:.0f}",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": f"{10 * PACE:.0f}",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": f"{5 * PACE:.0f}",
     # As our manifests set them:
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_S),
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": DOOR,
@@ -57,11 +63,11 @@ _ENVIRONMENT: Mapping[str, str] = {
 
 
 def until(what: str, holds: Callable[[], bool], limit_s: float, every_s: float = 0.2) -> None:
-    """Wait for a state; the limit is only there so that a broken run ends."""
-    ends_s = time.monotonic() + limit_s
+    """Wait for a state; the limit, times `PACE`, is only there so that a broken run ends."""
+    ends_s = time.monotonic() + limit_s * PACE
     while not holds():
         if time.monotonic() > ends_s:
-            raise TimeoutError(f"{what}: not within {limit_s:g} s")
+            raise TimeoutError(f"{what}: not within {limit_s * PACE:g} s")
         time.sleep(every_s)
 
 
