@@ -1,27 +1,23 @@
 """`gatehouse size`: how much hardware a load needs, by arithmetic and by simulation."""
 
-import asyncio
 import json
-import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from deployments.engine.options import EngineSettings
-from serve_app.bench.load import BenchRefused, Endpoint, Level, Shape, client_session, require_loopback, run_level
-from serve_app.bench.machine import machine
+from serve_app.bench.load import BenchRefused
 from serve_app.bench.plot import require_matplotlib
-from serve_app.bench.stats import Figures, figures
 from serve_app.cli.client import fail
-from serve_app.config import ConfigError, environment, find, load_serve_file
-from serve_app.sizing.check import ClockServer, Compared, compare
+from serve_app.cli.size_check import check
+from serve_app.cli.size_text import console, duration_s, numbers, tokens, write
+from serve_app.config import ConfigError, find, load_serve_file
 from serve_app.sizing.constants import CASES, EFFICIENCIES, GIB, GPUS, MODELS, SOURCES, Case, Gpu
+from serve_app.sizing.memory import activation_bytes, full_bytes, window_bytes
 from serve_app.sizing.plan import Demand, Option, cost, options
 from serve_app.sizing.plot import draw_sweep
 from serve_app.sizing.scenarios import CannotSize, Row, rows, scenario
@@ -29,13 +25,6 @@ from serve_app.sizing.simulate import simulate
 from serve_app.sizing.workload import Workload
 
 app = typer.Typer(help="How much hardware a load needs: arithmetic, and a simulator.", invoke_without_command=True)
-_WIDE = 200
-
-
-_console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-_TOKENS = re.compile(r"(\d+)(k?)")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|h)?")
-_UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, None: 1.0}
 _PROFILE_GPUS = {"s": "l4", "m": "l40s", "l": "h100"}
 _Hit = Annotated[float, typer.Option(min=0, max=1, help="Share of turns that find their prefix in the cache.")]
 _Think = Annotated[str, typer.Option(help="Between an answer and the next turn, as 10s: tools, people.")]
@@ -65,7 +54,7 @@ def size(
         return
     if sources:
         for name, text in SOURCES.items():
-            _console.print(f"[{name}] {text}", markup=False, soft_wrap=True)
+            console.print(f"[{name}] {text}", markup=False, soft_wrap=True)
         return
     known = MODELS.get(model)
     if known is None:
@@ -85,23 +74,6 @@ def size(
         _show_plan(model, demand, found, prices)
     if not any(option.replicas for each in found.values() for option in each):
         raise typer.Exit(1)
-
-
-def tokens(text: str) -> int:
-    """`500`, or `32k` for 32,768; `ValueError` for anything else and for nothing."""
-    found = _TOKENS.fullmatch(text.strip().lower())
-    count = int(found[1]) * (1024 if found[2] else 1) if found else 0
-    if count < 1:
-        raise ValueError(f"'{text}' is not a number of tokens, as 500 or 32k")
-    return count
-
-
-def duration_s(text: str) -> float:
-    """`2s`, `50ms`, `5min`, `1h`, or a number of seconds; `ValueError` for anything else."""
-    found = _DURATION.fullmatch(text.strip().lower())
-    if found is None:
-        raise ValueError(f"'{text}' is not a time, as 2s or 50ms")
-    return float(found[1]) * _UNITS[found[2]]
 
 
 def card_prices(text: str, cards: Sequence[str]) -> dict[str, float]:
@@ -139,7 +111,7 @@ def _plan_json(
             "step_tokens": option.shape.step_tokens,
             "seats": option.shape.seats,
             "tight": option.tight,
-            "fit": asdict(option.fit),
+            "fit": asdict(option.fit) | {"activation_bytes": _activations(option)},
             "cases": {
                 case: {
                     "replicas": option.replicas.get(case),
@@ -153,9 +125,14 @@ def _plan_json(
             "cost": asdict(cost(cards, price)) if cards and price else None,
         }
 
+    known = MODELS[model]
     return {
         "model": model,
         "demand": asdict(demand),
+        "request_cache_bytes": {
+            "full_layers": full_bytes(known, demand.context),
+            "window_layers": window_bytes(known, demand.context),
+        },
         "open_requests": demand.open_requests,
         "requests_per_s": demand.rate,
         "efficiencies": {case: asdict(each) for case, each in EFFICIENCIES.items()},
@@ -164,48 +141,60 @@ def _plan_json(
 
 
 def _show_plan(model: str, demand: Demand, found: Mapping[str, Sequence[Option]], prices: Mapping[str, float]) -> None:
-    _console.print(
+    console.print(
         f"{model}: {demand.sessions} agents ask {demand.rate:.2f} times a second, {demand.open_requests} requests are "
         f"open at once, of {demand.context:,} tokens each, {demand.hit:.0%} of a prompt cached where there is room. "
         f"First token within {demand.ttft_s:g} s (p95), a token every {demand.itl_s * 1e3:g} ms.",
         soft_wrap=True,
     )
+    known = MODELS[model]
+    in_cache = full_bytes(known, demand.context), window_bytes(known, demand.context)
+    console.print(
+        f"A request's cache: {in_cache[0] / 2**20:,.0f} MiB in {known.full_layers} layers of full attention, "
+        f"{in_cache[1] / 2**20:,.1f} MiB in {known.window_layers} with a window of {known.window} tokens.",
+        soft_wrap=True,
+    )
     table = Table(
-        "a replica", "weights, GiB a GPU", "cache, GiB a GPU", "requests that fit", "replicas", "GPUs",
+        "a replica", "GiB a GPU: weights", "reserve (activations)", "cache", "requests that fit", "replicas", "GPUs",
         "first token, s", "gap, ms",
     )  # fmt: skip
     for name, each in found.items():
         if not each:
-            table.add_row(name, "-", "-", "fewer than two on 8 GPUs")
+            table.add_row(name, "-", "-", "-", "fewer than two on 8 GPUs")
         for option in each:
             table.add_row(*_cells(option))
-    _console.print(table)
+    console.print(table)
     for name, each in found.items():
         for option in each:
             price, cards = prices.get(name), option.range()
             if price is not None and cards is not None:
                 money = cost(cards, price)
-                _console.print(
+                console.print(
                     f"{option.shape.tensor_parallel} x {name}: {_between(*money.hour, '{:,.2f}')} an hour, "
                     f"{_between(*money.month, '{:,.0f}')} a month, by your price of {price:g}.",
                     soft_wrap=True,
                 )
             for case, why in option.why_not.items():
-                _console.print(f"{option.shape.tensor_parallel} x {name}, {case} case: {why}.", soft_wrap=True)
+                console.print(f"{option.shape.tensor_parallel} x {name}, {case} case: {why}.", soft_wrap=True)
             if option.tight:
                 share = option.fit.cache_share
-                _console.print(
+                console.print(
                     f"{option.shape.tensor_parallel} x {name}: only {share:.0%} of the card is left for the cache; "
                     "the engine may not start.",
                     soft_wrap=True,
                 )
-    _console.print(
+    console.print(
         "Ranges run from the hopeful to the cautious case; times are those of the middle one. Nothing was measured "
         "on these cards: docs/sizing.md says how far to trust this. A replica more keeps the targets when one is lost.",
         soft_wrap=True,
     )
     if not prices:
-        _console.print("No prices are assumed: give yours with --gpu-hour.", soft_wrap=True)
+        console.print("No prices are assumed: give yours with --gpu-hour.", soft_wrap=True)
+
+
+def _activations(option: Option) -> int:
+    shape = option.shape
+    return activation_bytes(shape.model, shape.tensor_parallel, shape.step_tokens, shape.seats)
 
 
 def _cells(option: Option) -> list[str]:
@@ -214,6 +203,7 @@ def _cells(option: Option) -> list[str]:
     return [
         f"{option.shape.tensor_parallel} x {option.shape.gpu.name}",
         f"{held.weights_bytes / GIB:.1f}",
+        f"{held.reserve_bytes / GIB:.1f} ({_activations(option) / GIB:.1f})",
         f"{held.cache_bytes / GIB:.1f}",
         str(held.sequences),
         _between(min(counts), max(counts)) if counts else "none will do",
@@ -269,13 +259,14 @@ def simulate_profile(
             "think_s": duration_s(think), "large": large, "escalation": escalation,
             "most_context": min(windows, default=tokens("128k")), "arrivals": "bursty" if bursty else "poisson",
         }  # fmt: skip
+        ingresses = file.app.ingress_replicas.replicas
         sweep: dict[str, dict[Case, list[Row]]] = {}
         for label, load in _loads(sessions, rate, shared).items():
             sweep[label] = {}
             for case in CASES:
                 run = scenario(
                     f"{label}, {case}", engines, card, case, load, cold_start_s=duration_s(cold_start), hit=hit,
-                    duration_s=length_s, warm_up_s=warm_up_s, seed=seed,
+                    duration_s=length_s, warm_up_s=warm_up_s, seed=seed, ingresses=ingresses,
                 )  # fmt: skip
                 sweep[label][case] = rows(simulate(run), length_s)
     except (BenchRefused, CannotSize, ConfigError) as error:
@@ -284,28 +275,18 @@ def simulate_profile(
         fail(f"{error}.", 2)
     _show_sweep(sweep, f"{file.path.name} on {card.name}")
     if json_file is not None:
-        _write(json_file, {"config": file.path.name, "gpu": card.name, "seed": seed, "workload": shared,
+        write(json_file, {"config": file.path.name, "gpu": card.name, "seed": seed, "workload": shared,
                            "results": {label: {case: [asdict(row) for row in each] for case, each in by_case.items()}
                                        for label, by_case in sweep.items()}})  # fmt: skip
     if plot is not None:
         draw_sweep(sweep, plot, f"{file.path.name} on {card.name}, simulated; line: middle case, band: all three")
-        _console.print(f"Written to {plot}.", soft_wrap=True)
+        console.print(f"Written to {plot}.", soft_wrap=True)
 
 
 def _loads(sessions: str, rate: str, shared: Mapping[str, Any]) -> dict[str, Workload]:
     if rate:
-        return {f"{each:g}/s": Workload(sessions_per_s=each, **shared) for each in _numbers(rate)}
-    return {f"{int(each)}": Workload(population=int(each), **shared) for each in _numbers(sessions)}
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ValueError(f"'{text}' is not a list of numbers with commas") from None
-    if not found or min(found) <= 0:
-        raise ValueError(f"'{text}' is not a list of positive numbers")
-    return found
+        return {f"{each:g}/s": Workload(sessions_per_s=each, **shared) for each in numbers(rate)}
+    return {f"{int(each)}": Workload(population=int(each), **shared) for each in numbers(sessions)}
 
 
 def _show_sweep(sweep: Mapping[str, Mapping[Case, Sequence[Row]]], title: str) -> None:
@@ -321,81 +302,11 @@ def _show_sweep(sweep: Mapping[str, Mapping[Case, Sequence[Row]]], title: str) -
                     _seconds(row.ttft_p95_s), f"{row.itl_mean_s * 1e3:.1f}", f"{row.itl_p99_s * 1e3:.0f}",
                     f"{row.tokens_per_s:,.0f}", f"{row.hit:.0%}", f"{row.replicas:.1f}",
                 )  # fmt: skip
-    _console.print(table)
+    console.print(table)
 
 
 def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-@app.command()
-def check(
-    seats: Annotated[int, typer.Option(min=1, help="max_num_seqs of the server's engine.")],
-    first_token_ms: Annotated[float, typer.Option(min=0, help="Of its token clock.")],
-    token_ms: Annotated[float, typer.Option(min=0, help="Of its token clock.")],
-    url: Annotated[str, typer.Option(help="A server with one replica of kind synthetic.")] = "http://127.0.0.1:8000",
-    model: Annotated[str, typer.Option(help="Its name.")] = "syn-20b",
-    key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "GATEHOUSE_KEY",
-    max_tokens: Annotated[int, typer.Option(min=1, max=131_072, help="Of every answer.")] = 64,
-    streams: Annotated[str, typer.Option(help="Closed loop: numbers of streams, with commas.")] = "4,8,16",
-    rate: Annotated[str, typer.Option(help="Open loop: arrivals per second, with commas.")] = "2.75,4.4",
-    length: Annotated[str, typer.Option(help="Of an open level.")] = "90s",
-    per_stream: Annotated[int, typer.Option(min=2, max=1000, help="Requests per stream of a closed level.")] = 8,
-    json_file: Annotated[Path | None, typer.Option("--json", help="File for the full result.")] = None,
-    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Load a server that is not here.")] = False,
-) -> None:
-    """Load a real server on a token clock, simulate the same, and show how far the simulator is off."""
-    try:
-        require_loopback(url, allow_remote)
-        closed = [int(each) for each in _numbers(streams)] if streams else []
-        levels = [Level(streams=each, requests=each * per_stream) for each in closed]
-        levels += [Level(rate=each, duration_s=duration_s(length)) for each in (_numbers(rate) if rate else [])]
-    except BenchRefused as error:
-        fail(str(error), 2)
-    except ValueError as error:
-        fail(f"{error}.", 2)
-    endpoint = Endpoint("server", url.rstrip("/"), model, environment().get(key_env, "").strip() or None)
-    alone, runs = asyncio.run(_measure(endpoint, Shape("chat", 64, max_tokens), levels))
-    if alone.ttft_ms is None:
-        fail(f"no request was answered: {', '.join(alone.errors) or 'nothing came'}.")
-    path_s = max(0.0, alone.ttft_ms.p50 / 1e3 - first_token_ms / 1e3)
-    server = ClockServer(seats, first_token_ms / 1e3, token_ms / 1e3, max_tokens, path_s)
-    compared = compare(server, runs)
-    _console.print(
-        f"{machine().sentence} The path adds {path_s * 1e3:.1f} ms (one stream).", markup=False, soft_wrap=True
-    )
-    table = Table("level", "figure", "measured", "simulated", "error")
-    for each in compared:
-        table.add_row(each.level, each.name, _figure(each.real), _figure(each.simulated), _error(each))
-    _console.print(table)
-    if json_file is not None:
-        _write(json_file, {"machine": machine().to_json(), "server": asdict(server),
-                           "compared": [asdict(each) | {"error": each.error} for each in compared]})  # fmt: skip
-
-
-async def _measure(
-    endpoint: Endpoint, shape: Shape, levels: Sequence[Level]
-) -> tuple[Figures, dict[str, tuple[Level, Figures]]]:
-    """One stream, for what the path costs, and then every level."""
-    runs: dict[str, tuple[Level, Figures]] = {}
-    async with client_session() as session:
-        await run_level(session, endpoint, shape, Level(streams=4, requests=8))
-        alone = figures([await run_level(session, endpoint, shape, Level(streams=1, requests=12), 1_000_000)])
-        for number, level in enumerate(levels if alone.complete else (), 2):
-            window = await run_level(session, endpoint, shape, level, number * 1_000_000)
-            runs[level.label] = (level, figures([window]))
-    return alone, runs
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
-
-
-def _error(each: Compared) -> str:
-    return "-" if each.error is None else f"{each.error:+.1%}"
-
-
-def _write(file: Path, value: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    _console.print(f"Written to {file}.", soft_wrap=True)
+app.command()(check)

@@ -8,17 +8,25 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 GIB = 2**30
+"""Bytes [unit]."""
+
 BLOCK_TOKENS = 16
 """Tokens of a block of the KV cache, vLLM's default [source]."""
 
 BF16_BYTES = 2
+"""Of one weight, activation, key or value that is not quantised [unit]."""
+
+LOGIT_BYTES = 4
+"""Of a logit: they are made 32 bits wide before tokens are drawn [source]."""
+
 MXFP4_BYTES = 4.25 / 8
 """Of one weight: 4 bits and a share of the 8-bit scale of its block of 32 [mx]."""
 
 MEMORY_SHARE = 0.9
-"""`gpu_memory_utilization` of our profiles (docs/models.md)."""
+"""`gpu_memory_utilization` of our profiles [models]."""
 
 HOURS_PER_MONTH = 730.0
+"""8,760 hours of a year, in twelve parts [unit]."""
 
 SOURCES: Mapping[str, str] = {
     "config": "config.json of openai/gpt-oss-20b and openai/gpt-oss-120b; GptOssConfig of transformers has the same.",
@@ -28,6 +36,10 @@ SOURCES: Mapping[str, str] = {
     "smi": "Total memory as nvidia-smi reports it, in MiB, with ECC.",
     "lab": "GPUStack performance lab, gpt-oss-20b and -120b on H100 and A100, vLLM 0.10.2 and 0.11.0.",
     "source": "Read in the code of vLLM 0.29.0.",
+    "bench": "Measured by us on two cores without a GPU: docs/benchmarks.md, the serving path alone.",
+    "models": "docs/models.md, which gives each setting of our profiles with its reason.",
+    "choice": "Ours: not a fact but a rule, and the reason stands beside it.",
+    "unit": "What the word means.",
     "estimate": "Ours; no measurement behind it. Given as a range, or on the cautious side.",
 }
 
@@ -77,9 +89,9 @@ _GPT_OSS_20B = Model(  # [config]
     vocabulary=201_088,
     positions=131_072,
 )
-MODELS: Mapping[str, Model] = {
+MODELS: Mapping[str, Model] = {  # [config]
     "gpt-oss-20b": _GPT_OSS_20B,
-    "gpt-oss-120b": replace(_GPT_OSS_20B, name="gpt-oss-120b", layers=36, experts=128),  # [config]
+    "gpt-oss-120b": replace(_GPT_OSS_20B, name="gpt-oss-120b", layers=36, experts=128),
 }
 
 
@@ -111,6 +123,7 @@ class Efficiency:
     """What of the data sheet is reached: `compute` and `bandwidth` and `link` as shares in (0, 1].
 
     `step_s` is what a step costs beside the GPU's work, `sequence_s` the same for each sequence in it (scheduling,
+    sampling, detokenisation), `hop_s` the latency of one all-reduce. Seconds.
     """
 
     compute: float
@@ -128,6 +141,7 @@ EFFICIENCIES: Mapping[Case, Efficiency] = {
     "high": Efficiency(compute=0.42, bandwidth=0.80, link=0.7, step_s=1.5e-3, sequence_s=5e-6, hop_s=8e-6),
 }
 CASES: tuple[Case, ...] = ("low", "mid", "high")
+"""In the order of `EFFICIENCIES` [choice]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,23 +173,31 @@ LAB: tuple[LabResult, ...] = (
     LabResult("gpt-oss-120b", "a100", 1, 32_000, 100, 4096, 4_606),
 )
 
-# GiB for activations, CUDA graphs and the runtime, by `max_num_batched_tokens` [estimate, docs/models.md].
+# GiB for activations, CUDA graphs and the runtime, by `max_num_batched_tokens` [estimate]; the same as in [models].
 RESERVE_GIB: tuple[tuple[int, float], ...] = ((2048, 2.0), (4096, 2.5), (8192, 4.0))
 
 PATH_S = 0.02
-"""What Gatehouse itself adds to the first token (docs/benchmarks.md: 8 to 19 ms at one stream on two cores)."""
+"""What Gatehouse itself adds to the first token, for a plan (8 to 19 ms at one stream on two cores) [bench]."""
+
+PATH_CALLS_S, PATH_REQUEST_S = 0.0074, 0.0038
+"""The same for the simulator, a request alone and one among many: 11.2 ms are added at one stream and 129 ms at 32 that
+ask at once, on a token clock; at 8 the line says 38 ms, and 31 were seen [bench]."""
+
+PATH_TOKEN_S = 0.37e-3
+"""Of an ingress' core, for each token: 370 us of all processes of the server together at 32 streams [bench]."""
 
 TENSOR_PARALLEL = (1, 2, 4, 8)
-"""Tried sizes of a replica; they divide the heads and the key-value heads of both models."""
+"""Tried sizes of a replica; they divide the heads and the key-value heads of both models [config]."""
 
 STEP_TOKENS: Mapping[str, int] = {"l4": 2048, "l40s": 4096, "a100": 4096, "h100": 8192, "h200": 8192}
-"""`max_num_batched_tokens` by card (docs/models.md)."""
+"""`max_num_batched_tokens` by card [models]."""
 
 SEATS: Mapping[str, int] = {"l4": 16, "l40s": 64, "a100": 128, "h100": 128, "h200": 128}
-"""`max_num_seqs` by card (docs/models.md)."""
+"""`max_num_seqs` by card [models]."""
 
 LEAST_FULL_CONTEXTS = 2
-"""A replica is considered when at least two requests of the asked context fit: a window does not block the next."""
+"""A replica is considered when so many requests of the asked context fit: one does not block the next [choice]."""
 
 TIGHT_CACHE_SHARE = 0.15
-"""Below this share of the card for the cache the plan warns: gpt-oss-120b on one H100 (0.09) has run out of memory."""
+"""Below this share of the card for the cache the plan warns: gpt-oss-120b on one H100 (0.09) has run out of memory
+at vLLM's own settings, as [models] quotes [choice]."""

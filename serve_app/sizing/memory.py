@@ -7,6 +7,7 @@ from serve_app.sizing.constants import (
     BF16_BYTES,
     BLOCK_TOKENS,
     GIB,
+    LOGIT_BYTES,
     MEMORY_SHARE,
     MXFP4_BYTES,
     RESERVE_GIB,
@@ -81,11 +82,33 @@ def sequence_bytes(model: Model, context: int) -> int:
 
     Full layers keep every token, in whole blocks; window layers keep the window and the block that it begins in.
     """
-    blocks = math.ceil(context / BLOCK_TOKENS) * BLOCK_TOKENS
-    windowed = min(blocks, model.window + BLOCK_TOKENS)
-    return blocks * kv_bytes_per_token(model, model.full_layers) + windowed * kv_bytes_per_token(
-        model, model.window_layers
-    )
+    return full_bytes(model, context) + window_bytes(model, context)
+
+
+def full_bytes(model: Model, context: int) -> int:
+    """The part of `sequence_bytes` that layers with full attention hold."""
+    return _in_blocks(context) * kv_bytes_per_token(model, model.full_layers)
+
+
+def window_bytes(model: Model, context: int) -> int:
+    """The part of `sequence_bytes` that layers with a sliding window hold: the same however long a context grows."""
+    return min(_in_blocks(context), model.window + BLOCK_TOKENS) * kv_bytes_per_token(model, model.window_layers)
+
+
+def _in_blocks(context: int) -> int:
+    return math.ceil(context / BLOCK_TOKENS) * BLOCK_TOKENS
+
+
+def activation_bytes(model: Model, tensor_parallel: int, step_tokens: int, seats: int) -> int:
+    """Bytes on each card that the widest point of a full step holds at once: a floor for `reserve_bytes`.
+
+    That is inside the experts: what comes in and the residual, and for each token and chosen expert both halves of what
+    goes up, their product and what comes down; in bf16, the inner width divided by the cards. At the end of the step
+    there are logits and probabilities of every sequence, in 32 bits, over the whole vocabulary.
+    """
+    inner = model.intermediate // tensor_parallel
+    experts = step_tokens * (2 * model.hidden + model.experts_per_token * (3 * inner + model.hidden)) * BF16_BYTES
+    return max(experts, 2 * seats * model.vocabulary * LOGIT_BYTES)
 
 
 def reserve_bytes(step_tokens: int) -> float:

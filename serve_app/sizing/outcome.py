@@ -53,8 +53,9 @@ class Gaps:
 class TierOutcome:
     """One tier. Times of requests in seconds, in the order of their ends; `replicas` has (second, ready, starting).
 
-    `replica_s` are seconds of replicas, from the beginning of their start on; `offered` counts what was asked, refused
-    requests included. What was asked during the warm-up is counted nowhere, but in `replica_s` and `replicas`.
+    They ended at `ends_s`. `replica_s` are seconds of replicas, from the beginning of their start on; `offered` counts
+    what was asked, refused requests included. What was asked during the warm-up is counted nowhere, but in `replica_s`
+    and `replicas`.
     """
 
     offered: int = 0
@@ -66,6 +67,7 @@ class TierOutcome:
     replica_s: float = 0.0
     ttft_s: list[float] = field(default_factory=list[float])
     e2e_s: list[float] = field(default_factory=list[float])
+    ends_s: list[float] = field(default_factory=list[float])
     gaps: Gaps = field(default_factory=Gaps)
     replicas: list[tuple[float, int, int]] = field(default_factory=list[tuple[float, int, int]])
     depth: list[tuple[float, int, int]] = field(default_factory=list[tuple[float, int, int]])

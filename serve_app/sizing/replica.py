@@ -37,13 +37,17 @@ class EngineShape:
 
 
 class Request:
-    """One request on its way. `new` tokens are read, `cached` more are in the cache; times in seconds."""
+    """One request on its way, asked by its client and then given to an engine. Times in seconds.
 
-    __slots__ = ("asked_s", "cached", "first_s", "needs", "new", "output", "session", "took")
+    `new` tokens are read, `cached` more are in the cache.
+    """
 
-    def __init__(self, session: Session, asked_s: float, new: int, cached: int, output: int) -> None:
+    __slots__ = ("asked_s", "cached", "first_s", "given_s", "needs", "new", "output", "session", "took")
+
+    def __init__(self, session: Session, asked_s: float, given_s: float, new: int, cached: int, output: int) -> None:
         self.session = session
         self.asked_s = asked_s
+        self.given_s = given_s
         self.new = new
         self.cached = cached
         self.output = output
@@ -86,6 +90,11 @@ class Replica(Protocol):
     @property
     def memory(self) -> float:
         """The share of the cache that is taken, 0..1."""
+        ...
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the answers that are being written now."""
         ...
 
 
@@ -148,7 +157,7 @@ class _Base:
 
     def _first(self, request: Request) -> None:
         request.first_s = self._now()
-        self.latencies.add(request.first_s, request.first_s - request.asked_s)
+        self.latencies.add(request.first_s, request.first_s - request.given_s)
 
     def _leave(self, request: Request) -> None:
         self._running -= 1
@@ -162,6 +171,7 @@ class _Ticking(_Base):
     ) -> None:  # fmt: skip
         super().__init__(number, shape, now, later, finished, gaps)
         self._clock = clock
+        self._writing = 0
 
     def submit(self, request: Request) -> bool:
         """Take a request; False where the queue is full."""
@@ -169,16 +179,23 @@ class _Ticking(_Base):
         self._fill()
         return taken
 
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the answers that are being written now."""
+        return self._writing / self._clock.token_s if self._clock.token_s else 0.0
+
     def _fill(self) -> None:
         while (request := self._take()) is not None:
             self._later(self._clock.first_s, lambda request=request: self._answer(request))
 
     def _answer(self, request: Request) -> None:
         self._first(request)
+        self._writing += 1
         self._gaps.add(self._clock.token_s, request.output - 1)
         self._later((request.output - 1) * self._clock.token_s, lambda: self._end(request))
 
     def _end(self, request: Request) -> None:
+        self._writing -= 1
         self._leave(request)
         self._fill()
         self._finished(self, request)
@@ -199,6 +216,7 @@ class _Batching(_Base):
         self._entered = 0
         self._context = 0  # of all running answers
         self._busy = False
+        self._step_s = 0.0  # of the newest step
 
     def submit(self, request: Request) -> bool:
         """Take a request; False where the queue is full."""
@@ -206,6 +224,11 @@ class _Batching(_Base):
         if not self._busy:
             self._begin()
         return taken
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the answers that are being written now."""
+        return len(self._answers) / self._step_s if self._busy and self._step_s else 0.0
 
     def _begin(self) -> None:
         """Begin the next step, if there is anything to do."""
@@ -226,7 +249,7 @@ class _Batching(_Base):
             read += size
             context += size * (request.cached + request.took + size / 2)
             parts.append((request, size))
-        seconds = self._step.time(read, context, len(parts), decodes, self._context)
+        seconds = self._step_s = self._step.time(read, context, len(parts), decodes, self._context)
         self._later(seconds, lambda: self._end(parts, decodes, seconds))
 
     def _end(self, parts: list[tuple[Request, int]], decodes: int, seconds: float) -> None:

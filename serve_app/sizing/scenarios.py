@@ -5,9 +5,19 @@ from dataclasses import dataclass
 
 from deployments.engine.options import EngineSettings
 from serve_app.bench.stats import percentile
-from serve_app.sizing.constants import EFFICIENCIES, MODELS, PATH_S, STEP_TOKENS, Case, Gpu
+from serve_app.sizing.constants import (
+    EFFICIENCIES,
+    MODELS,
+    PATH_CALLS_S,
+    PATH_REQUEST_S,
+    PATH_TOKEN_S,
+    STEP_TOKENS,
+    Case,
+    Gpu,
+)
 from serve_app.sizing.memory import fit
 from serve_app.sizing.outcome import Outcome
+from serve_app.sizing.path import PathShape
 from serve_app.sizing.replica import EngineShape
 from serve_app.sizing.simulate import LARGE, SMALL, Scenario, TierSetup
 from serve_app.sizing.throughput import step_model
@@ -36,9 +46,7 @@ def tier_setup(engine: EngineSettings, gpu: Gpu, case: Case, cold_start_s: float
         chunk=_whole(engine, "long_prefill_token_threshold") or step_tokens,
         cache_tokens=held.tokens,
     )
-    return TierSetup(
-        shape, engine.replicas or 1, engine.scaling, cold_start_s, hit, affinity=engine.affinity, path_s=PATH_S
-    )
+    return TierSetup(shape, engine.replicas or 1, engine.scaling, cold_start_s, hit, affinity=engine.affinity)
 
 
 def _whole(engine: EngineSettings, name: str) -> int | None:
@@ -58,13 +66,15 @@ def scenario(
     duration_s: float,
     warm_up_s: float,
     seed: int,
+    ingresses: int = 1,
 ) -> Scenario:
-    """A run of the configured tiers (`20b`, `120b`) under a load."""
+    """A run of the configured tiers (`20b`, `120b`) under a load, behind so many ingress replicas."""
     known = {tier: engine for tier, engine in engines.items() if tier in (SMALL, LARGE)}
     if not known:
         raise CannotSize("the configuration has no tier of the router.")
     tiers = {tier: tier_setup(engine, gpu, case, cold_start_s, hit) for tier, engine in known.items()}
-    return Scenario(name, tiers, workload, duration_s, warm_up_s, seed)
+    path = PathShape(PATH_CALLS_S, PATH_REQUEST_S, PATH_TOKEN_S, ingresses)
+    return Scenario(name, tiers, workload, duration_s, warm_up_s, seed, path)
 
 
 @dataclass(frozen=True, slots=True)

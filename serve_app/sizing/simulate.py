@@ -9,10 +9,11 @@ import itertools
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from deployments.engine.scaling import ScalingSettings, Signals, decide
 from serve_app.sizing.outcome import Outcome, TierOutcome
+from serve_app.sizing.path import Path, PathShape
 from serve_app.sizing.replica import EngineShape, Replica, Request, replica
 from serve_app.sizing.workload import Arrivals, Session, Workload
 
@@ -26,8 +27,7 @@ class TierSetup:
     """One tier: its engines, a fixed number of `replicas` or a `scaling` rule, and what a new one takes.
 
     `hit` is the share of turns that find their session's prefix in the cache, where the replica is the one of the last
-    turn. `affinity` sends a session's turns to the same replica as long as it is there. `path_s` is added to the first
-    token for everything before the engine.
+    turn. `affinity` sends a session's turns to the same replica as long as it is there.
     """
 
     shape: EngineShape
@@ -36,12 +36,15 @@ class TierSetup:
     cold_start_s: float = 300.0
     hit: float = 0.8
     affinity: bool = True
-    path_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A whole run. Requests of the first `warm_up_s` count nowhere; the end cuts off what is still open."""
+    """A whole run. Requests of the first `warm_up_s` count nowhere; the end cuts off what is still open.
+
+    `path` lies before all tiers. With `arrivals_s` (seconds, ascending) sessions come just then, whatever the workload
+    says of how they come.
+    """
 
     name: str
     tiers: Mapping[str, TierSetup]
@@ -49,7 +52,8 @@ class Scenario:
     duration_s: float = 3600.0
     warm_up_s: float = 300.0
     seed: int = 1
-    notes: tuple[str, ...] = field(default_factory=tuple[str, ...])
+    path: PathShape = PathShape()
+    arrivals_s: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.tiers or self.warm_up_s >= self.duration_s:
@@ -73,6 +77,7 @@ class _System:
         )
         self._tiers = {name: _Tier(name, setup, self) for name, setup in scenario.tiers.items()}
         self._arrivals = Arrivals(scenario.workload, scenario.seed)
+        self._path = Path(scenario.path, lambda: self._now, self.later, self._tokens_per_s)
 
     @property
     def now(self) -> float:
@@ -95,7 +100,10 @@ class _System:
     def run(self) -> Outcome:
         """From the first arrival to the end of the time."""
         workload = self._scenario.workload
-        if workload.population is None:
+        if self._scenario.arrivals_s is not None:
+            for at_s in self._scenario.arrivals_s:
+                self.later(at_s, self._come)
+        elif workload.population is None:
             self.later(self._arrivals.next_s(), self._arrive)
         else:
             for _ in range(workload.population):
@@ -132,9 +140,16 @@ class _System:
     def _small(self) -> str:
         return SMALL if SMALL in self._tiers else LARGE
 
+    def _tokens_per_s(self) -> float:
+        return sum(tier.tokens_per_s for tier in self._tiers.values())
+
     def _send(self, session: Session, new: int, output: int, name: str) -> None:
-        tier = self._tiers[name]
-        if not tier.submit(session, new, output):
+        asked_s = self._now
+        self._path.enter(lambda: self._arrived(session, new, output, name, asked_s))
+
+    def _arrived(self, session: Session, new: int, output: int, name: str, asked_s: float) -> None:
+        """A request is through the path."""
+        if not self._tiers[name].submit(session, new, output, asked_s):
             self.outcome.broken_off += 1  # the client gives up; what it does next is not known
             self._end(session)
 
@@ -192,14 +207,19 @@ class _Tier:
         for _ in range(self._target):
             self._become_ready(self._begin())
 
-    def submit(self, session: Session, new: int, output: int) -> bool:
-        """Take a turn of a session; False where it is refused."""
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all answers that are being written now."""
+        return sum(each.tokens_per_s for each in (*self._ready.values(), *self._leaving.values()))
+
+    def submit(self, session: Session, new: int, output: int, asked_s: float) -> bool:
+        """Take a turn of a session that was asked then; False where it is refused."""
         chosen = self._choose(session.number)
         before = session.context - new
         cached = 0
         if chosen is not None and before > 0 and session.last.get(self._name) == chosen.number:
             cached = before if session.rng.random() < self._setup.hit else 0
-        request = Request(session, self._system.now, before + new - cached, cached, output)
+        request = Request(session, asked_s, self._system.now, before + new - cached, cached, output)
         if self._system.is_counted(request):
             self._out.offered += 1
         if chosen is not None:
@@ -226,9 +246,9 @@ class _Tier:
 
     def _finished(self, engine: Replica, request: Request) -> None:
         if self._system.is_counted(request):
-            path_s = self._setup.path_s
-            self._out.ttft_s.append(request.first_s - request.asked_s + path_s)
-            self._out.e2e_s.append(self._system.now - request.asked_s + path_s)
+            self._out.ttft_s.append(request.first_s - request.asked_s)
+            self._out.e2e_s.append(self._system.now - request.asked_s)
+            self._out.ends_s.append(self._system.now)
             self._out.output_tokens += request.output
         if engine.leaving and not engine.running and not engine.waiting:
             self._gone(engine)

@@ -33,8 +33,9 @@ def inside(network: str, *command: str) -> Sequence[str]:
 
 def watched(record: Path, *command: str) -> Sequence[str]:
     """The command, with every address that it or what it starts turns to in the file `record`; it keeps its own pid."""
-    return ("strace", "-D", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto,sendmmsg", "-e", "signal=none",
-            "-o", str(record), *command)  # fmt: skip
+    calls = "trace=connect,sendto,sendmsg,sendmmsg"
+    quiet = ("-qq", "-e", "signal=none")
+    return ("strace", "-D", "-f", "--seccomp-bpf", *quiet, "-e", calls, "-o", str(record), *command)
 
 
 def outside(record: Path) -> list[str]:

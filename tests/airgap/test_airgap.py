@@ -28,6 +28,7 @@ turn(socket.AF_INET6, socket.SOCK_STREAM, ("2001:db8::1", 443))
 turn(socket.AF_INET6, socket.SOCK_STREAM, ("::1", 9))
 turn(socket.AF_INET6, socket.SOCK_STREAM, ("::ffff:127.0.0.1", 9))
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.99", 9))
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b"x"], [], 0, ("192.0.2.98", 9))
 try:
     socket.getaddrinfo("name.invalid", 443)
 except OSError:
@@ -37,7 +38,8 @@ except OSError:
 
 def serve(site: Site, network: str, port: int, record: Path | None = None) -> dict:
     python = str(site.target / "current" / "venv" / "bin" / "python")
-    command = inside(network, python, str(HERE / "drive.py"), str(site.target), str(port), str(record or "-"))
+    drive = (python, str(HERE / "drive.py"), str(site.target), str(port))
+    command = inside(network, *(watched(record, *drive) if record else drive))
     done = subprocess.run(command, capture_output=True, text=True, env=site.environment, check=False)
     assert done.stdout.strip(), done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -48,11 +50,22 @@ def check_job(said: dict) -> None:
     status, model, text = said["asked"]
     assert (status, model) == (200, "demo-20b"), said
     assert "demo-20b" in text
+    status, state, text = said["response"]
+    assert (status, state) == (200, "completed"), said
+    assert said["kept"] == [200, text], "a response is found again"
+    assert "demo-20b" in text
     assert said["middle"] == [200, "emulated"]
     assert said["held"] == [200, True, []], "a dangerous call is withheld"
     assert said["approved"][0] == 0, said["approved"]
     assert [json.loads(each) for each in said["released"]] == [json.loads(CALL)]
     assert said["again"] == [], "one approval is one release"
+    status, names = said["metrics"]
+    assert status == 200
+    assert {"gatehouse_requests_total", "gatehouse_policy_total", "gatehouse_audit_records"} <= set(names)
+    code, shown, error = said["on call"]
+    assert code in (0, 1), (shown, error)  # nothing is down; nobody has made a backup of it
+    seen = {each["topic"]: each["state"] for each in json.loads(shown)["lines"]}
+    assert {seen[topic] for topic in ("server", "parts", "engines")} == {"ok"}, shown
     assert said["audit"][0] == 0, said["audit"]
     assert said["status"] == 0, said["output"]
 
@@ -62,7 +75,7 @@ def test_what_reaches_out_is_seen(scratch: Path) -> None:
     command = inside(EVERY_WAY_ENDS_HERE, *watched(record, sys.executable, "-c", REACH_OUT))
     subprocess.run(command, check=True, capture_output=True)
     seen = [line.split(": ")[0] for line in outside(record)]
-    assert {"192.0.2.1", "192.0.2.53", "2001:db8::1", "192.0.2.99"} <= set(seen)
+    assert {"192.0.2.1", "192.0.2.53", "2001:db8::1", "192.0.2.98", "192.0.2.99"} <= set(seen)
     resolver = [each for each in seen if not each.startswith(("192.0.2.", "2001:db8:"))]
     nameservers = [
         line.split()[1] for line in Path("/etc/resolv.conf").read_text().splitlines() if line[:10] == "nameserver"

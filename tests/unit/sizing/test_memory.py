@@ -7,13 +7,16 @@ from transformers import GptOssConfig
 
 from serve_app.sizing.constants import GIB, GPUS, MODELS, Model
 from serve_app.sizing.memory import (
+    activation_bytes,
     active_parameters,
     fit,
+    full_bytes,
     kv_bytes_per_token,
     parameters,
     reserve_bytes,
     sequence_bytes,
     weight_bytes,
+    window_bytes,
 )
 
 # gpt-oss model card (arXiv 2508.10925), table 1: billions of parameters, and GiB of the checkpoint.
@@ -112,3 +115,24 @@ def test_longer_contexts_never_fit_more_and_more_cards_never_fewer(
 def test_a_larger_step_needs_more_reserve(one: int, other: int) -> None:
     small, large = sorted((one, other))
     assert reserve_bytes(small) <= reserve_bytes(large)
+
+
+def test_a_window_layer_stops_growing_and_a_full_one_does_not() -> None:
+    model = MODELS["gpt-oss-120b"]
+    assert window_bytes(model, 64) == full_bytes(model, 64)  # as many layers of either kind, and both hold it all
+    assert window_bytes(model, 1 << 17) == window_bytes(model, 144) == 144 * 18 * 2 * 8 * 64 * 2
+    assert full_bytes(model, 1 << 17) == (1 << 17) * 18 * 2 * 8 * 64 * 2
+    assert sequence_bytes(model, 5000) == full_bytes(model, 5000) + window_bytes(model, 5000)
+
+
+@pytest.mark.parametrize(("cards", "step", "seats"), [(1, 2048, 16), (1, 8192, 128), (2, 8192, 128), (8, 8192, 128)])
+def test_activations_are_a_part_of_the_reserve(cards: int, step: int, seats: int) -> None:
+    model = MODELS["gpt-oss-120b"]
+    assert 0 < activation_bytes(model, cards, step, seats) < reserve_bytes(step)
+    assert activation_bytes(model, cards, step, seats) >= activation_bytes(model, 2 * cards, step, seats)
+    assert activation_bytes(model, cards, 2 * step, seats) > activation_bytes(model, cards, step, seats)
+
+
+def test_many_sequences_are_wider_than_a_small_step() -> None:
+    model = MODELS["gpt-oss-120b"]
+    assert activation_bytes(model, 1, 1, 1000) == 2 * 1000 * model.vocabulary * 4

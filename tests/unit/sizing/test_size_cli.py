@@ -1,15 +1,20 @@
 """`gatehouse size` as it is typed."""
 
+import ast
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from serve_app.cli.size import app, card_prices, duration_s, tokens
+from serve_app.cli.size import app, card_prices
+from serve_app.cli.size_text import duration_s, numbers, tokens
+from serve_app.sizing import constants
 from serve_app.sizing.check import COMPARED
 from tests.unit.bench.sse import Script
 
@@ -23,6 +28,7 @@ def test_a_plan_is_a_range_and_has_no_price_of_its_own() -> None:
     assert "2 x h100" in said.output
     assert "1 to 2" in said.output
     assert "No prices are assumed" in said.output
+    assert "1,152 MiB in 18 layers of full attention, 5.1 MiB in 18 with a window of 128 tokens" in said.output
     assert "an hour" not in said.output
 
 
@@ -38,6 +44,8 @@ def test_json_holds_every_card_and_case() -> None:
     first = document["gpus"]["h100"][0]
     assert first["tensor_parallel"] == 2
     assert set(first["cases"]) == {"low", "mid", "high"}
+    assert 0 < first["fit"]["activation_bytes"] < first["fit"]["reserve_bytes"]
+    assert document["request_cache_bytes"] == {"full_layers": 32_768 * 36_864, "window_layers": 144 * 36_864}
     assert first["cost"] is None
     assert document["gpus"]["l40s"][0]["cost"]["hour"][0] > 0
 
@@ -61,9 +69,33 @@ def test_what_cannot_be_read_is_said_in_one_sentence(wrong: list[str]) -> None:
     assert len(said.output.splitlines()) == 1
 
 
-def test_every_constant_has_a_source() -> None:
+def test_sources_are_shown() -> None:
     said = _RUN.invoke(app, ["--sources"])
     assert "[lab] GPUStack performance lab" in said.output
+
+
+def test_every_constant_has_a_source() -> None:
+    """Beside each constant, above it or in the sentence below, stands the mark of a source that is listed."""
+    text = Path(constants.__file__).read_text()
+    lines, body = text.splitlines(), ast.parse(text).body
+    checked: list[str] = []
+    for number, each in enumerate(body):
+        if not isinstance(each, ast.Assign | ast.AnnAssign):
+            continue
+        target = each.targets[0] if isinstance(each, ast.Assign) else each.target
+        name = ast.unparse(target)
+        if not name.isupper() or name == "SOURCES":
+            continue
+        after = body[number + 1] if number + 1 < len(body) else None
+        sentence = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        end = after.end_lineno if sentence and after is not None else each.end_lineno
+        begin = each.lineno - 1
+        while lines[begin - 1].startswith("#"):
+            begin -= 1
+        marks = set(re.findall(r"\[(\w+)\]", "\n".join(lines[begin:end])))
+        assert marks & set(constants.SOURCES), f"{name} has no source"
+        checked.append(name)
+    assert {"GPUS", "EFFICIENCIES", "PATH_TOKEN_S", "LAB", "HOURS_PER_MONTH"} <= set(checked)
 
 
 def test_a_profile_is_simulated(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -129,14 +161,17 @@ def test_a_real_server_is_loaded_and_compared(tmp_path_factory: pytest.TempPathF
     document = json.loads(file.read_text())
     assert [each["name"] for each in document["compared"]] == list(COMPARED)
     assert all(each["level"] == "2 streams" and each["real"] > 0 for each in document["compared"])
-    assert document["server"]["path_s"] > 0
-    assert len(script.requests) == 8 + 12 + 6  # warm-up, one stream, the level
+    path = document["server"]["path"]
+    assert path["calls_s"] + path["request_s"] > 0
+    assert [(each["together"], each["running"]) for each in document["probes"]] == [(1, 0), (2, 0), (1, 1)] * 2
+    bursts, beside = 12 * (1 + 2), 4  # twice each, as are the probes beside answers, of which there is at least one
+    assert len(script.requests) >= 8 + 2 * (bursts + beside + 1) + 6  # with the warm-up and the level
 
 
 def test_a_server_that_answers_nothing_is_no_comparison() -> None:
     with _served(Script(status=401)) as url:
         said = _RUN.invoke(
-            app, ["check", "--seats", "1", "--first-token-ms", "1", "--token-ms", "1", "--url", url]
+            app, ["check", "--seats", "2", "--first-token-ms", "1", "--token-ms", "1", "--url", url]
         )  # fmt: skip
     assert said.exit_code == 1
     assert "no request was answered: status 401" in said.output
@@ -144,7 +179,7 @@ def test_a_server_that_answers_nothing_is_no_comparison() -> None:
 
 def test_a_server_elsewhere_is_not_loaded_unasked() -> None:
     said = _RUN.invoke(
-        app, ["check", "--seats", "1", "--first-token-ms", "1", "--token-ms", "1", "--url", "http://10.0.0.1"]
+        app, ["check", "--seats", "2", "--first-token-ms", "1", "--token-ms", "1", "--url", "http://10.0.0.1"]
     )
     assert said.exit_code == 2
     assert "--allow-remote" in said.output
@@ -159,6 +194,13 @@ def test_tokens(text: str, value: int) -> None:
 def test_not_tokens(text: str) -> None:
     with pytest.raises(ValueError, match="not a number of tokens"):
         tokens(text)
+
+
+def test_numbers() -> None:
+    assert numbers("4, 8,2.75") == [4.0, 8.0, 2.75]
+    for wrong in ("", "a", "1,-2", "0"):
+        with pytest.raises(ValueError, match="is not a list of"):
+            numbers(wrong)
 
 
 @pytest.mark.parametrize(("text", "value"), [("2", 2.0), ("2s", 2.0), ("50ms", 0.05), ("1.5min", 90.0), ("1h", 3600.0)])
