@@ -238,7 +238,7 @@ async def test_no_argument_of_a_held_call_is_in_a_background_response() -> None:
 
 
 async def until_final(world: World, response_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             body = (await get(world, f"/v1/responses/{response_id}")).json()
             if body["status"] not in ("queued", "in_progress"):
