@@ -36,7 +36,7 @@ samples: dev-env ## samples of the long proofs: crashes at every step, hostile l
 	@exec scripts/check.sh $@
 drills: dev-env ## what stops, kills or degrades a running system is noticed by the shipped alerts (minutes, needs promtool)
 	@exec scripts/check.sh $@
-engines: dev-env ## the contract of the vLLM adapter, and a tier that scales (minutes)
+engines: dev-env ## the contract of the vLLM adapter, a tier that scales, weights that are rolled out (minutes)
 	@exec scripts/check.sh $@
 hybrid: dev-env ## engines over Ray Serve LLM, prefill on engines of its own (minutes)
 	@exec scripts/check.sh $@
@@ -59,7 +59,7 @@ airgap: dev-env ## installs from a bundle without a route and serves; a run that
 	@exec scripts/check.sh $@
 cluster: dev-env ## autoscaling on a fake cluster of several nodes (minutes, needs unshare)
 	@exec scripts/check.sh $@
-resilience: dev-env ## parts of a fake cluster are killed, drained, replaced and cut off under load (needs unshare, redis-server)
+resilience: dev-env ## parts of a fake cluster are killed, drained, replaced and cut off under load (half an hour, needs unshare, redis-server)
 	@exec scripts/check.sh $@
 
 fmt: dev-env ## rewrite formatting and sort imports

@@ -342,7 +342,9 @@ class RouteAsk:
     `explained`: the decision comes with its detail, as that of a dry run does. `tiers`: how the tiers are, as far as it
     is known. `left_ms` is what is left of the time that the caller will wait, None where that is unknown. `usable` are
     the tiers that may answer this caller, None: all; a turn that only another one may answer for its safety is held.
-    `revisions`: which revision of a model the session gets, of those that have several.
+    `revisions`: which revision of a model the session gets, of those that have several. `snapshot`: which revision of
+    the learned snapshot decides, "": the configured one. `prompts` and `policy` say the same of what the router has
+    nothing to do with; it remembers them beside its decision.
     """
 
     request_id: RequestId
@@ -356,6 +358,9 @@ class RouteAsk:
     left_ms: int | None = None
     usable: frozenset[Tier] | None = None
     revisions: Mapping[ModelId, str] = field(default_factory=dict[ModelId, str])
+    snapshot: str = ""
+    prompts: Mapping[ModelId, str] = field(default_factory=dict[ModelId, str])
+    policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +392,8 @@ class RouteDecision:
     With a `hold` nothing may be generated: the arm is what the turn would need. `hand_over`: the strong tier failed,
     too, and a human should take over. `detail` is there for a dry run, and where it was asked for. `cascade`: the
     tenant's requests may ask for a verified cascade. `may_rise`: the policy lets the larger tier answer in the place of
-    this one.
+    this one. `router_revision`, `prompt_revision` and `policy_revision` are there where the session could have got
+    another one: of the snapshot that decided, of the model's prompt, of the gate's policy.
     """
 
     route_id: RouteId
@@ -412,6 +418,9 @@ class RouteDecision:
     facts: RouteFacts | None = None
     cascade: bool = True
     may_rise: bool = True
+    router_revision: str = ""
+    prompt_revision: str = ""
+    policy_revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -693,7 +702,8 @@ class GateContext:
 
     `agent` is the client software as it names itself; `untrusted`: text from outside (a web page, a mail, a server's
     answer) is in the conversation; `schemas` are the SHA-256 hex of the RFC 8785 form of each offered tool's JSON
-    schema. All three can raise the class of a call and never lower it.
+    schema. All three can raise the class of a call and never lower it. `policy` is the revision of the policy that
+    judges this session; "": the configured one. Where one is not deployed all that are judge, and the strictest counts.
     """
 
     request_id: RequestId
@@ -705,6 +715,7 @@ class GateContext:
     agent: str | None = None
     untrusted: bool = False
     schemas: Mapping[str, str] = field(default_factory=dict[str, str])
+    policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

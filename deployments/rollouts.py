@@ -3,10 +3,12 @@
 An artefact is what is rolled out, a revision its digest, a rollout the way of one revision to all of the traffic.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Kind(StrEnum):
@@ -21,6 +23,40 @@ class Kind(StrEnum):
 
 OF_ENGINES = frozenset({Kind.MODEL, Kind.ENGINE})
 """Kinds whose revisions are engines of their own."""
+
+OF_MODELS = OF_ENGINES | {Kind.PROMPT}
+"""Kinds whose target is a model."""
+
+
+class Family(StrEnum):
+    """What a session is given one revision of: an engine of a model, the router's snapshot, the policy, a prompt."""
+
+    ENGINE = "engine"
+    ROUTER = "router"
+    POLICY = "policy"
+    PROMPT = "prompt"
+
+
+FAMILIES: Final[Mapping[Kind, Family]] = {
+    Kind.MODEL: Family.ENGINE,
+    Kind.ENGINE: Family.ENGINE,
+    Kind.ROUTER: Family.ROUTER,
+    Kind.POLICY: Family.POLICY,
+    Kind.PROMPT: Family.PROMPT,
+}
+
+Target = tuple[Family, str]
+"""What has revisions: a family and a name in it."""
+
+ROUTER_TARGET: Final = "router"
+POLICY_TARGET: Final = "policy"
+"""The names of what there is one of."""
+
+UNNAMED: Final = "configured"
+"""What the configuration's snapshot and policy are called where it gives them no revision."""
+
+NO_PROMPT: Final = "none"
+"""The revision of a model's prompt where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +82,32 @@ class Artefact:
     files: tuple[FileSum, ...] = ()
     settings: str = "{}"
     signature: str = ""
+
+
+_DOMAIN: Final = "gatehouse artefact v1"
+
+
+def file_sum(name: str, data: bytes) -> FileSum:
+    """What an artefact says of a file of this name and content."""
+    return FileSum(name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def revision_of_files(
+    kind: Kind, target: str, files: Sequence[FileSum], settings: Mapping[str, object] | None = None
+) -> str:
+    """The revision of an artefact, SHA-256 in hex: over kind, target, settings and every file's path, size and digest.
+
+    Where the files lie does not matter, nor does their order.
+    """
+    said = {
+        "domain": _DOMAIN,
+        "kind": kind.value,
+        "target": target,
+        "settings": settings or {},
+        "files": sorted([each.path, each.size, each.sha256] for each in files),
+    }
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 class Metric(StrEnum):

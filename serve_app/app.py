@@ -22,6 +22,7 @@ import rfc8785
 from deployments._bind import Application, bind
 from deployments.audit.deployment import AuditSink
 from deployments.clock import Clock
+from deployments.difficulty import learned
 from deployments.difficulty.deployment import DifficultyRouter
 from deployments.difficulty.reading import read_chat, read_completion
 from deployments.engine.deployment import SyntheticEngine, UpstreamEngine, VLLMEngine
@@ -38,13 +39,16 @@ from deployments.engine.options import Device, EngineSettings, deployment_option
 from deployments.engine.settings import plain_actor, serve_options
 from deployments.engine.synthetic import SyntheticSettings
 from deployments.engine.upstream_settings import UpstreamSettings, upstream_options
-from deployments.gate.bundle import load_bundle
+from deployments.errors import InvalidRequest
+from deployments.gate.bundle import bundle_path, load_bundle
 from deployments.gate.canary import Canary
+from deployments.gate.candidate import artefact_path, load_candidate
 from deployments.gate.classify import Classifier
 from deployments.gate.deployment import PolicyGate
 from deployments.gate.grammar import BundleError
 from deployments.gate.guard import Guard
-from deployments.gate.settings import GateSettings, Running
+from deployments.gate.judges import Judges, judges_of
+from deployments.gate.settings import CandidateSettings, GateSettings, Running
 from deployments.gate.shadow import ShadowedClassifier
 from deployments.gate.tenant_names import with_tenants
 from deployments.ingress.deployment import Ingress
@@ -56,9 +60,10 @@ from deployments.ports import Approvals, Audit, Dialect, Gate, Keeps, ModelId, T
 from deployments.responses.deployment import ResponseStore
 from deployments.rollout.deployment import RolloutController
 from deployments.rollout.works import Deployed, Loader
-from deployments.rollouts import Kind
+from deployments.rollouts import NO_PROMPT, POLICY_TARGET, ROUTER_TARGET, Artefact, Family, Kind, Target
 from deployments.tenancy.deployment import Ledger
 from deployments.tenancy.policies import routings
+from router.snapshot import SnapshotError
 from serve_app.api.factory import create_api
 from serve_app.api.guard_metrics import make_guard_meter
 from serve_app.api.metrics import Counters
@@ -77,6 +82,7 @@ from serve_app.config import (
 from serve_app.observe.logs import write_json
 from serve_app.observe.settings import LogSettings, TracingSettings
 from serve_app.prepare import candidate_of, prepare, vocabulary_dir
+from serve_app.prompts import load_prompt, prompts_of
 from serve_app.routing.coldstart import cold_start_bytes
 from serve_app.stores import store_url
 from serve_app.tokens import token_counters
@@ -97,9 +103,6 @@ def build(config: AppConfig) -> Application:
     strong = tiers[Tier.STRONG][0] if Tier.STRONG in tiers else None
     ledger = bind(Ledger, audit, str(state), store_url(config, "tenancy"), config.operator or operating_person(),
                   config.tenancy, config.tenant, strong, name="Ledger", **small(config.ledger_replicas))  # fmt: skip
-    gate = bind(PolicyGate, audit, ledger, store_url(config, "gate"), str(state / "gate-keys"), config.gate,
-                running(config), config.audit.bodies.keeps_arguments, name="PolicyGate",
-                **small(config.gate_replicas))  # fmt: skip
     windows = {
         each.tier: each.engine.max_model_len for each in config.models if each.tier and each.engine.max_model_len
     }
@@ -113,8 +116,11 @@ def build(config: AppConfig) -> Application:
         for each in model.engines
     }
     rollouts = bind(RolloutController, audit, engines, store_url(config, "rollout"), config.rollout, loaders(config),
-                    deployed(config, sources), name="RolloutController",
+                    (*deployed(config, sources), *chosen(config)), name="RolloutController",
                     **small(config.rollout_replicas))  # fmt: skip
+    gate = bind(PolicyGate, audit, ledger, store_url(config, "gate"), str(state / "gate-keys"), config.gate,
+                running(config), config.audit.bodies.keeps_arguments, None, rollouts, name="PolicyGate",
+                **small(config.gate_replicas))  # fmt: skip
     responses = bind(ResponseStore, store_url(config, "responses"), config.responses, name="ResponseStore",
                      **small(config.responses_replicas))  # fmt: skip
     # A stream ends at its replica, and so does the ingress's half of it: neither is cut off before the other.
@@ -138,10 +144,65 @@ def deployed(config: AppConfig, sources: Mapping[str, str]) -> tuple[Deployed, .
     )
 
 
+def chosen(config: AppConfig) -> tuple[Deployed, ...]:
+    """What has revisions and is no engine, of each target the configured one first."""
+    ours = config.difficulty.learned
+    snapshots = [(ours.revision, ours.snapshot or "")]
+    if ours.candidate is not None:
+        snapshots.append((ours.candidate.revision, ours.candidate.snapshot))
+    found = [Deployed(ROUTER_TARGET, revision, path, family=Family.ROUTER) for revision, path in snapshots]
+    found += policies(config.gate)
+    for model in config.models:
+        given = [(each.revision, str(find(each.path))) for each in model.prompts]
+        if model.prompt is None:
+            given.insert(0, (NO_PROMPT, ""))
+        found += [Deployed(model.engine.model, revision, path, family=Family.PROMPT) for revision, path in given]
+    return tuple(found)
+
+
+def policies(settings: GateSettings) -> list[Deployed]:
+    """The bundles that judge sessions, the configured one first. `ConfigError` for a candidate that cannot be read."""
+    found = [(settings.revision, bundle_path(settings.bundle))]
+    if settings.candidate is not None:
+        try:
+            found.append((settings.candidate.revision, artefact_path(settings.candidate.bundle)))
+        except BundleError as error:
+            raise ConfigError(f"gate.candidate: {error}.") from error
+    return [Deployed(POLICY_TARGET, revision, str(path), family=Family.POLICY) for revision, path in found]
+
+
+def several(config: AppConfig) -> dict[Target, tuple[str, ...]]:
+    """The revisions of all but engines of which there is more than one, the configured one first."""
+    found: dict[Target, tuple[str, ...]] = {}
+    for each in chosen(config):
+        target = each.family, each.target
+        found[target] = (*found.get(target, ()), each.revision)
+    return {target: revisions for target, revisions in found.items() if len(revisions) > 1}
+
+
 def loaders(config: AppConfig) -> dict[Kind, Loader]:
     """What loads artefacts that are no engine's, as their users will."""
-    del config
-    return {}
+    judge = partial(load_policy, config.gate, config.state_path / "policy-marks")
+    return {Kind.ROUTER: load_snapshot, Kind.PROMPT: load_prompt, Kind.POLICY: judge}
+
+
+def load_policy(settings: GateSettings, marks: Path, artefact: Artefact) -> None:
+    """Load the candidate as every replica does, with its examples; `InvalidRequest` for one that may judge nobody."""
+    del artefact  # that it is the candidate's was checked before: its path and its revision
+    try:
+        if load_candidate(settings, marks) is None:
+            raise InvalidRequest("The configuration has no `gate.candidate`.", "revision")
+    except BundleError as error:
+        raise InvalidRequest(f"The policy is refused: {error}.", "path") from None
+
+
+def load_snapshot(artefact: Artefact) -> None:
+    """Load a snapshot as the router does; `InvalidRequest` for what is none."""
+    path = Path(artefact.path)
+    try:
+        learned.load(path / artefact.files[0].path if path.is_dir() else path)
+    except SnapshotError as error:
+        raise InvalidRequest(f"{error}.", "path") from None
 
 
 def engine(settings: AnyEngineSettings, source: str, vocabulary: str, device: Device) -> Application:
@@ -185,9 +246,9 @@ def parts(config: AppConfig) -> Parts:
     created = int(time.time())  # noqa: TID251 - when this graph was built, for /v1/models
     return Parts(
         make_api=partial(create_api, behind_serve=True),
-        make_classifier=partial(load_classifier, config.gate, config.state_path / "policy-marks"),
+        make_classifier=partial(load_judges, config.gate, config.state_path / "policy-marks"),
         make_gate=partial(make_gate, config.ingress.audit_timeout_s, config.audit.bodies.keeps_arguments),
-        make_canary=partial(make_canary, config.ingress.canary_s),
+        make_canary=partial(make_canary, config.ingress.canary_s, config.gate.candidate),
         make_counters=partial(token_counters,
                               [model.engine.model for model in config.models if model.source and model.tier],
                               str(vocabulary_dir(config))),
@@ -225,6 +286,8 @@ def parts(config: AppConfig) -> Parts:
         loaded=Loaded(config_digest(config), config.profile, CODE_VERSION),
         engine_timeout_s=max(each.request_deadline_s for model in config.models for each in model.engines) + 5,
         keeps_bodies=config.audit.bodies.keeps_all,
+        prompts=prompts_of(config),
+        several=several(config),
     )  # fmt: skip
 
 
@@ -251,6 +314,18 @@ def load_classifier(settings: GateSettings, marks: Path) -> Classifier:
         return ShadowedClassifier(live, None)
 
 
+def load_judges(settings: GateSettings, marks: Path) -> Judges:
+    """The gate's classifiers over checked bundles: the configured one's, and the candidate's where there is one.
+
+    `BundleError` fails the replica's start, whichever of them it is of.
+    """
+    live, candidate = load_classifier(settings, marks), load_candidate(settings, marks)
+    if candidate is None or settings.candidate is None:
+        return Judges(live, settings.revision)
+    other = live.beside(candidate) if isinstance(live, ShadowedClassifier) else Classifier(candidate)
+    return Judges(live, settings.revision, {settings.candidate.revision: other})
+
+
 def make_gate(
     audit_timeout_s: float,
     keeps_arguments: Keeps,
@@ -260,14 +335,14 @@ def make_gate(
     clock: Clock,
 ) -> Gate:
     """The in-process gate of an ingress replica."""
-    return Guard(
-        cast(Classifier, classifier), approvals, audit, clock, audit_timeout_s, keeps_arguments=keeps_arguments
-    )
+    return Guard(judges_of(classifier), approvals, audit, clock, audit_timeout_s, keeps_arguments=keeps_arguments)
 
 
-def make_canary(every_s: float, gate: Gate, approvals: Approvals, clock: Clock) -> Canary:
-    """What tries the gate of an ingress replica."""
-    return Canary(gate, approvals, clock, every_s)
+def make_canary(
+    every_s: float, candidate: CandidateSettings | None, gate: Gate, approvals: Approvals, clock: Clock
+) -> Canary:
+    """What tries the gate of an ingress replica, under every policy that is live."""
+    return Canary(gate, approvals, clock, every_s, policies=("", *([] if candidate is None else [candidate.revision])))
 
 
 def make_tracing(settings: TracingSettings) -> Tracing:

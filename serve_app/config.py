@@ -106,17 +106,30 @@ class FimSettings(_Model):
         )
 
 
+class PromptSettings(_Model):
+    """Instructions of the operator: a file of text, in front of all that clients say in conversations with a model.
+
+    `revision` is what rollouts and records call it; 64 hex digits are held against the file.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+
+
 class ServedModelConfig(_Model):
     """One model. `source: demo:<name>` stands for an embedded demonstration checkpoint.
 
     The router chooses among the models with a `tier`; one without is reached by its name alone. `fim`: it can fill in
     the middle. `embeddings`: it does nothing but that. `candidate` is a second engine of the same model, which answers
     the sessions that a rollout gives it and nobody else; its `revision` is what `gatehouse rollout register` prints.
+    `prompt` are the operator's instructions for the model, and `candidate_prompt` others for the sessions of a rollout.
     """
 
     tier: Tier | None = None
     engine: AnyEngineSettings
     candidate: AnyEngineSettings | None = None
+    prompt: PromptSettings | None = None
+    candidate_prompt: PromptSettings | None = None
     fim: FimSettings | None = None
     embeddings: bool = False
 
@@ -126,6 +139,8 @@ class ServedModelConfig(_Model):
             raise ValueError("a model with `embeddings` has no `tier`: it cannot answer what the router sends")
         if self.embeddings and self.fim is not None:
             raise ValueError("a model has either `embeddings` or `fim`")
+        if self.embeddings and self.prompts:
+            raise ValueError("a model with `embeddings` has no `prompt`: it holds no conversations")
         if self.embeddings and isinstance(self.engine, SyntheticSettings):
             raise ValueError("an engine of kind synthetic has no `embeddings`")
         needed = "/v1/embeddings" if self.embeddings else "/v1/completions" if self.fim is not None else None
@@ -153,6 +168,24 @@ class ServedModelConfig(_Model):
             if not set(ours.paths) <= set(other.paths):
                 raise ValueError("candidate.paths must hold all of engine.paths")
         return self
+
+    @model_validator(mode="after")
+    def _a_candidate_prompt_has_its_digest(self) -> "ServedModelConfig":
+        other = self.candidate_prompt
+        if other is None:
+            return self
+        if _DIGEST.fullmatch(other.revision) is None:
+            raise ValueError(
+                "candidate_prompt.revision must be what `gatehouse rollout register` prints: 64 hex digits"
+            )
+        if self.prompt is not None and self.prompt.revision == other.revision:
+            raise ValueError("candidate_prompt.revision must be another one than prompt.revision")
+        return self
+
+    @property
+    def prompts(self) -> tuple[PromptSettings, ...]:
+        """The operator's instructions, the configured ones first."""
+        return tuple(each for each in (self.prompt, self.candidate_prompt) if each is not None)
 
     @property
     def engines(self) -> tuple[AnyEngineSettings, ...]:

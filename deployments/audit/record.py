@@ -153,7 +153,9 @@ FIELDS: Mapping[str, Field] = {
         outcome="how it ended",
         permit_id="the permit",
         person="the natural person behind a key",
+        policy_revision="revision of the gate's policy that judges the session, where another one judges others",
         previous_revision="the revision before",
+        prompt_revision="revision of the operator's instructions, where other sessions get another one",
         profile="the gate profile that a call was judged under (observe, coding, ops), or that a configuration has",
         reason="why, in the words of a rule or a part; never a human's",
         reporter="the natural person who reports; absent: a service",
@@ -167,6 +169,7 @@ FIELDS: Mapping[str, Field] = {
         rollback_status="what became of the way back: whether it was needed, and whether it worked",
         rollout_id="the rollout that it belongs to",
         route_id="the routing decision",
+        router_revision="revision of the router's snapshot that decided, where another one decides for others",
         rule_set="name of the gate's policy bundle",
         severity="how bad the incident is",
         shadow_outcome="what the shadow bundle would have done with the call",
@@ -335,7 +338,8 @@ EVENTS: Mapping[str, EventSchema] = {
     "route.decided": _event(
         "the ingress, when it knows which model answers a request",
         "route_id model tier effort reason policy_digest",
-        "dialect difficulty reasons requested_effort requested_model revision stream prompt_commit prompt_body",
+        "dialect difficulty policy_revision prompt_revision reasons requested_effort requested_model revision "
+        "router_revision stream prompt_commit prompt_body",
     ),
     "generation.finished": _event(
         "the ingress, when a request has ended, however it did; once more for the other attempt of a cascade",
@@ -462,9 +466,9 @@ EVENTS: Mapping[str, EventSchema] = {
         f"reserved unit window window_start_ms {_BUDGET}",
     ),
     "policy.changed": _event(
-        "the approval desk, when it starts with another policy bundle than before",
+        "the approval desk, when it starts with another policy bundle than before; `revision`: with another candidate",
         "policy_digest rule_set",
-        "previous_digest",
+        "previous_digest revision",
     ),
     "config.loaded": _event(
         "each replica of the ingress, when it starts", "config_digest", "models policy_digest profile version"

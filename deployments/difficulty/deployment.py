@@ -13,7 +13,7 @@ from deployments.clock import Clock, SystemClock
 from deployments.difficulty.budgets import Budgets
 from deployments.difficulty.facts import facts_of, is_capped, load_of, may_rise
 from deployments.difficulty.feedback import FeedbackDesk
-from deployments.difficulty.learned import LearnedSource
+from deployments.difficulty.learned import LearnedSources
 from deployments.difficulty.memory import Decided, Evidence, RouteMemory, SessionMemory
 from deployments.difficulty.policies import PolicySource
 from deployments.difficulty.sessions import Sessions
@@ -41,6 +41,7 @@ from deployments.tasks import Opening, Rounds
 from router.explain import explain
 from router.policy import Policy, Unmet
 from router.route import Trace, fallback, trace
+from router.snapshot import Snapshot
 from router.tenants import TenantRouting, bounded, without
 from router.types import Decision, Load, RouteRequest, StateView, Surroundings
 
@@ -75,7 +76,7 @@ class DifficultyRouter:
         snapshot, `ValueError` for tiers that are empty or ambiguous.
         """
         self._policies = PolicySource(policy, None if policy_path is None else Path(policy_path), tenants)
-        self._learned = LearnedSource(settings.learned, snapshot)
+        self._learned = LearnedSources(settings.learned, snapshot)
         self._targets = Targets(tiers, settings.auto_models)
         windows = windows or {}
         self._load = Load(
@@ -105,13 +106,14 @@ class DifficultyRouter:
         request = ask.request if wish is None else replace(ask.request, requested_tier=wish)
         state = await self._sessions.view(ask.tenant, ask.session, keep=not ask.dry_run)
         now_ms, token = self._clock.now_ms(), secrets.randbits(96)
+        learned = self._learned.of(ask.snapshot)
         around = Surroundings(
-            mode=self._learned.mode(ask.tenant, ask.session),
+            mode=learned.mode(ask.tenant, ask.session),
             budget=self._budgets.view(ask.tenant, policy.budget, now_ms),
             load=load_of(self._load, ask.tiers, ask.left_ms, self._settings.spill_up),
             draw=1.0 if ask.dry_run else token / 2**96,  # a question is nothing to learn from
         )
-        decision, found = self._decide(ask, request, state, policy, around)
+        decision, found = self._decide(ask, request, state, policy, around, learned.current)
         served = self._targets.served(decision)
         target = self._targets.target(served.tier)
         detail = None if found is None else explain(found, policy, state)
@@ -138,6 +140,9 @@ class DifficultyRouter:
             facts=facts_of(found, policy, self._refused()),
             cascade=policy.cascade,
             may_rise=may_rise(found, policy, served.effort),
+            router_revision=ask.snapshot,
+            prompt_revision=ask.prompts.get(target.model, ""),
+            policy_revision=ask.policy,
         )
         if not ask.dry_run:
             self._remember(ask, answer, request, found, detail, now_ms)
@@ -213,7 +218,7 @@ class DifficultyRouter:
 
     def _refused(self) -> tuple[str, ...]:
         """The watched files whose newest version is not in force."""
-        watched = (("policy", self._policies.refused), ("snapshot", self._learned.refused))
+        watched = (("policy", self._policies.refused), ("snapshot", self._learned.configured.refused))
         return tuple(name for name, why in watched if why is not None)
 
     async def _open(self) -> None:
@@ -232,16 +237,22 @@ class DifficultyRouter:
 
     async def _watch(self) -> float:
         await asyncio.to_thread(self._policies.look)
-        await asyncio.to_thread(self._learned.look)
+        await asyncio.to_thread(self._learned.configured.look)
         with suppress(PartUnavailable):
             await self._budgets.meet(self._clock.now_ms())
         return self._settings.reload_s
 
     def _decide(
-        self, ask: RouteAsk, request: RouteRequest, state: StateView, policy: Policy, around: Surroundings
+        self,
+        ask: RouteAsk,
+        request: RouteRequest,
+        state: StateView,
+        policy: Policy,
+        around: Surroundings,
+        learned: Snapshot | None,
     ) -> tuple[Decision, Trace | None]:
         try:
-            found = trace(request, state, policy, self._learned.current, around)
+            found = trace(request, state, policy, learned, around)
         except Exception as error:
             # A broken router must not stop the traffic. The type only: an exception's text may quote the prompt.
             _log.error("router_error request_id=%s error=%s", ask.request_id, type(error).__name__)

@@ -2,7 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from deployments.rollouts import UNNAMED
+
+
+class CandidateSnapshot(BaseModel):
+    """A second snapshot, which decides for the sessions that a rollout gives it and for nobody else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    snapshot: str = Field(min_length=1)
+    """Its file; read once, when the router starts."""
+
+    revision: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """What `gatehouse rollout register --kind router --target router` prints of it."""
 
 
 class LearnedSettings(BaseModel):
@@ -13,11 +27,27 @@ class LearnedSettings(BaseModel):
     snapshot: str | None = None
     """Its file; None: the shipped one, which orders turns by difficulty and never acts."""
 
+    revision: str = Field(default=UNNAMED, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")
+    """What rollouts and records call it. 64 hex digits are held against the file: another content is refused."""
+
     mode: Literal["shadow", "apply"] = "shadow"
     """`shadow` computes and records what it would have decided; `apply` lets it decide within the budget."""
 
     slice: float = Field(default=1.0, gt=0, le=1)
     """Share of the sessions on which `apply` acts; the others stay in shadow."""
+
+    candidate: CandidateSnapshot | None = None
+    """A snapshot that is rolled out; where it acts it acts as the settings above say."""
+
+    @model_validator(mode="after")
+    def _a_candidate_decides(self) -> "LearnedSettings":
+        if self.candidate is None:
+            return self
+        if self.mode != "apply":
+            raise ValueError("a `candidate` needs mode apply: what only watches makes no difference to any session")
+        if self.candidate.revision == self.revision:
+            raise ValueError("candidate.revision must be another one than `revision`")
+        return self
 
 
 class DifficultySettings(BaseModel):

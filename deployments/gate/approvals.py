@@ -25,11 +25,13 @@ from deployments.gate import aftermath_store, display, permit_rows, states
 from deployments.gate.advising import AdviceBook
 from deployments.gate.aftermath import Aftermath
 from deployments.gate.aftermath_store import AftermathStore
+from deployments.gate.announcing import announce_others
 from deployments.gate.approval_records import ApprovalRecords, consumption_of
 from deployments.gate.binding import call_key, plan_digest, subject_digest
 from deployments.gate.freezer import Freezer
 from deployments.gate.health import queue_health
 from deployments.gate.holders import AskHolders, Holders
+from deployments.gate.live import CHANGED, MOVED, NOBODY_SAYS, Heard, LivePolicies, LivePolicy, Standing
 from deployments.gate.moves import Moves
 from deployments.gate.notices import Outbox
 from deployments.gate.settings import GateSettings, Running
@@ -69,10 +71,11 @@ _CANARIES_KEPT_MS = 3_600_000
 class ApprovalDesk:
     """Implements `ports.Approvals` over a store and the audit log.
 
-    `policy_digest` is the live policy's, `tenant_digests` those of tenants that have names of their own in it; a
-    request that was made under another one becomes STALE when it is met.
+    `policy_digest` is the live policy's, `tenant_digests` those of tenants that have names of their own in it, and
+    `approvers` the roles that it wants for a class; `policies` says all that in their place, also of two live ones. A
+    request that was made under another policy than judges its session now becomes STALE when it is met.
     `keeps_arguments` says whose words are kept beside the log; of others it gets digests. `holders` tells whom the keys
-    of voters belong to now, and `approvers` which roles the live policy wants for a class.
+    of voters belong to now.
     """
 
     def __init__(
@@ -87,15 +90,18 @@ class ApprovalDesk:
         holders: AskHolders,
         approvers: Mapping[Risk, tuple[str, ...]] | None = None,
         tenant_digests: Mapping[str, str] | None = None,
+        policies: LivePolicies | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._settings = settings
-        self._policy_digest = policy_digest
-        self._tenant_digests = tenant_digests or {}
+        if policies is None:
+            only = None if policy_digest is None else LivePolicy(policy_digest, tenants=tenant_digests or {})
+            policies = LivePolicies(only, clock=clock)
+        self._policies = policies
         # SQLite has one writer; waiting here is fair and in order, waiting in the database is neither.
         self._turn = asyncio.Lock()
-        self._approvers = approvers or {}
+        self._approvers = approvers
         self._records = ApprovalRecords(clock, keeps_arguments)
         self._holders = Holders(holders, settings.ledger_timeout_s)
         self._outbox = Outbox(store.engine, settings.notices)
@@ -122,32 +128,37 @@ class ApprovalDesk:
         """
         await self._store.open()
         await self._after.adopt()
-        await self._after.announce(self._policy_digest, rule_set, running)
+        live = self._policies.all
+        await self._after.announce(live[0].digest if live else None, rule_set, running)
         try:
             await self._after.flush()
         except AuditUnavailable:
             _log.warning("what has changed is not recorded yet: the audit log does not answer")
+        await announce_others(live, self._rows, self._after.say, self._clock, running)
 
     async def sweep(self) -> None:
         """Record what has expired, alert on released calls without a report, and send records that wait."""
         now_ms = self._clock.now_ms()
         await self._sweep(now_ms)
+        await self._sweep_moved()
         await self._store.forget_canaries(now_ms - _CANARIES_KEPT_MS)
         await self._after.sweep()
 
     async def propose(self, proposal: Proposal) -> Permit | Approval:
         """Consume the approval that this call has, or open (or find) the request that waits for one.
 
-        `Forbidden` for a frozen key. `GateUnavailable` also when nobody can say whether the votes still count.
+        `Forbidden` for a frozen key. `GateUnavailable` also when nobody can say whether the votes still count, or
+        whether the policy still judges the session.
         """
         states.votes_required(proposal.risk)
         subject = _subject(proposal)
         for _ in range(_ATTEMPTS):
+            heard = await self._policies.hear()
             async with self._turn:
                 await self._freezer.check(proposal.requester_key)
-                found = await self._current(subject, proposal)
+                found = await self._current(subject, proposal, heard)
                 if found is None:
-                    opened = await self._open(proposal, subject)
+                    opened = await self._open(proposal, subject, heard)
                     if opened is not None:
                         return opened
                     continue
@@ -156,7 +167,10 @@ class ApprovalDesk:
             # Nobody else waits for the ledger. Whatever moves the request meanwhile makes the move below fail.
             holders = await self._counting(found.approval)
             spent = await self._moves.recorded(consumption_of(found.approval.approval_id))
+            heard = await self._policies.hear()
             async with self._turn:
+                if not spent and heard.standing_of(found.approval.proposal) is not Standing.LIVE:
+                    continue  # a rollout may have moved the session meanwhile: the next look decides
                 answer = await self._consume(found, proposal, holders, spent)
                 if answer is not None:
                     return answer
@@ -178,9 +192,10 @@ class ApprovalDesk:
 
     async def plan(self, principal: Principal, approval_id: ApprovalId, change_id: str, plan: RollbackPlan) -> Approval:
         """Record change id and rollback plan. An R1 call needs no more."""
+        heard = await self._policies.hear()
         async with self._turn:
             await self._freezer.check(principal.key_id)
-            stored = await self._live(principal, approval_id)
+            stored = await self._live(principal, approval_id, heard)
             after = states.planned(stored.approval, principal, change_id, plan)
             if after == stored.approval:
                 return after
@@ -194,8 +209,9 @@ class ApprovalDesk:
         A refused vote that was an attempt to get around the rules is recorded before it is refused.
         """
         kind: str | None
+        heard = await self._policies.hear()
         async with self._turn:
-            stored = await self._live(principal, approval_id)
+            stored = await self._live(principal, approval_id, heard)
             try:
                 after = states.voted(stored.approval, principal, digests, approve, reason, self._clock.now_ms())
                 await self._freezer.check(principal.key_id)
@@ -216,15 +232,17 @@ class ApprovalDesk:
 
     async def cancel(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
         """Withdraw a request."""
+        heard = await self._policies.hear()
         async with self._turn:
-            stored = await self._live(principal, approval_id)
+            stored = await self._live(principal, approval_id, heard)
             after = states.cancelled(stored.approval, principal)
             return await self._move(stored, after, [self._records.ended(after, principal, reason)])
 
     async def expire(self, principal: Principal, approval_id: ApprovalId, reason: str) -> Approval:
         """End a request now, as if its time were over."""
+        heard = await self._policies.hear()
         async with self._turn:
-            stored = await self._live(principal, approval_id)
+            stored = await self._live(principal, approval_id, heard)
             after = states.expired(stored.approval, principal)
             return await self._move(stored, after, [self._records.ended(after, principal, reason)])
 
@@ -298,8 +316,11 @@ class ApprovalDesk:
 
     # --- moves -------------------------------------------------------------------------------------------------------
 
-    async def _current(self, subject: str, proposal: Proposal) -> Stored | None:
-        """The open request for this call, if it may still serve it; one that may not is ended."""
+    async def _current(self, subject: str, proposal: Proposal, heard: Heard) -> Stored | None:
+        """The open request for this call, if it may still serve it; one that may not is ended.
+
+        `GateUnavailable` for one that could be consumed, if only somebody said that its policy judges the session.
+        """
         stored = await self._store.open_for(subject)
         if stored is None:
             return None
@@ -308,19 +329,23 @@ class ApprovalDesk:
             await self._end(stored, ApprovalState.EXPIRED)
             return None
         other_policy = now.proposal.fingerprint != proposal.fingerprint
+        standing = heard.standing_of(now.proposal)
         # Also where a replica that has not got the new policy yet would consume what was approved under the old one.
-        outdated = states.may_consume(now) and self._outdated(now)
+        outdated = states.may_consume(now) and standing.outdated
         if other_policy or outdated or now.proposal.risk.rank < proposal.risk.rank:
             await self._end(stored, ApprovalState.STALE)
             return None
+        if states.may_consume(now) and standing is Standing.UNKNOWN:
+            raise GateUnavailable(NOBODY_SAYS)
         return stored
 
-    async def _open(self, proposal: Proposal, subject: str) -> Approval | None:
+    async def _open(self, proposal: Proposal, subject: str, heard: Heard) -> Approval | None:
         now_ms = self._clock.now_ms()
         approval_id = ApprovalId(f"apr_{secrets.token_hex(10)}")
         expires_ms = now_ms + self._settings.approval_ttl_s * 1000
         votes = states.votes_required(proposal.risk)
-        roles = self._approvers.get(proposal.risk, proposal.approver_roles)
+        approvers = heard.approvers(proposal) if self._approvers is None else self._approvers
+        roles = approvers.get(proposal.risk, proposal.approver_roles)
         shown = display.requested(proposal.display, approval_id, votes, roles, expires_ms)
         approval = Approval(
             approval_id=approval_id,
@@ -374,8 +399,11 @@ class ApprovalDesk:
             voters=tuple(vote.person for vote in approval.votes if vote.approve),
         )
 
-    async def _live(self, principal: Principal, approval_id: ApprovalId) -> Stored:
-        """A request that is about to be moved by somebody; expired or stale ones are ended first."""
+    async def _live(self, principal: Principal, approval_id: ApprovalId, heard: Heard) -> Stored:
+        """A request that is about to be moved by somebody; expired or stale ones are ended first.
+
+        While nobody says whether its policy judges its session it may be moved: to let its call leave is another step.
+        """
         stored = await self._store.get(approval_id)
         if stored is None:
             raise states.not_found()
@@ -385,15 +413,11 @@ class ApprovalDesk:
         if states.as_of(stored.approval, self._clock.now_ms()).state is ApprovalState.EXPIRED:
             await self._end(stored, ApprovalState.EXPIRED)
             raise ApprovalConflict("The request has expired.")
-        if self._outdated(stored.approval):
+        standing = heard.standing_of(stored.approval.proposal)
+        if standing.outdated:
             await self._end(stored, ApprovalState.STALE)
-            raise ApprovalConflict("The policy has changed since the call was proposed: it must be proposed again.")
+            raise ApprovalConflict(MOVED if standing is Standing.MOVED else CHANGED)
         return stored
-
-    def _outdated(self, approval: Approval) -> bool:
-        proposal = approval.proposal
-        live = self._tenant_digests.get(proposal.tenant, self._policy_digest)
-        return live is not None and proposal.policy_digest != live
 
     async def _end(self, stored: Stored, state: ApprovalState) -> None:
         """Move to a state in which nothing can be released."""
@@ -408,6 +432,22 @@ class ApprovalDesk:
         if not await self._moves.make(stored, after, events):
             raise ApprovalConflict("The request has just been changed by somebody else: look at it again.")
         return after
+
+    async def _sweep_moved(self) -> None:
+        """End what a rollout of the policy has left behind, so that nobody looks at what can release nothing.
+
+        What was made under a policy that is none of the live ones is left alone: another replica may begin with it.
+        """
+        heard = await self._policies.hear()
+        if heard.candidate is None:
+            return
+        async with self._turn:
+            try:
+                for stored in await self._store.open_ones():
+                    if heard.standing_of(stored.approval.proposal) is Standing.MOVED:
+                        await self._end(stored, ApprovalState.STALE)
+            except AuditUnavailable:
+                _log.warning("requests that a rollout has left behind are not recorded yet: the log does not answer")
 
     async def _sweep(self, now_ms: int) -> None:
         """Record what has expired. Reading goes on without the log: `as_of` shows the truth either way."""

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 
 from deployments.clock import Clock
 from deployments.errors import GatehouseError
@@ -40,6 +41,11 @@ PROFILES = (GateProfile.OPS, GateProfile.CODING)
 """The profiles that hold; `observe` holds nothing by design."""
 
 
+def dangerous_call(mark: str) -> tuple[str, str]:
+    """Tool and arguments of a call that nobody may make without asking. `mark` makes it one of its own."""
+    return "shell", json.dumps({"command": f"kubectl delete namespace gatehouse-canary-{mark}"})
+
+
 @dataclass(frozen=True, slots=True)
 class CanaryResult:
     """What became of the newest canary. `problem` is None when it was held; `escaped`: it would have been released."""
@@ -51,14 +57,27 @@ class CanaryResult:
 
 
 class Canary:
-    """Checks at most once in `every_s` seconds, however many ask; in between, they get the newest result."""
+    """Checks at most once in `every_s` seconds, however many ask; in between, they get the newest result.
 
-    def __init__(self, gate: Gate, approvals: Approvals, clock: Clock, every_s: float, timeout_s: float = 10.0) -> None:
+    `policies` are the revisions of all policies that are live, "" for the configured one: each must hold it, whether or
+    not a rollout gives it any session.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        approvals: Approvals,
+        clock: Clock,
+        every_s: float,
+        timeout_s: float = 10.0,
+        policies: Sequence[str] = ("",),
+    ) -> None:
         self._gate = gate
         self._approvals = approvals
         self._clock = clock
         self._every_s = every_s
         self._timeout_s = timeout_s
+        self._policies = tuple(policies)
         self._turn = asyncio.Lock()
         self._checked_s: float | None = None
         self._last: CanaryResult | None = None
@@ -91,18 +110,20 @@ class Canary:
     async def _try(self) -> tuple[str | None, bool]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                for profile in PROFILES:
-                    problem, escaped = await self._judged(profile)
+                for policy, profile in product(self._policies, PROFILES):
+                    problem, escaped = await self._judged(profile, policy)
                     if problem is not None:
-                        return f"under '{profile.value}' {problem}", escaped
+                        by = f" by the candidate policy {policy[:12]}" if policy else ""
+                        return f"under '{profile.value}' {problem}{by}", escaped
         except TimeoutError:
             return "the gate did not answer in time", False
         except GatehouseError as error:
             return f"the gate failed: {error.code}", False
         return None, False
 
-    async def _judged(self, profile: GateProfile) -> tuple[str | None, bool]:
+    async def _judged(self, profile: GateProfile, policy: str) -> tuple[str | None, bool]:
         mark = secrets.token_hex(8)
+        tool, arguments = dangerous_call(mark)
         principal = Principal(
             SYSTEM_TENANT, KEY, person=None, scopes=frozenset({Scope.INFERENCE}), gate_profile=profile
         )
@@ -112,10 +133,10 @@ class Canary:
             session=SessionId(f"canary-{mark}"),
             model=ModelId("canary"),
             route_id=RouteId(f"canary-{mark}"),
-            offered_tools=frozenset({"shell"}),
+            offered_tools=frozenset({tool}),
+            policy=policy,
         )
-        arguments = json.dumps({"command": f"kubectl delete namespace gatehouse-canary-{mark}"})
-        call = ToolCall(f"canary_{mark}", 0, 0, "shell", arguments)
+        call = ToolCall(f"canary_{mark}", 0, 0, tool, arguments)
         verdicts: Sequence[Verdict] = await self._gate.judge(context, [call])
         match verdicts:
             case [Held() as held]:

@@ -5,18 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deployments.clients import AuditClient, LedgerClient
+from deployments.clients import AuditClient, LedgerClient, RolloutsClient
 from deployments.clock import Clock, SystemClock
 from deployments.errors import GatehouseError
 from deployments.gate.approvals import ApprovalDesk
 from deployments.gate.bundle import bundle_path
+from deployments.gate.candidate import read_candidate
+from deployments.gate.live import LivePolicies, LivePolicy
 from deployments.gate.notify import Notifier
 from deployments.gate.office import PermitOffice
 from deployments.gate.policy import read_policy
 from deployments.gate.settings import GateSettings, Running
 from deployments.gate.signature import check_signature
 from deployments.gate.store import ApprovalStore
-from deployments.gate.tenant_names import digests, with_tenants
+from deployments.gate.tenant_names import with_tenants
 from deployments.ports import (
     ActionOutcome,
     Advice,
@@ -49,13 +51,15 @@ from deployments.tasks import Opening, Rounds, to_its_end
 _log = logging.getLogger("gatehouse.gate")
 _AGAIN_S = 1.0
 _LEDGER_TIMEOUT_S = 5.0
+_ROLLOUTS_TIMEOUT_S = 2.0
 
 
 class PolicyGate:
     """Implements `ports.Approvals` and `ports.Permits` (its `report` is `report_run` here).
 
-    `audit` and `ledger` are handles; a policy that cannot be read fails the constructor. `keys_dir` holds the keys that
-    permits are signed with.
+    `audit`, `ledger` and `rollouts` are handles; a policy or a candidate that cannot be read fails the constructor.
+    `keys_dir` holds the keys that permits are signed with. `rollouts` is asked which policy judges a session, and only
+    where a candidate is configured; without it no session is the candidate's.
 
     The classifier runs in every ingress replica; here live only the requests that wait for humans, and what became of
     the calls that left. `running` is what this deployment runs, for the records of what has changed; `keeps_arguments`
@@ -72,31 +76,38 @@ class PolicyGate:
         running: Running = Running(),  # noqa: B008 - frozen
         keeps_arguments: Keeps = keeps_nothing,
         clock: Clock | None = None,
+        rollouts: Any = None,
     ) -> None:
         policy = read_policy(bundle_path(settings.bundle))
         if settings.bundle_key is not None:
             check_signature(policy.policy_digest, bundle_path(settings.bundle), Path(settings.bundle_key))
         policy = with_tenants(policy, settings.tenants)
+        candidate = read_candidate(settings)
         self._rule_set = policy.name
         self._running = running
         self._sweep_s = settings.sweep_s
         self._store = ApprovalStore(open_store(store_url))
         sink, clock = AuditClient(audit, settings.audit_timeout_s), clock or SystemClock()
         keys = LedgerClient(ledger, _LEDGER_TIMEOUT_S)
+        policies = LivePolicies(
+            LivePolicy.of(policy, settings.revision),
+            None if settings.candidate is None or candidate is None
+            else LivePolicy.of(candidate, settings.candidate.revision),
+            None if rollouts is None else RolloutsClient(rollouts, _ROLLOUTS_TIMEOUT_S).slices,
+            clock,
+        )  # fmt: skip
         self._desk = ApprovalDesk(
             self._store,
             sink,
             clock,
             settings,
-            policy.policy_digest,
-            keeps_arguments,
+            keeps_arguments=keeps_arguments,
             holders=keys.holders,
-            approvers=policy.approvers,
-            tenant_digests=digests(policy),
+            policies=policies,
         )
         self._notifier = Notifier(self._desk.outbox, settings.notices, clock) if settings.notices.receivers else None
         self._office = PermitOffice(
-            self._desk, self._store.engine, sink, clock, settings, Path(keys_dir), keeps_arguments
+            self._desk, self._store.engine, sink, clock, settings, Path(keys_dir), keeps_arguments, policies
         )
         self._opening = Opening(self._open)
         self._rounds = Rounds()

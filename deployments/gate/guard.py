@@ -39,6 +39,8 @@ from deployments.gate.classify import Classification, Classifier
 from deployments.gate.display import Display, escaped, render
 from deployments.gate.freezer import FROZEN
 from deployments.gate.frozen_view import FrozenView, Standing
+from deployments.gate.judges import Judges
+from deployments.gate.live import NOBODY_SAYS
 from deployments.gate.recall import DONE, Fate, Judged, Recall, telling
 from deployments.gate.results import said
 from deployments.gate.tables import Outcome
@@ -91,6 +93,7 @@ class _Case:
     offered: bool
     found: Classification
     binding: ActionBinding | None
+    rule_set: str
 
     @property
     def outcome(self) -> Outcome:
@@ -111,12 +114,13 @@ class _Decided:
 class Guard:
     """Implements `ports.Gate`. One per ingress replica; between turns it remembers the newest calls and their fate.
 
+    `classifier` judges every session; where a policy is rolled out, `Judges` has one for each that is live.
     `keeps_arguments` says whose arguments are kept beside the log; of others it gets digests.
     """
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Classifier | Judges,
         approvals: Approvals,
         audit: Audit,
         clock: Clock,
@@ -125,7 +129,7 @@ class Guard:
         approvals_timeout_s: float = 5.0,
         keeps_arguments: Keeps = keeps_nothing,
     ) -> None:
-        self._classifier = classifier
+        self._judges = classifier if isinstance(classifier, Judges) else Judges(classifier)
         self._approvals = approvals
         self._audit = audit
         self._clock = clock
@@ -204,15 +208,12 @@ class Guard:
             agent=context.agent,
             schema=context.schemas.get(call.name),
         )
+        judge = self._judges.of(context.policy)
         try:
             async with asyncio.timeout(self._classify_timeout_s):
-                found = await asyncio.to_thread(
-                    self._classifier.classify, call.name, call.arguments, profile, circumstances
-                )
+                found = await asyncio.to_thread(judge.classify, call.name, call.arguments, profile, circumstances)
         except TimeoutError:
-            found = self._classifier.unavailable(
-                call.name, call.arguments, profile, "the classifier did not answer in time"
-            )
+            found = judge.unavailable(call.name, call.arguments, profile, "the classifier did not answer in time")
         gate_call_id = secrets.token_hex(16)
         binding = None
         if found.arguments is not None:
@@ -225,7 +226,8 @@ class Guard:
                 arguments=found.arguments,
                 policy_digest=found.policy_digest,
             )
-        return _Case(call, gate_call_id, call.name in context.offered_tools, found, binding)
+        offered = call.name in context.offered_tools
+        return _Case(call, gate_call_id, offered, found, binding, judge.bundle_name)
 
     # --- 3: what happens to it ---------------------------------------------------------------------------------------
 
@@ -311,7 +313,7 @@ class Guard:
             "policy_digest": found.policy_digest,
             "profile": context.principal.gate_profile.value,
             "reasons": _recorded(found.reasons),
-            "rule_set": self._classifier.bundle_name,
+            "rule_set": case.rule_set,
             "action_digest": case.binding.action_digest() if case.binding else None,
             "agent": escaped(context.agent)[:MAX_NAME] if context.agent else None,
             "untrusted": context.untrusted or None,
@@ -487,6 +489,8 @@ def _without_changes(cases: Sequence[_Case], decided: Sequence[_Decided]) -> lis
 def _why_not(error: BaseException) -> str:
     """What to tell the client of a permit that could not be had."""
     match error:
+        case GateUnavailable() if error.public_message == NOBODY_SAYS:
+            return NOBODY_SAYS
         case WitnessStale():
             return WITNESS_STALE
         case AuditUnavailable():

@@ -20,6 +20,7 @@ from deployments.errors import (
     ApprovalConflict,
     Forbidden,
     GatehouseError,
+    GateUnavailable,
     InvalidRequest,
     NotFound,
 )
@@ -30,6 +31,7 @@ from deployments.gate.canonical import Rejected, canonicalise
 from deployments.gate.commands import claim_key, run_of
 from deployments.gate.display import escaped
 from deployments.gate.freezer import FROZEN
+from deployments.gate.live import NOBODY_SAYS, LivePolicies, Standing
 from deployments.gate.permit_keys import PermitKeys
 from deployments.gate.permit_moves import PermitMoves, fields_of, fields_of_ask, shown
 from deployments.gate.permit_reports import PermitReports, Teller
@@ -50,10 +52,15 @@ from deployments.ports import (
     Principal,
     Risk,
     RunReport,
+    TenantId,
     keeps_nothing,
 )
 
 MAX_AUDIENCE = 128
+OVERTAKEN = (
+    "The policy under which this call was released no longer judges its session: the policy was changed, or a rollout "
+    "has moved the session. Nothing was executed; propose the call again."
+)
 _HOUR_MS = 3_600_000
 _LOOKS = 3
 """At a permit that is being redeemed: as it is, as whoever was faster has left it, and as the log says it is."""
@@ -70,7 +77,8 @@ class Desk(Teller, Protocol):
 class PermitOffice:
     """Implements `ports.Permits` over the approvals' database. `keys_dir` holds the keys that sign.
 
-    `keeps_arguments` says whose words are kept beside the log, as it does for the desk; of others it gets digests.
+    `keeps_arguments` says whose words are kept beside the log, as it does for the desk; of others it gets digests. A
+    permit above R0 is good while, as `policies` say, the policy that released its call judges its session.
     """
 
     def __init__(
@@ -82,8 +90,10 @@ class PermitOffice:
         settings: GateSettings,
         keys_dir: Path,
         keeps_arguments: Keeps = keeps_nothing,
+        policies: LivePolicies | None = None,
     ) -> None:
         self._desk = desk
+        self._policies = policies or LivePolicies(None, clock=clock)
         self._store = PermitStore(engine)
         self._clock = clock
         self._keys = PermitKeys(keys_dir)
@@ -113,6 +123,7 @@ class PermitOffice:
         if binding_of(principal, ask).action_digest() != ask.action_digest:
             raise ApprovalConflict("The digest is not that of the call.")
         await self._check_thawed(principal, fields_of_ask(ask))
+        await self._check_policy(principal.tenant, ask)
         now_ms = self._clock.now_ms()
         own = True
         if ask.rollback_of is not None:
@@ -147,14 +158,20 @@ class PermitOffice:
         await self._check_thawed(principal, {"tool": escaped(tool)[:MAX_TEXT]})
         now_ms = self._clock.now_ms()
         key = claim_key(principal.tenant, principal.key_id, tool, decoded.text)
+        refused: GatehouseError = NotFound("No approved call waits to be executed like this.")
         for row in await self._store.claimable(principal.tenant, principal.key_id, key, now_ms):
+            try:
+                await self._check_policy(row.tenant, row.ask)
+            except GatehouseError as error:
+                refused = error
+                continue
             try:
                 return await self._moves.hand_out(
                     principal, row, replace(row, ask=replace(row.ask, audience=audience)), now_ms
                 )
             except ApprovalConflict:  # another runner was faster: is there one more?
                 continue
-        raise NotFound("No approved call waits to be executed like this.")
+        raise refused
 
     async def redeem(
         self, principal: Principal, permit_id: str, action_digest: str, audience: str, nonce: str | None = None
@@ -163,7 +180,8 @@ class PermitOffice:
 
         The nonce tells a runner that has lost its answer from somebody who uses the permit a second time. It is good
         until the report, for the same call and runner, as long as the permit is. Whatever else is asked for a permit is
-        an attempt to get around it, and recorded as one before it is refused.
+        an attempt to get around it, and recorded as one before it is refused; but for one above R0 whose policy does
+        not judge its session any more, which is just refused.
         """
         row = await self._store.get(permit_id)
         if row is None or row.tenant != principal.tenant:
@@ -181,6 +199,7 @@ class PermitOffice:
                 # was in doubt: the same event, word for word, is recorded at most once.
                 await self._moves.confirm(principal, row)
                 return shown(row)
+            await self._check_policy(row.tenant, row.ask)
             after = replace(row, state=PermitState.REDEEMED, redeemed_ms=now_ms, redeemer=redeemer)
             if await self._moves.take(principal, row, after, now_ms):
                 return shown(after)
@@ -233,6 +252,21 @@ class PermitOffice:
         if row.state is PermitState.EXPIRED or row.expires_ms <= now_ms:
             return "permit_expired", ApprovalConflict("The permit has expired.")
         return None
+
+    async def _check_policy(self, tenant: TenantId, ask: PermitAsk) -> None:
+        """Raise unless the policy under which a call was released judges its session now; a read may go on.
+
+        Whoever comes too late for a rollout has done nothing wrong: this is no attempt to get around anything.
+        """
+        if ask.risk is Risk.R0:
+            return
+        match (await self._policies.hear()).standing(tenant, ask.session, ask.policy_digest):
+            case Standing.LIVE:
+                return
+            case Standing.UNKNOWN:
+                raise GateUnavailable(NOBODY_SAYS)
+            case Standing.MOVED | Standing.GONE:
+                raise ApprovalConflict(OVERTAKEN)
 
     async def _check_thawed(self, principal: Principal, fields: Mapping[str, JsonValue]) -> None:
         if await self._store.frozen(principal.key_id):

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.gate.name_settings import TenantGateSettings
 from deployments.gate.notice_settings import NoticeSettings
+from deployments.rollouts import UNNAMED
 
 Bypass: TypeAlias = Literal[
     "held_call_executed",
@@ -34,6 +35,19 @@ FREEZE_ON: tuple[Bypass, ...] = (
 )
 
 
+class CandidateSettings(BaseModel):
+    """A second bundle that is live: it judges the sessions that a rollout gives it, and nobody's without one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    bundle: str = Field(min_length=1, description="The candidate's bundle, by file.")
+    revision: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="What `gatehouse rollout register --kind policy` prints for its file, or for the folder of a "
+        "bundle of several files. What lies there must be exactly that.",
+    )
+
+
 class GateSettings(BaseModel):
     """Which policy judges calls, and how long a request for approval lives. No setting opens anything."""
 
@@ -42,6 +56,14 @@ class GateSettings(BaseModel):
     bundle: str = Field(default="configs/policies/default.yaml", description="The policy bundle, by file.")
     bundle_key: str | None = Field(
         default=None, description="An Ed25519 public key (PEM file): only a bundle that it has signed loads."
+    )
+    revision: str = Field(
+        default=UNNAMED,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="What rollouts and their records call the bundle.",
+    )
+    candidate: CandidateSettings | None = Field(
+        default=None, description="A second bundle, for the sessions that a rollout of a policy gives it."
     )
     shadow_bundle: str | None = Field(
         default=None, description="A bundle that judges every call beside the live one, and decides nothing."
@@ -67,6 +89,12 @@ class GateSettings(BaseModel):
         description="Per tenant: names of its own that are production, sensitive or of a class. They only raise.",
     )
     notices: NoticeSettings = Field(default=NoticeSettings(), description="Who is told of what waits and happens.")
+
+    @model_validator(mode="after")
+    def _two_are_told_apart(self) -> "GateSettings":
+        if self.candidate is not None and self.candidate.revision == self.revision:
+            raise ValueError("candidate: its revision is the one of the bundle that is in force")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

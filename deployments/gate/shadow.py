@@ -58,6 +58,7 @@ class ShadowedClassifier(Classifier):
         reader = reader or ShellReader()
         super().__init__(bundle, reader)
         self._given = (bundle, candidate, reader, patience_s)
+        self._shared = reader
         self._patience_s = patience_s
         self._candidate = None if candidate is None else self.make_candidate(candidate, reader)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shadow-bundle")
@@ -92,6 +93,21 @@ class ShadowedClassifier(Classifier):
     ) -> Classification:
         """The live judgement, with the candidate's beside it where that was made in time."""
         live = super().classify(tool, arguments, profile, circumstances)
+        return self.compared(live, tool, arguments, profile, circumstances)
+
+    def beside(self, bundle: Bundle) -> Classifier:
+        """The classifier of another live bundle: the same candidate judges its calls, too, counted with all others."""
+        return _Beside(bundle, self._shared, self)
+
+    def compared(
+        self,
+        live: Classification,
+        tool: str,
+        arguments: str | Mapping[str, JsonValue],
+        profile: GateProfile,
+        circumstances: Circumstances,
+    ) -> Classification:
+        """A judgement of a live bundle, with the candidate's beside it."""
         try:
             beside = self._ask(tool, arguments, profile, circumstances)
         except Exception as error:
@@ -130,3 +146,22 @@ class ShadowedClassifier(Classifier):
     def _miss(self, why: str) -> None:
         with self._lock:
             self._missed[why] += 1
+
+
+class _Beside(Classifier):
+    """Judges by a live bundle that is not the configured one, and shares the shadow of that one."""
+
+    def __init__(self, bundle: Bundle, reader: ShellReader, shadowed: ShadowedClassifier) -> None:
+        super().__init__(bundle, reader)
+        self._shadowed = shadowed
+
+    def classify(
+        self,
+        tool: str,
+        arguments: str | Mapping[str, JsonValue],
+        profile: GateProfile = GateProfile.OPS,
+        circumstances: Circumstances = PLAIN,
+    ) -> Classification:
+        """The live judgement, with the shadow's beside it where that was made in time."""
+        live = super().classify(tool, arguments, profile, circumstances)
+        return self._shadowed.compared(live, tool, arguments, profile, circumstances)

@@ -123,6 +123,11 @@ class ApprovalStore:
         query = select(approvals).where(approvals.c.state.in_(open_states), approvals.c.expires_ms <= now_ms)
         return await self._rows(query.limit(MAX_LISTED))
 
+    async def open_ones(self) -> Sequence[Stored]:
+        """Open approvals, the oldest first; at most 500."""
+        query = select(approvals).where(approvals.c.state.in_(open_states)).order_by(approvals.c.created_ms)
+        return await self._rows(query.limit(MAX_LISTED))
+
     async def queue(self, now_ms: int) -> Queue:
         """How many open requests there are whose time is not over."""
         many, oldest_ms = func.count().label("many"), func.min(approvals.c.created_ms).label("oldest_ms")

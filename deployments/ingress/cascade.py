@@ -24,8 +24,9 @@ from deployments.ingress.egress import may_reach
 from deployments.ingress.evidence import results_of
 from deployments.ingress.hearing import Heard, Replay, Said, hear, transcribe
 from deployments.ingress.opening import Opening
+from deployments.ingress.prompting import Prompts
 from deployments.ingress.settings import CascadeSettings
-from deployments.ingress.turn import RoutedModel, Turn, charge, revised, with_known
+from deployments.ingress.turn import RoutedModel, Turn, charge, named, revised, with_known
 from deployments.ingress.verifying import Reader, task_of, verdict_of
 from deployments.ingress.window import Window
 from deployments.ports import (
@@ -65,8 +66,9 @@ class Cascade:
         windows: Mapping[ModelId, Window],
         larger: Mapping[Tier, Sequence[tuple[Tier, RoutedModel]]],
         settings: CascadeSettings,
+        prompts: Prompts,
     ) -> None:
-        """`larger` has the models above each tier, the next one first."""
+        """`larger` has the models above each tier, the next one first; `prompts` what their engines read first."""
         self._admitting = admitting
         self._difficulty = difficulty
         self._engines = engines
@@ -74,6 +76,7 @@ class Cascade:
         self._windows = windows
         self._larger = larger
         self._settings = settings
+        self._prompts = prompts
 
     def begin(self, wish: Wish, asked: Asked, routed: bool, allowed: bool = True) -> Course:
         """What will be done for a request. `routed`: its model belongs to a tier; `allowed`: by its tenant's policy."""
@@ -207,7 +210,8 @@ class Cascade:
         if turn.course.late(model.model):
             return Why.DEADLINE
         try:
-            await self._windows[model.model].check(asked)
+            prompt = named(turn.choices.prompts.get(model.model))
+            await self._windows[model.model].check(self._prompts.before(asked, model.model, prompt))
         except GatehouseError:
             return Why.WINDOW
         effort = await self._effort(turn, model.model)
@@ -254,6 +258,7 @@ class Cascade:
                     request=replace(known, requested_effort=wished),
                     model=model,
                     dry_run=True,
+                    snapshot=named(turn.choices.router),
                 )
             )
         except GatehouseError as error:

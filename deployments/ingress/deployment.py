@@ -29,6 +29,7 @@ from deployments.ingress.egress import Reach
 from deployments.ingress.informed import InformedDifficulty
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, RoutedModel
+from deployments.ingress.prompting import Prompts
 from deployments.ingress.revisions import RevisedEngine, Revisions
 from deployments.ingress.screening import Screening
 from deployments.ingress.settling import Settler
@@ -98,6 +99,7 @@ class Ingress:
         tiers = [(each.tier, Reach(each.model, each.local)) for each in models if each.tier is not None]
         guardrails, guard_meter = Guardrails(parts.guardrails), parts.make_guard_meter(meter)
         screening = Screening(guardrails, recorder, guard_meter, clock)
+        prompts = Prompts(parts.prompts)
         books = tracing.ledger(keys)
         settler = Settler(books, clock)
         advisor = Advisor(replicas, tiers, keys, desk, clock, settings.advice, screening, settler)
@@ -125,11 +127,12 @@ class Ingress:
             shadows=None if revisions is None else Shadows(candidates, revisions, clock),
             acting=Acting(settings.act_as),
             settler=settler,
+            prompts=prompts,
         )
         self._watching: asyncio.Task[None] | None = None
         self._surface = Surface(
             journey,
-            Inquiries(keys, settler, replicas, windows, models),
+            Inquiries(keys, settler, replicas, windows, models, prompts),
             keys,
             router,
             desk,
@@ -171,15 +174,12 @@ class Ingress:
                 candidates[served.model] = other = EngineClient(handle, parts.engine_timeout_s, served.cold_start_s)
                 both = {served.revision: answering[served.model], served.candidate: other}
                 answering[served.model] = RevisedEngine(both, served.revision)
-        if not candidates:
+        if not candidates and not parts.several:
             return answering, {}, None
         deployed = {each.model: each.revisions for each in parts.models if each.candidate is not None}
-        settings = parts.settings
-        return (
-            answering,
-            candidates,
-            Revisions(rollouts, deployed, SystemClock(), settings.rollout_stale_s, settings.rollout_look_s),
-        )
+        stale_s, look_s = parts.settings.rollout_stale_s, parts.settings.rollout_look_s
+        revisions = Revisions(rollouts, deployed, SystemClock(), stale_s, look_s, parts.several)
+        return answering, candidates, revisions
 
     async def __serve_build_asgi_app__(self) -> AsgiApp:
         """The app of this replica; Serve calls this once, after the constructor."""

@@ -12,6 +12,7 @@ from deployments.ingress.dialects.values import Asked
 from deployments.ingress.egress import Reach, check
 from deployments.ingress.journey import RoutedModel
 from deployments.ingress.opening import Opening
+from deployments.ingress.prompting import Prompts
 from deployments.ingress.settling import Settler
 from deployments.ingress.window import Window
 from deployments.ports import (
@@ -44,7 +45,10 @@ class Inquiries:
         engines: Mapping[ModelId, Engine],
         windows: Mapping[ModelId, Window],
         models: Sequence[RoutedModel],
+        prompts: Prompts | None = None,
     ) -> None:
+        """`prompts` are the operator's instructions: counted with what a client says, and never shown."""
+        self._prompts = prompts or Prompts({})
         self._admitting = Admitting(ledger, settler)
         self._settler = settler
         self._engines = engines
@@ -57,9 +61,10 @@ class Inquiries:
         """How many input tokens a chat request has: the engine's count of the prompt that it would read.
 
         Where an engine cannot say (somebody else's server, or one that is starting) the texts are counted, without
-        what the model's chat format adds.
+        what the model's chat format adds. The operator's instructions are counted, too: the configured ones.
         """
         model = self._target(principal, asked.model)
+        asked = self._prompts.before(asked, model)
         try:
             return len(await self.render(principal, asked.model, asked.body))
         except (EngineFailed, EngineOverloaded, InvalidRequest):

@@ -45,9 +45,10 @@ from deployments.ingress.leasing import Leases
 from deployments.ingress.meter import Meter
 from deployments.ingress.opening import Opening
 from deployments.ingress.principals import Principals
+from deployments.ingress.prompting import PROMPTED, Prompts
 from deployments.ingress.provenance import Outside, said
 from deployments.ingress.reserving import Reserves
-from deployments.ingress.revisions import Choice, Revisions
+from deployments.ingress.revisions import Choices, Revisions
 from deployments.ingress.route_meter import RouteMeter, Uncounted
 from deployments.ingress.screening import Question, Screening, Watch, Words
 from deployments.ingress.session import cache_salt_of, session_of
@@ -57,7 +58,7 @@ from deployments.ingress.shadowing import Shadows
 from deployments.ingress.telling import context_of, headers_of, may_see_more, refuse_held, worth_another_attempt
 from deployments.ingress.tiers import Tiers
 from deployments.ingress.trail import Recorder
-from deployments.ingress.turn import Ask, RoutedModel, Turn, revised, total, with_known
+from deployments.ingress.turn import Ask, RoutedModel, Turn, named, revised, total, with_known
 from deployments.ingress.verifying import Reader
 from deployments.ingress.window import Window, without_max_tokens
 from deployments.ports import (
@@ -149,6 +150,7 @@ class Journey:
         shadows: Shadows | None = None,
         acting: Acting | None = None,
         settler: Settler | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
         """`models` names every model that is served, with its tier and the dialects it can answer.
 
@@ -157,7 +159,8 @@ class Journey:
         engines go, `route_meter` counts cascades. `guardrails` look at what goes to models and comes from them,
         `guard_meter` counts what they find. `revisions` chooses where a model has several; None: none has.
         `shadows` ask candidates beside the revision that answers. `acting` reads for whom a key of a front end asks.
-        `settler` hands in what is settled, for all of the ingress; None: one of its own.
+        `settler` hands in what is settled, for all of the ingress; None: one of its own. `prompts` are the operator's
+        instructions, which engines read before what clients say.
         """
         self._models = {each.model: each for each in models}
         ranked = [(each.tier, each) for each in models if each.tier is not None]
@@ -170,10 +173,13 @@ class Journey:
         named = [(tier, each.model) for tier, each in ranked]
         self._tier_states = tiers or Tiers(engines, named, settings.load, clock)
         self._revisions = revisions
+        self._prompts = prompts or Prompts({})
         self._shadows = shadows
         self._settler = settler or Settler(ledger, clock)
         admitting = Admitting(ledger, self._settler)
-        self._cascade = Cascade(admitting, difficulty, engines, readers, windows, self._larger, settings.cascade)
+        self._cascade = Cascade(
+            admitting, difficulty, engines, readers, windows, self._larger, settings.cascade, self._prompts
+        )
         self._reserves = Reserves(settings.answer_tokens)
         self._screening = Screening(guardrails, recorder, guard_meter or GuardUncounted(), clock)
         self._closing = Closing(
@@ -227,7 +233,7 @@ class Journey:
         session = session_of(principal, ask.headers, ask.body, asked.body)
         words = await self._screening.request(principal, ask.request_id, session, asked, untrusted, said(ask.headers))
         principal, asked, untrusted, watch = words.principal, words.asked, words.untrusted, words.watch
-        choices = {} if self._revisions is None else self._revisions.choices(principal.tenant, session)
+        choices = self._choices(principal.tenant, session, asked)
         # While the ledger admits.
         routing = self._own(self._route(principal, session, ask, asked, untrusted, started_s, choices))
         try:
@@ -237,7 +243,7 @@ class Journey:
             raise
         turn: Turn | None = None
         try:
-            decision = revised(await routing, choices)
+            decision = await routing
             reply = self._filter(ask, asked, decision, watch)
             output = Spoken(self._most_kept(principal.tenant))
             course = self._cascade.begin(wanted, asked, self._models[decision.model].tier is not None, decision.cascade)
@@ -281,10 +287,22 @@ class Journey:
             raise Forbidden(f"This key does not have the scope '{scope.value}'.")
         return principal
 
+    def _choices(self, tenant: TenantId, session: SessionId, asked: Asked) -> Choices:
+        """What the session gets of all that has several revisions and a part in this request."""
+        if self._revisions is None:
+            return Choices()
+        found = self._revisions.choices(tenant, session)
+        if asked.dialect not in PROMPTED:
+            found = replace(found, prompts={})
+        wanted = None if asked.model is None else self._models.get(asked.model)
+        # Nobody routes to a model without a tier.
+        return found if wanted is None or wanted.tier is not None else replace(found, router=None)
+
     async def _admit(self, principal: Principal, ask: Ask, asked: Asked) -> Grant:
         answer = self._reserves.tokens(asked.effort) if asked.max_tokens is None else asked.max_tokens
         answer = min(answer, self._widest)  # agents ask for more than exists
-        prompt = max(asked.prompt_ids, asked.batch_ids) + sum(len(text) for text in asked.prompt_texts) // 4
+        chars = sum(len(text) for text in asked.prompt_texts) + self._prompts.most_chars(asked)
+        prompt = max(asked.prompt_ids, asked.batch_ids) + chars // 4
         model = ModelId(asked.requested_model)
         tokens = prompt + asked.choices * answer
         return await self._leases.admit(principal, ask.request_id, model, tokens, prompt)
@@ -303,12 +321,12 @@ class Journey:
         asked: Asked,
         untrusted: bool,
         started_s: float,
-        choices: Mapping[ModelId, Choice],
+        choices: Choices,
     ) -> RouteDecision:
         if asked.model is not None and not (asked.model in self._engines and principal.may_use(asked.model)):
             raise UnknownModel(asked.requested_model)
         if asked.model is not None and self._models[asked.model].tier is None:
-            return await self._direct(self._models[asked.model], principal, asked)
+            return await self._direct(self._models[asked.model], principal, asked, choices)
         usable = [each for each in self._reaches if principal.may_use(each.model)]
         wished = wish(asked.model, principal.egress, usable)
         tiers = usable_tiers(principal, self._ranked)
@@ -323,7 +341,10 @@ class Journey:
                 explained=may_see_more(principal, ask),
                 left_ms=self._left_ms(ask, asked, started_s),
                 usable=tiers,
-                revisions={model: each.revision for model, each in choices.items()},
+                revisions={model: each.revision for model, each in choices.engines.items()},
+                snapshot=named(choices.router),
+                prompts={model: each.revision for model, each in choices.prompts.items()},
+                policy=named(choices.policy),
             )
         )
         refuse_held(decision)
@@ -331,7 +352,7 @@ class Journey:
             raise UnknownModel(asked.requested_model)
         decision = self._warm(decision, asked, principal)
         check(decision.model, principal.egress, self._reaches)
-        return await self._checked(decision, asked)
+        return await self._checked(decision, asked, choices)
 
     def _left_ms(self, ask: Ask, asked: Asked, started_s: float) -> int | None:
         """What is left of the time that the caller will wait; None when it did not say."""
@@ -343,7 +364,7 @@ class Journey:
         left_ms, usual_ms = self._left_ms(ask, asked, started_s), self._tier_states.usual_ms(model)
         return left_ms is not None and usual_ms is not None and usual_ms > left_ms
 
-    async def _direct(self, model: RoutedModel, principal: Principal, asked: Asked) -> RouteDecision:
+    async def _direct(self, model: RoutedModel, principal: Principal, asked: Asked, choices: Choices) -> RouteDecision:
         """The way to a model that no policy chooses: a small one for filling in the middle, or for embeddings."""
         check(model.model, principal.egress, [Reach(model.model, model.local)])
         decision = RouteDecision(
@@ -358,15 +379,17 @@ class Journey:
             policy_digest="0" * 64,
             watched=False,
         )
-        return await self._checked(decision, asked)
+        return await self._checked(decision, asked, choices)
 
-    async def _checked(self, decision: RouteDecision, asked: Asked) -> RouteDecision:
+    async def _checked(self, decision: RouteDecision, asked: Asked, choices: Choices) -> RouteDecision:
         """The decision, when its model can answer this dialect and the prompt fits its window."""
         if asked.dialect not in self._models[decision.model].dialects:
             raise InvalidRequest(
                 f"The model '{decision.model}' does not serve {asked.dialect.value}.", "model", "unsupported_model"
             )
-        await self._windows[decision.model].check(asked)
+        decision = revised(decision, choices)
+        whole = self._prompts.before(asked, decision.model, decision.prompt_revision)
+        await self._windows[decision.model].check(whole)
         self._meter.routed(decision)
         return decision
 
@@ -490,6 +513,8 @@ class Journey:
     async def _open(self, turn: Turn) -> Opening:
         """The chosen engine's reply, its status known to be good."""
         asked = self._windows[turn.decision.model].clamp(turn.asked)
+        # Nobody but the engine sees it: what is read, screened, recorded and stored is the client's own.
+        asked = self._prompts.before(asked, turn.decision.model, turn.decision.prompt_revision)
         try:
             return await self._call(turn, asked)
         except ContextTooLong:
@@ -512,10 +537,10 @@ class Journey:
             share=turn.principal.share,
             lane=turn.principal.key_id,
             patient=turn.ask.body.get("service_tier") == "flex",
-            revision=decision.revision if decision.model in turn.choices else "",
+            revision=decision.revision if decision.model in turn.choices.engines else "",
             counted=True,
         )
-        choice = turn.choices.get(decision.model)
+        choice = turn.choices.engines.get(decision.model)
         if self._shadows is not None and choice is not None:
             self._shadows.begin(decision.model, call, choice, _of_no_request())
         turn.engine_reached = True

@@ -31,6 +31,7 @@ def decided(turn: Turn, prompt: Body, at_ms: int) -> AuditEvent:
             "difficulty": round(decision.difficulty, 6),
             "stream": turn.asked.stream,
             "requested_model": turn.asked.requested_model[:128],
+            **_revisions(decision),
         },
         {BodyField.PROMPT: prompt},
         at_ms,
@@ -115,6 +116,16 @@ def _event(
         data={**data, "policy_digest": turn.decision.policy_digest, "change_id": turn.change_id},
         bodies=bodies,
     )
+
+
+def _revisions(decision: RouteDecision) -> dict[str, JsonValue]:
+    """The revisions beside the model's, of what had another one for other sessions."""
+    found = {
+        "router_revision": decision.router_revision,
+        "prompt_revision": decision.prompt_revision,
+        "policy_revision": decision.policy_revision,
+    }
+    return {name: revision for name, revision in found.items() if revision}
 
 
 def _tokens(usage: Usage) -> dict[str, JsonValue]:

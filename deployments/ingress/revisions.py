@@ -1,4 +1,6 @@
-"""Which revision of a model answers a session while one is rolled out, and what is counted of each.
+"""Which revision of what answers a session while one is rolled out, and what is counted of each.
+
+What has revisions is an engine of a model, a model's prompt, the router's snapshot and the gate's policy.
 
 The controller is asked every few seconds. While it does not answer, what it said last holds for a while, and then the
 configured revision, which stays deployed until a rollout has finished, answers everybody.
@@ -7,8 +9,8 @@ configured revision, which stays deployed until a rollout has finished, answers 
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from deployments.clock import Clock
@@ -21,10 +23,21 @@ from deployments.ports import (
     EngineInfo,
     EngineItem,
     ModelId,
+    RouteDecision,
     SessionId,
     TenantId,
 )
-from deployments.rollouts import OF_ENGINES, Count, Metric, Rollouts, Slice
+from deployments.rollouts import (
+    FAMILIES,
+    POLICY_TARGET,
+    ROUTER_TARGET,
+    Count,
+    Family,
+    Metric,
+    Rollouts,
+    Slice,
+    Target,
+)
 from deployments.slices import is_candidates, revision_for
 
 _log = logging.getLogger("gatehouse.ingress")
@@ -38,6 +51,25 @@ class Choice:
     revision: str
     split: Slice | None = None
     candidate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a session gets of all that has several revisions: engines and prompts by model, and what there is one of.
+
+    None, and no entry: there is nothing to choose, or it has no part in the request.
+    """
+
+    engines: Mapping[ModelId, Choice] = field(default_factory=dict[ModelId, Choice])
+    prompts: Mapping[ModelId, Choice] = field(default_factory=dict[ModelId, Choice])
+    router: Choice | None = None
+    policy: Choice | None = None
+
+    def of(self, model: ModelId) -> Iterator[Choice]:
+        """All that an attempt of a model says something of."""
+        for each in (self.engines.get(model), self.prompts.get(model), self.router, self.policy):
+            if each is not None:
+                yield each
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,52 +108,62 @@ class RevisedEngine:
 
 
 class Revisions:
-    """What one ingress replica knows of rollouts of models."""
+    """What one ingress replica knows of rollouts."""
 
     def __init__(
         self,
         rollouts: Rollouts,
-        deployed: Mapping[ModelId, tuple[str, ...]],
+        engines: Mapping[ModelId, tuple[str, ...]],
         clock: Clock,
         stale_s: float,
         every_s: float = 2.0,
+        others: Mapping[Target, tuple[str, ...]] | None = None,
     ) -> None:
-        """`deployed`: the revisions of each model that has several, the configured one first.
+        """`engines`: the revisions of each model that has several, the configured one first; `others`: of the rest.
 
         The controller is asked every `every_s` seconds; what it said holds for `stale_s` when it falls silent.
         """
         self._rollouts = rollouts
-        self._deployed = deployed
+        self._deployed: Mapping[Target, tuple[str, ...]] = {
+            **{(Family.ENGINE, str(model)): each for model, each in engines.items()},
+            **(others or {}),
+        }
         self._clock = clock
         self._stale_s = stale_s
         self._every_s = every_s
-        self._splits: Mapping[str, Slice] = {}
+        self._splits: Mapping[Target, Slice] = {}
         self._heard_s = -math.inf
         self._rated: dict[str, None] = {}
         self._trials: Counter[tuple[str, int, bool, Metric]] = Counter()
         self._bad: Counter[tuple[str, int, bool, Metric]] = Counter()
 
-    def choose(self, model: ModelId, tenant: TenantId, session: SessionId) -> Choice | None:
+    def choose(self, target: Target, tenant: TenantId, session: SessionId) -> Choice | None:
         """The revision for a session; the same for all of its requests while the share does not shrink.
 
-        None for a model that has one revision.
+        None for what has one revision.
         """
-        if model not in self._deployed:
+        deployed = self._deployed.get(target)
+        if deployed is None:
             return None
-        configured = self._deployed[model][0]
-        split = self._splits.get(model)
+        split = self._splits.get(target)
         if split is None or self._clock.monotonic_s() - self._heard_s > self._stale_s:
-            return Choice(configured)
+            return Choice(deployed[0])
         revision = revision_for(split, tenant, session)
-        if revision not in self._deployed[model]:
-            return Choice(configured)
+        if revision not in deployed:
+            return Choice(deployed[0])
         return Choice(revision, split, is_candidates(split, tenant, session))
 
-    def choices(self, tenant: TenantId, session: SessionId) -> dict[ModelId, Choice]:
-        """The revision of each model that has several."""
-        return {
-            model: choice for model in self._deployed if (choice := self.choose(model, tenant, session)) is not None
+    def choices(self, tenant: TenantId, session: SessionId) -> Choices:
+        """The revision of each that has several."""
+        found = {
+            target: choice for target in self._deployed if (choice := self.choose(target, tenant, session)) is not None
         }
+        return Choices(
+            engines={ModelId(name): each for (family, name), each in found.items() if family is Family.ENGINE},
+            prompts={ModelId(name): each for (family, name), each in found.items() if family is Family.PROMPT},
+            router=found.get((Family.ROUTER, ROUTER_TARGET)),
+            policy=found.get((Family.POLICY, POLICY_TARGET)),
+        )
 
     def count(self, choice: Choice, seen: Seen) -> None:
         """Add a request to the figures of the stage in which it began.
@@ -133,20 +175,32 @@ class Revisions:
         if split is None:
             return
         if seen.failed is not None:
-            self._add(choice, split, Metric.ERROR, seen.failed)
+            self._add(choice, Metric.ERROR, seen.failed)
         if seen.ttft_ms is not None or seen.e2e_ms > split.ttft_ms:
-            self._add(choice, split, Metric.TTFT, seen.ttft_ms is None or seen.ttft_ms > split.ttft_ms)
+            self._add(choice, Metric.TTFT, seen.ttft_ms is None or seen.ttft_ms > split.ttft_ms)
         if seen.completed or seen.e2e_ms > split.e2e_ms:
-            self._add(choice, split, Metric.E2E, seen.e2e_ms > split.e2e_ms)
+            self._add(choice, Metric.E2E, seen.e2e_ms > split.e2e_ms)
         if seen.verified is not None:
-            self._add(choice, split, Metric.VERIFIER, not seen.verified)
+            self._add(choice, Metric.VERIFIER, not seen.verified)
 
-    def rated(self, model: ModelId, revision: str, event_id: str, bad: bool) -> None:
-        """Somebody said whether an answer of a revision was bad; the same event twice is one verdict."""
-        split = self._splits.get(model)
-        if split is None or revision not in (split.revision, split.previous_revision) or not self._is_new(event_id):
-            return
-        self._add(Choice(revision, split, revision == split.revision), split, Metric.FEEDBACK, bad)
+    def rated(self, decision: RouteDecision, event_id: str, bad: bool) -> None:
+        """Somebody said whether an answer was bad; the same event twice is one verdict."""
+        revisions: dict[Target, str] = {
+            (Family.ENGINE, decision.model): decision.revision,
+            (Family.PROMPT, decision.model): decision.prompt_revision,
+            (Family.ROUTER, ROUTER_TARGET): decision.router_revision,
+            (Family.POLICY, POLICY_TARGET): decision.policy_revision,
+        }
+        found = [
+            Choice(revision, split, revision == split.revision)
+            for target, revision in revisions.items()
+            if target in self._deployed
+            and (split := self._splits.get(target)) is not None
+            and revision in (split.revision, split.previous_revision)
+        ]
+        if found and self._is_new(event_id):
+            for choice in found:
+                self._add(choice, Metric.FEEDBACK, bad)
 
     def decided(self, approval: Approval) -> None:
         """Humans have decided about a held call: one that they let go as it was need not have been held.
@@ -154,11 +208,16 @@ class Revisions:
         A call that was held before the present stage says nothing of it.
         """
         proposal, state = approval.proposal, approval.state
-        choice = self.choose(proposal.model, proposal.tenant, proposal.session)
-        if choice is None or choice.split is None or approval.created_ms < choice.split.since_ms:
+        found = [
+            choice
+            for choice in self.choices(proposal.tenant, proposal.session).of(proposal.model)
+            if choice.split is not None and approval.created_ms >= choice.split.since_ms
+        ]
+        if state not in (ApprovalState.APPROVED, ApprovalState.REJECTED) or not found:
             return
-        if state in (ApprovalState.APPROVED, ApprovalState.REJECTED) and self._is_new(approval.approval_id):
-            self._add(choice, choice.split, Metric.FALSE_HOLD, state is ApprovalState.APPROVED)
+        if self._is_new(approval.approval_id):
+            for choice in found:
+                self._add(choice, Metric.FALSE_HOLD, state is ApprovalState.APPROVED)
 
     async def look(self) -> None:
         """Hand over what was counted, and hear how traffic is split now. Silence is logged and borne."""
@@ -179,7 +238,7 @@ class Revisions:
         return self._every_s
 
     def _hear(self, splits: Iterable[Slice]) -> None:
-        self._splits = {each.target: each for each in splits if each.kind in OF_ENGINES}
+        self._splits = {(FAMILIES[each.kind], each.target): each for each in splits}
         self._heard_s = self._clock.monotonic_s()
 
     def _is_new(self, event_id: str) -> bool:
@@ -191,8 +250,9 @@ class Revisions:
             del self._rated[next(iter(self._rated))]
         return True
 
-    def _add(self, choice: Choice, split: Slice, metric: Metric, bad: bool) -> None:
-        if split.share == 0 and not split.shadow:
+    def _add(self, choice: Choice, metric: Metric, bad: bool) -> None:
+        split = choice.split
+        if split is None or (split.share == 0 and not split.shadow):
             return  # nothing is compared before there is something of both
         key = (split.rollout_id, split.share, choice.candidate, metric)
         self._trials[key] += 1

@@ -13,6 +13,7 @@ from deployments.ingress.dialects.values import Codec
 from deployments.ingress.inquiry import Inquiries
 from deployments.ingress.journey import Journey, Reader
 from deployments.ingress.meter import Meter
+from deployments.ingress.prompting import Prompt
 from deployments.ingress.revisions import Revisions
 from deployments.ingress.route_meter import RouteMeter, Uncounted
 from deployments.ingress.settings import IngressSettings
@@ -33,7 +34,7 @@ from deployments.ports import (
     Responses,
     keeps_nothing,
 )
-from deployments.rollouts import Rollouts
+from deployments.rollouts import Rollouts, Target
 
 AsgiApp = Callable[..., Awaitable[None]]
 
@@ -89,7 +90,7 @@ class Watch(Protocol):
 class Surface:
     """Everything an HTTP app may touch. `candidates` are the second engines of models, by model.
 
-    `revisions` chooses between them and counts; None: no model has a second one.
+    `revisions` chooses between revisions of whatever has several, and counts; None: nothing has.
     """
 
     journey: Journey
@@ -144,7 +145,9 @@ class Parts:
     HTTP app; `make_counters` answers one token counter per model that has a local tokenizer. `keeps_bodies`: whose
     prompts and outputs go to the audit sink, which encrypts them. `make_route_meter` adds what is counted of routing to
     what `make_meter` made, `make_guard_meter` what is counted of `guardrails`.
-    `set_up` is called first, on the replica; `make_tracing` makes what traces its requests.
+    `set_up` is called first, on the replica; `make_tracing` makes what traces its requests. `prompts` are the
+    operator's instructions for models, the configured ones first; `several` has the revisions of all but engines of
+    which there is more than one, the configured one first.
     """
 
     make_api: Callable[[Surface], AsgiApp]
@@ -165,3 +168,5 @@ class Parts:
     make_guard_meter: Callable[[Meter], GuardMeter] = unguarded
     make_tracing: Callable[[], Tracing] = Untraced
     set_up: Callable[[], None] = nothing
+    prompts: Mapping[ModelId, tuple[Prompt, ...]] = field(default_factory=dict[ModelId, tuple[Prompt, ...]])
+    several: Mapping[Target, tuple[str, ...]] = field(default_factory=dict[Target, tuple[str, ...]])

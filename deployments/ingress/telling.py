@@ -49,6 +49,12 @@ def headers_of(turn: Turn, receipt: Receipt | None) -> dict[str, str]:
             )
         ),
     }
+    others = {
+        "x-gatehouse-router-revision": decision.router_revision,
+        "x-gatehouse-prompt-revision": decision.prompt_revision,
+        "x-gatehouse-policy-revision": decision.policy_revision,
+    }
+    headers |= {name: revision for name, revision in others.items() if revision}
     if decision.detail is not None:
         headers |= dict(explain.debug_headers(decision.detail))
     headers |= turn.course.headers
@@ -75,6 +81,7 @@ def context_of(turn: Turn, calls: Sequence[ToolCall] = ()) -> GateContext:
         agent=agent_of(turn.ask.headers),
         untrusted=turn.untrusted,
         schemas=schemas_of(turn.asked, {call.name for call in calls}),
+        policy=turn.decision.policy_revision,
     )
 
 

@@ -9,7 +9,7 @@ from deployments.ingress.course import Course
 from deployments.ingress.dialects.values import Asked, ReplyFilter
 from deployments.ingress.evidence import Spoken
 from deployments.ingress.opening import Opening
-from deployments.ingress.revisions import Choice
+from deployments.ingress.revisions import Choice, Choices
 from deployments.ingress.screening import Watch
 from deployments.ingress.tiers import Call
 from deployments.ports import (
@@ -64,8 +64,8 @@ class Turn:
     `decision` is of the attempt that is under way or was sent, `spent` what malformed replies before it have used.
     `opening` is that attempt's reply as the engine sends it.
     `calls` are all calls of engines, each with the number of its attempt; `held_s` is for how long humans were waited
-    for while the last one was open. `watch`: the guardrails, where the tenant has any. `choices`: which revision of the
-    models that have several the session gets.
+    for while the last one was open. `watch`: the guardrails, where the tenant has any. `choices`: which revision of all
+    that has several the session gets.
     """
 
     ask: Ask
@@ -94,13 +94,24 @@ class Turn:
     opening: Opening | None = None
     calls: list[tuple[int, Call]] = field(default_factory=list[tuple[int, Call]])
     held_s: float = 0.0
-    choices: Mapping[ModelId, Choice] = field(default_factory=dict[ModelId, Choice])
+    choices: Choices = Choices()
 
 
-def revised(decision: RouteDecision, choices: Mapping[ModelId, Choice]) -> RouteDecision:
-    """The decision with the revision of its model that the session gets."""
-    choice = choices.get(decision.model)
-    return decision if choice is None else replace(decision, revision=choice.revision)
+def revised(decision: RouteDecision, choices: Choices) -> RouteDecision:
+    """The decision with the revisions that the session gets, of its model and of all else that has several."""
+    engine = choices.engines.get(decision.model)
+    return replace(
+        decision,
+        revision=decision.revision if engine is None else engine.revision,
+        router_revision=named(choices.router),
+        prompt_revision=named(choices.prompts.get(decision.model)),
+        policy_revision=named(choices.policy),
+    )
+
+
+def named(choice: Choice | None) -> str:
+    """The revision of a choice, "" where there was nothing to choose."""
+    return "" if choice is None else choice.revision
 
 
 def worked_ms(turn: Turn, attempt: int | None = None) -> int:

@@ -25,7 +25,7 @@ class RolloutController:
     """Implements `rollouts.Rollouts`. One replica; that a second one runs for a while, in an update, does no harm.
 
     `engines`: a handle for each (model, revision) that is deployed, and `deployed` what the configuration says of
-    them. `loaders` load what is no engine's.
+    them, and of all else that has revisions. `loaders` load what is no engine's.
     """
 
     def __init__(

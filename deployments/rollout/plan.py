@@ -1,6 +1,5 @@
 """Plans and revisions: what an artefact's digest is over, and what a plan must be like. Pure."""
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -8,14 +7,13 @@ from typing import Final, cast
 
 from deployments.errors import InvalidRequest
 from deployments.ports import JsonValue
-from deployments.rollouts import Artefact, Bound, Plan, Rules
+from deployments.rollouts import Artefact, Bound, Plan, Rules, revision_of_files
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _ROLLOUT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")  # a part of a URL
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _MOST_FILES: Final = 10_000
 _MOST_SETTINGS_CHARS: Final = 64 * 1024
-_DOMAIN: Final = "gatehouse artefact v1"
 
 
 def revision_of(artefact: Artefact) -> str:
@@ -24,15 +22,7 @@ def revision_of(artefact: Artefact) -> str:
     `InvalidRequest` for an artefact that has no meaning. Where the files lie does not matter, nor does their order.
     """
     check_artefact(artefact)
-    said = {
-        "domain": _DOMAIN,
-        "kind": artefact.kind.value,
-        "target": artefact.target,
-        "settings": settings_of(artefact),
-        "files": sorted([each.path, each.size, each.sha256] for each in artefact.files),
-    }
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    return revision_of_files(artefact.kind, artefact.target, artefact.files, settings_of(artefact))
 
 
 def settings_of(artefact: Artefact) -> dict[str, JsonValue]:

@@ -33,7 +33,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from deployments.errors import PartUnavailable
 from deployments.migrations.runner import migrate
 from deployments.rollout.judge import Pair, Tally
-from deployments.rollouts import Artefact, Count, Draft, Metric, Plan, Rollout, Standing, State, Step
+from deployments.rollouts import (
+    FAMILIES,
+    Artefact,
+    Count,
+    Draft,
+    Metric,
+    Plan,
+    Rollout,
+    Standing,
+    State,
+    Step,
+    Target,
+)
 from deployments.store import writers_turn
 
 _MOST_SHOWN: Final = 100
@@ -159,9 +171,9 @@ class RolloutStore:
     async def in_force(self) -> Sequence[Rollout]:
         """Those that say where traffic goes: the open ones, and of the others the last finished of each target."""
         ended = await self._found(_rollouts.c.state == State.FINISHED.value, None)
-        latest = {(each.plan.kind, each.plan.target): each for each in reversed(ended)}
+        latest = {_target(each): each for each in reversed(ended)}
         for each in await self.open_ones():
-            latest[each.plan.kind, each.plan.target] = each
+            latest[_target(each)] = each
         return [*latest.values()]
 
     async def want(self, rollout_id: str, draft: Draft) -> None:
@@ -278,6 +290,10 @@ class RolloutStore:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             raise PartUnavailable("The store of rollouts does not answer.") from error
+
+
+def _target(rollout: Rollout) -> Target:
+    return FAMILIES[rollout.plan.kind], rollout.plan.target
 
 
 def pairs(stage: dict[Metric, dict[bool, Tally]], baseline: dict[Metric, dict[bool, Tally]]) -> dict[Metric, Pair]:

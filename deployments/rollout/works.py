@@ -1,4 +1,7 @@
-"""What is done with a revision before it gets traffic: engines are asked, other artefacts are loaded."""
+"""What is done with a revision before it gets traffic: engines are asked, other artefacts are loaded.
+
+A prompt is both: read as its users read it, and tried with the engine of its model.
+"""
 
 import asyncio
 import json
@@ -15,34 +18,48 @@ from deployments.ports import Engine, EngineCall, EngineStart, RequestId, Sessio
 from deployments.rollout.controller import Smoke
 from deployments.rollout.plan import settings_of
 from deployments.rollout.settings import SmokePrompt
-from deployments.rollouts import OF_ENGINES, Artefact, Kind, Plan
+from deployments.rollouts import FAMILIES, OF_ENGINES, Artefact, Family, Kind, Plan
 
 _MOST_BYTES: Final = 4 * 2**20
 _NOT_DEPLOYED: Final = "not_deployed"
+_OF_ONE_FILE: Final = frozenset({Kind.ROUTER, Kind.PROMPT})
+_WHERE: Final = {
+    Kind.ROUTER: "`difficulty.learned.candidate`",
+    Kind.POLICY: "`gate.candidate`",
+    Kind.PROMPT: "`candidate_prompt` of the model",
+}
 _CAPACITY: Final = frozenset(
     {"replicas", "scaling", "num_cpus", "num_gpus", "drain_s", "cold_start_s", "max_queued", "max_queued_tokens"}
 )
 """Settings of an engine that change how much it can take and nothing of what it says; a candidate may have its own."""
 
-Loader = Callable[[Artefact], None]
-"""Loads an artefact as its user will, and raises `InvalidRequest` when that fails. Runs in a thread."""
+Loader = Callable[[Artefact], str | None]
+"""Loads an artefact as its user will, and raises `InvalidRequest` when that fails. Runs in a thread.
+
+That of prompts answers the text.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """An engine of the configuration. `source`: where its checkpoint lies, "" for none; `settings`: a JSON object."""
+    """What of a target there is in the configuration: its engines, snapshots, policies or prompts.
 
-    model: str
+    `source`: where its checkpoint or file lies, "" for none; `settings`: a JSON object, of an engine alone.
+    """
+
+    target: str
     revision: str
     source: str = ""
     settings: str = "{}"
+    family: Family = Family.ENGINE
 
 
 class RevisionWorks:
     """Implements `controller.Works`. `engines` are by target and revision, `loaders` by kind.
 
     A model's or an engine's revision is warm when its engine answers, and good when it answers the prompts. Of another
-    kind it is warm when there is a loader, and good when that loads it. What nobody here knows never gets warm.
+    kind it is warm when there is a loader, and good when that loads it; a prompt besides when its model answers the
+    prompts with it. What nobody here knows never gets warm.
     """
 
     def __init__(
@@ -53,7 +70,7 @@ class RevisionWorks:
         timeout_s: float,
         deployed: Sequence[Deployed] = (),
     ) -> None:
-        """`deployed`: all engines of the configuration, that of a model before its candidate."""
+        """`deployed`: all that the configuration has, of each target the configured one before its candidate."""
         self._engines = engines
         self._loaders = loaders
         self._prompts = prompts
@@ -62,15 +79,13 @@ class RevisionWorks:
 
     def base(self, plan: Plan) -> str | None:
         """The revision that the configuration names for the target; None where it names none."""
-        if plan.kind not in OF_ENGINES:
-            return None
-        return next((each.revision for each in self._deployed if each.model == plan.target), None)
+        return next((each.revision for each in self._known(plan)), None)
 
     def refuse(self, plan: Plan, artefact: Artefact) -> None:
         """Raise `InvalidRequest` for what cannot take a share of the sessions here.
 
-        A candidate must be deployed, and be the artefact: its checkpoint lies where the artefact's files do, it has
-        the artefact's settings, and in all others it is as the engine that it would replace.
+        A candidate must be in the configuration, and be the artefact: its files lie where the artefact's do. An
+        engine has the artefact's settings besides, and in all others it is as the engine that it would replace.
         """
         if plan.kind not in OF_ENGINES:
             if plan.shadow:
@@ -81,31 +96,37 @@ class RevisionWorks:
                     "kind",
                     _NOT_DEPLOYED,
                 )
-            return
-        known = [each for each in self._deployed if each.model == plan.target]
+        known = self._known(plan)
         if not known:
-            raise InvalidRequest(f"The configuration has no model '{plan.target}'.", "target", _NOT_DEPLOYED)
+            of_model = plan.kind in OF_ENGINES or plan.kind is Kind.PROMPT
+            what = "model" if of_model else f"target of kind '{plan.kind.value}' named"
+            raise InvalidRequest(f"The configuration has no {what} '{plan.target}'.", "target", _NOT_DEPLOYED)
         found = next((each for each in known if each.revision == plan.revision), None)
         if found is None or found is known[0]:
+            where = _WHERE.get(plan.kind, "`candidate` of the model")
             raise InvalidRequest(
-                f"No candidate of '{plan.target}' has this revision: set `candidate` of the model in the configuration "
+                f"No candidate of '{plan.target}' has this revision: set {where} in the configuration "
                 "first, with this revision.",
                 "revision",
                 _NOT_DEPLOYED,
             )
-        if (why := _differs(known[0], found, artefact)) is not None:
+        why = _differs(known[0], found, artefact) if plan.kind in OF_ENGINES else _is_another(found, artefact)
+        if why is not None:
             raise InvalidRequest(f"The candidate of '{plan.target}' is not what was registered: {why}.", "revision")
 
     def gone(self, plan: Plan) -> bool:
-        """True when the revision of an engine's rollout is not in the configuration any more."""
-        known = {(each.model, each.revision) for each in self._deployed}
-        return plan.kind in OF_ENGINES and (plan.target, plan.revision) not in known
+        """True when the revision of a rollout is not in the configuration any more."""
+        return plan.revision not in {each.revision for each in self._known(plan)}
+
+    def _known(self, plan: Plan) -> list[Deployed]:
+        family = FAMILIES[plan.kind]
+        return [each for each in self._deployed if (each.family, each.target) == (family, plan.target)]
 
     async def warm(self, artefact: Artefact, revision: str) -> bool:
         """True when the revision is loaded and answers."""
-        if artefact.kind in self._loaders:
+        if artefact.kind in self._loaders and artefact.kind is not Kind.PROMPT:
             return True
-        engine = self._engines.get((artefact.target, revision))
+        engine = self._engines.get((artefact.target, self._engine_of(artefact, revision)))
         if engine is None:
             return False
         try:
@@ -117,20 +138,31 @@ class RevisionWorks:
     async def smoke(self, artefact: Artefact, revision: str) -> Smoke:
         """Ask every prompt, one after the other. An engine that is busy raises: that says nothing of the revision."""
         loader = self._loaders.get(artefact.kind)
+        instructions = ""
         if loader is not None:
             try:
-                await asyncio.to_thread(loader, artefact)
+                instructions = await asyncio.to_thread(loader, artefact) or ""
             except InvalidRequest as error:
                 return Smoke(1, (f"it cannot be loaded: {error.public_message}",))
-            return Smoke(1)
-        engine = self._engines[artefact.target, revision]
-        failed = [each.name for each in self._prompts if not await self._answers(engine, artefact.target, each)]
+            if artefact.kind is not Kind.PROMPT:
+                return Smoke(1)
+        engine = self._engines[artefact.target, self._engine_of(artefact, revision)]
+        failed = [
+            each.name for each in self._prompts if not await self._answers(engine, artefact.target, each, instructions)
+        ]
         return Smoke(len(self._prompts), tuple(failed))
 
-    async def _answers(self, engine: Engine, model: str, prompt: SmokePrompt) -> bool:
+    def _engine_of(self, artefact: Artefact, revision: str) -> str:
+        """The revision of the engine to ask: of a prompt's model the one that answers whoever is given no other."""
+        if artefact.kind is not Kind.PROMPT:
+            return revision
+        engines = (each for each in self._deployed if each.family is Family.ENGINE and each.target == artefact.target)
+        return next((each.revision for each in engines), "")
+
+    async def _answers(self, engine: Engine, model: str, prompt: SmokePrompt, instructions: str) -> bool:
         try:
             async with asyncio.timeout(self._timeout_s):
-                text = await _ask(engine, model, prompt)
+                text = await _ask(engine, model, prompt, instructions)
         except EngineOverloaded:
             raise
         except (TimeoutError, GatehouseError):
@@ -153,12 +185,26 @@ def _differs(base: Deployed, candidate: Deployed, artefact: Artefact) -> str | N
     return None
 
 
-async def _ask(engine: Engine, model: str, prompt: SmokePrompt) -> str:
-    """The text of an answer; `EngineFailed` for one that is none."""
+def _is_another(candidate: Deployed, artefact: Artefact) -> str | None:
+    """Why a candidate that is no engine is not the artefact, None: it is."""
+    if settings_of(artefact):
+        return "it has settings, and nothing here would read them"
+    if artefact.kind in _OF_ONE_FILE and len(artefact.files) != 1:
+        return "it must be one file"
+    source, path = Path(candidate.source).resolve(), Path(artefact.path).resolve()
+    there = {path, *(path / each.path for each in artefact.files)}  # a file, or one of a folder
+    return None if source in there else "its file is another one"
+
+
+async def _ask(engine: Engine, model: str, prompt: SmokePrompt, instructions: str = "") -> str:
+    """The text of an answer, to a prompt behind the operator's instructions; `EngineFailed` for one that is none."""
     request_id = RequestId(f"smoke_{uuid.uuid4().hex}")
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": prompt.prompt}],
+        "messages": [
+            *([{"role": "system", "content": instructions}] if instructions else []),
+            {"role": "user", "content": prompt.prompt},
+        ],
         "max_completion_tokens": prompt.max_tokens,
         "temperature": 0.0,
     }

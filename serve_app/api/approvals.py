@@ -6,19 +6,18 @@ alone releases frozen keys. What belongs to another tenant does not exist.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.errors import InvalidRequest
 from deployments.gate.binding import plan_digest
-from deployments.gate.circumstances import PLAIN, Circumstances
-from deployments.gate.classify import Classification
+from deployments.gate.circumstances import Circumstances
+from deployments.gate.classify import Classifier
 from deployments.gate.display import escaped
 from deployments.gate.explain import as_json, explain
-from deployments.gate.policy import Bundle
+from deployments.gate.judges import Judges, judges_of
 from deployments.gate.states import granted, visible_tenant
 from deployments.ingress.revisions import Revisions
 from deployments.ports import (
@@ -32,36 +31,17 @@ from deployments.ports import (
     Digests,
     Frozen,
     GateProfile,
-    JsonValue,
     KeyId,
     Principal,
     RollbackOutcome,
     RollbackPlan,
     Scope,
+    SessionId,
 )
 from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import parse_model, read_object
 
 _MAX_BODY_BYTES = 1024 * 1024
-
-
-class Explains(Protocol):
-    """What the dry run asks; `deployments.gate.classify.Classifier` is one."""
-
-    @property
-    def bundle(self) -> Bundle:
-        """The bundle it judges by."""
-        ...
-
-    def classify(
-        self,
-        tool: str,
-        arguments: str | Mapping[str, JsonValue],
-        profile: GateProfile = GateProfile.OPS,
-        circumstances: Circumstances = PLAIN,
-    ) -> Classification:
-        """The class of a call."""
-        ...
 
 
 class _Body(BaseModel):
@@ -114,11 +94,17 @@ class RollbackBody(_Body):
 
 
 class ClassifyBody(_Body):
-    """A call to classify; nothing is proposed or recorded. `arguments` as the model's text, or as an object."""
+    """A call to classify; nothing is proposed or recorded. `arguments` as the model's text, or as an object.
+
+    While a policy is rolled out: `session` asks for the judgement of the policy of that session, `policy` for that of a
+    revision; without either the configured one judges.
+    """
 
     tool: str = Field(min_length=1, max_length=256)
     arguments: str | dict[str, object]
     profile: GateProfile | None = None
+    session: str | None = Field(default=None, min_length=1, max_length=256)
+    policy: str | None = Field(default=None, min_length=1, max_length=128)
 
 
 class VoteReply(BaseModel):
@@ -251,6 +237,8 @@ class CallReply(BaseModel):
 class ClassifyReply(BaseModel):
     """What the gate would do with a call, and why. `commands` are those a shell call would run, decoded.
 
+    `policy` and `policy_revision` say which bundle has judged it.
+
     `explanation` takes it apart: each command with its rule, its targets and the cells of the tables, and the outcome
     under each profile.
     """
@@ -262,15 +250,21 @@ class ClassifyReply(BaseModel):
     rules: tuple[str, ...]
     commands: tuple[str, ...]
     arguments: str | None
+    policy: str
+    policy_revision: str
     policy_digest: str
     preview: str | None
     explanation: dict[str, Any]
 
 
 def create_approvals_router(
-    authorizer: Authorizer, approvals: Approvals, classifier: Explains, revisions: Revisions | None = None
+    authorizer: Authorizer, approvals: Approvals, classifier: Classifier | Judges, revisions: Revisions | None = None
 ) -> APIRouter:
-    """The routes of the approval queue and of the gate's dry run. `revisions` hears of decisions, if there is one."""
+    """The routes of the approval queue and of the gate's dry run.
+
+    `revisions`, if there is one, hears of decisions, and says which policy judges a session.
+    """
+    judges = judges_of(classifier)
     router = APIRouter(prefix="/v1", tags=["gate"])
 
     async def voter(request: Request) -> Principal:
@@ -406,7 +400,12 @@ def create_approvals_router(
             raise InvalidRequest("Invalid value for 'arguments'.", "arguments")
         profile = body.profile or principal.gate_profile
         call = body.tool, arguments, profile, Circumstances(tenant=principal.tenant)
-        found = await asyncio.to_thread(classifier.classify, *call)
+        policy = body.policy or (policy_of(revisions, principal, body.session) if body.session else "")
+        named = judges.named(policy)
+        if named is None:
+            raise InvalidRequest("No policy of this revision is live here.", "policy")
+        judge = judges.of(policy)
+        found = await asyncio.to_thread(judge.classify, *call)
         return ClassifyReply(
             risk=found.risk.value,
             outcome=found.outcome.value,
@@ -414,12 +413,20 @@ def create_approvals_router(
             rules=found.rules,
             commands=found.commands,
             arguments=found.arguments,
+            policy=judge.bundle_name,
+            policy_revision=named or judges.revision,
             policy_digest=found.policy_digest,
             preview=found.preview,
-            explanation=as_json(await asyncio.to_thread(explain, classifier.bundle, *call)),
+            explanation=as_json(await asyncio.to_thread(explain, judge.bundle, *call)),
         )
 
     return router
+
+
+def policy_of(revisions: Revisions | None, principal: Principal, session: str) -> str:
+    """The revision of the policy that judges a session of a key, "" where there is one policy."""
+    choice = None if revisions is None else revisions.choices(principal.tenant, SessionId(session)).policy
+    return "" if choice is None else choice.revision
 
 
 def missing(approval: Approval) -> str | None:

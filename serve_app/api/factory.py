@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from deployments.errors import GatehouseError, InvalidRequest
 from deployments.gate.canary import Canary
-from deployments.gate.classify import Classifier
+from deployments.gate.judges import judges_of
 from deployments.gate.shadow import ShadowedClassifier
 from deployments.ingress.surface import AsgiApp, Surface
 from deployments.ports import Dialect
@@ -75,8 +75,9 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_tokens_router(surface, server))
     app.include_router(create_catalogue_router(surface))
     app.include_router(create_openapi_router())
-    if isinstance(surface.classifier, ShadowedClassifier):
-        shadowed = surface.classifier
+    judges = judges_of(surface.classifier)
+    if isinstance(judges.configured, ShadowedClassifier):
+        shadowed = judges.configured
         counters.watch_shadow(lambda: shadowed.counts)
     canary = cast(Canary, surface.canary)
     app.include_router(create_status_router(surface, counters, authorize))
@@ -95,9 +96,8 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     )
     app.include_router(create_feedback_router(authorize, surface.difficulty, surface.revisions))
     app.include_router(create_reviews_router(authorize, surface.approvals, surface.advisor))
-    judge = cast(Classifier, surface.classifier)
-    app.include_router(create_approvals_router(authorize, surface.approvals, judge, surface.revisions))
-    app.include_router(create_permits_router(authorize, surface, cast(Classifier, surface.classifier)))
+    app.include_router(create_approvals_router(authorize, surface.approvals, judges, surface.revisions))
+    app.include_router(create_permits_router(authorize, surface, judges))
     guarded = Throttle(app, surface.clock, counters.refused, limits.wrong_keys_per_minute, limits.forwarded_hops)
     return Edge(guarded, sends_request_id=not behind_serve)
 

@@ -81,7 +81,7 @@ def create_feedback_router(
                 found = await difficulty.explain(principal.tenant, RouteId(body.route_id))
                 sent = found.decision if found.cascade is None else found.cascade.sent or found.decision
                 event_id = f"{principal.tenant}:{body.event_id}"
-                revisions.rated(sent.model, sent.revision, event_id, body.verdict is FeedbackVerdict.WRONG)
+                revisions.rated(sent, event_id, body.verdict is FeedbackVerdict.WRONG)
         return FeedbackReply(
             event_id=body.event_id,
             route_id=body.route_id,

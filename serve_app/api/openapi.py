@@ -142,6 +142,7 @@ _ROUTED: Final = tuple(f"x-gatehouse-route-{name}" for name in ("schema", "effor
 _ANSWER: Final = (
     *(f"x-gatehouse-{name}" for name in (*_DECISION, "audit-index", "receipt", "dropped-tools", "held")),
     *(f"x-gatehouse-{name}" for name in ("cascade", "cascade-reason", "cascade-usage", "verdict")),
+    *(f"x-gatehouse-{name}" for name in ("router-revision", "prompt-revision", "policy-revision")),
     *_ROUTED,
     "openai-processing-ms",
 )
@@ -649,6 +650,9 @@ def _headers() -> dict[str, Schema]:
         "x-gatehouse-route-id": ("The decision, for `GET /v1/route/{route_id}`.", {}),
         "x-gatehouse-route-reason": ("The rule that decided.", {}),
         "x-gatehouse-revision": ("The revision of the model.", {}),
+        "x-gatehouse-router-revision": ("That of the router's snapshot, where others get another one.", {}),
+        "x-gatehouse-prompt-revision": ("That of the operator's instructions, where others get others.", {}),
+        "x-gatehouse-policy-revision": ("That of the gate's policy, where another one judges others.", {}),
         "x-gatehouse-audit-index": ("Where the decision is in the audit log.", number),
         "x-gatehouse-receipt": ("The hash of that record's leaf.", {"pattern": "^[0-9a-f]{64}$"}),
         "x-gatehouse-dropped-tools": ("Types of the tools that were left out, because nothing here can run them.", {}),

@@ -17,6 +17,7 @@ from deployments.gate.binding import ActionBinding
 from deployments.gate.circumstances import Circumstances
 from deployments.gate.classify import Classification
 from deployments.gate.commands import RUN_TOOL, run_of
+from deployments.gate.judges import Judges
 from deployments.gate.permits import binding_object, binding_of
 from deployments.gate.takeback import Way, way_of
 from deployments.ingress.surface import Surface
@@ -41,7 +42,7 @@ from deployments.ports import (
     ToolCall,
     Withheld,
 )
-from serve_app.api.approvals import Explains, missing
+from serve_app.api.approvals import missing, policy_of
 from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import parse_model, read_object
 from serve_app.api.streams import request_id_of
@@ -163,8 +164,8 @@ class JwksReply(BaseModel):
     keys: list[dict[str, object]]
 
 
-def create_permits_router(authorizer: Authorizer, surface: Surface, classifier: Explains) -> APIRouter:
-    """The routes of runners."""
+def create_permits_router(authorizer: Authorizer, surface: Surface, judges: Judges) -> APIRouter:
+    """The routes of runners. A call is judged by the policy of the session that it belongs to."""
     router = APIRouter(prefix="/v1", tags=["gate"])
     permits = surface.permits
 
@@ -182,6 +183,7 @@ def create_permits_router(authorizer: Authorizer, surface: Surface, classifier: 
             route_id=_NO_ROUTE,
             offered_tools=frozenset({call.name}),
             agent="gatehouse-run",
+            policy=policy_of(surface.revisions, principal, session),
         )
         (verdict,) = await surface.gate.judge(context, [call])
         match verdict:
@@ -283,8 +285,9 @@ def create_permits_router(authorizer: Authorizer, surface: Surface, classifier: 
         if ran is not None and ran.cwd is not None:
             given["cwd"] = ran.cwd
         arguments = rfc8785.dumps(given).decode("utf-8")
+        judge = judges.of(policy_of(surface.revisions, principal, _taking_back(origin)))
         found = await asyncio.to_thread(
-            classifier.classify, RUN_TOOL, arguments, principal.gate_profile, Circumstances(tenant=principal.tenant)
+            judge.classify, RUN_TOOL, arguments, principal.gate_profile, Circumstances(tenant=principal.tenant)
         )
         match way_of(found, origin, body.step):
             case Way.BY_HAND:
@@ -293,9 +296,10 @@ def create_permits_router(authorizer: Authorizer, surface: Surface, classifier: 
                 ask = _signed(principal, origin, arguments, found, body)
                 return _permitted(await permits.issue(principal, ask), principal, found.reasons)
             case Way.GATE:
-                session = f"rollback:{origin.permit_id}"
                 of = (origin.permit_id, body.step)
-                return await proposed(request, principal, session, _call(RUN_TOOL, arguments), body.audience, of)
+                return await proposed(
+                    request, principal, _taking_back(origin), _call(RUN_TOOL, arguments), body.audience, of
+                )
 
     @router.get("/permits/{permit_id}")
     async def show(permit_id: str, principal: Annotated[Principal, Depends(runner)]) -> PermitReply:
@@ -311,11 +315,16 @@ def create_permits_router(authorizer: Authorizer, surface: Surface, classifier: 
     return router
 
 
+def _taking_back(origin: IssuedPermit) -> SessionId:
+    """The session of the steps that take an execution back."""
+    return SessionId(f"rollback:{origin.permit_id}")
+
+
 def _signed(
     principal: Principal, origin: IssuedPermit, arguments: str, found: Classification, body: StepBody
 ) -> PermitAsk:
     """A step as a call of its own, under the approval of the call that it takes back."""
-    session = SessionId(f"rollback:{origin.permit_id}")
+    session = _taking_back(origin)
     binding = ActionBinding(
         gate_call_id=secrets.token_hex(16),
         tenant=principal.tenant,

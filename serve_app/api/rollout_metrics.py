@@ -1,6 +1,6 @@
 """Where rollouts stand, for Prometheus: asked of the rollout controller at each scrape.
 
-`/metrics` takes no key and must name nobody, so a rollout is known there by its kind and, where it is one of an engine,
+`/metrics` takes no key and must name nobody, so a rollout is known there by its kind and, where it is one of a model's,
 by its model; ids, changes and other targets are what somebody chose, and are not shown.
 """
 
@@ -11,7 +11,7 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from deployments.rollouts import OF_ENGINES, Rollout, State
+from deployments.rollouts import OF_MODELS, Rollout, State
 
 _LABELS: Final = ("kind", "model")
 _ENDED: Final = (State.FINISHED, State.ROLLED_BACK)
@@ -54,7 +54,7 @@ class RolloutCollector(Collector):
             plan, now = each.plan, each.standing
             if now.state.final:
                 continue
-            labels = (plan.kind.value, plan.target if plan.kind in OF_ENGINES else "")
+            labels = (plan.kind.value, plan.target if plan.kind in OF_MODELS else "")
             share.add_metric(labels, each.share / 100)
             held.add_metric(labels, float(now.held))
             back.add_metric(labels, float(each.wanted is not None))

@@ -11,7 +11,8 @@ from serve_app.stores import databases
 def source_of(file: ServeFile) -> Source:
     """The state of an installation by its Serve config file; `ConfigError` when a policy it names is not there."""
     config = file.app
-    bundles = [config.gate.bundle, *([] if config.gate.shadow_bundle is None else [config.gate.shadow_bundle])]
+    candidate = None if config.gate.candidate is None else config.gate.candidate.bundle
+    bundles = [each for each in (config.gate.bundle, config.gate.shadow_bundle, candidate) if each is not None]
     return Source(
         state=config.state_path,
         databases=databases(config),

@@ -124,16 +124,21 @@ def _config(root: Path, file: ServeFile, files: dict[str, Path]) -> str:
 
 
 def _policies(root: Path, app: AppConfig) -> None:
-    """Policies must travel with `configs/`, and be found there on the other machine."""
+    """Policies and prompts must travel with `configs/`, and be found there on the other machine."""
     named = {"routing_policy": app.routing_policy, "gate.bundle": app.gate.bundle}
     if app.gate.shadow_bundle is not None:
         named["gate.shadow_bundle"] = app.gate.shadow_bundle
-    for key, value in named.items():
-        path = (
-            Path(value) if Path(value).suffix in {".yaml", ".yml"} else Path(CONFIGS_DIR, "policies", f"{value}.yaml")
-        )
+    if app.gate.candidate is not None:
+        named["gate.candidate.bundle"] = app.gate.candidate.bundle
+    found = {
+        key: Path(value) if Path(value).suffix in {".yaml", ".yml"} else Path(CONFIGS_DIR, "policies", f"{value}.yaml")
+        for key, value in named.items()
+    }
+    found |= {f"the prompt of {model.engine.model}": Path(each.path) for model in app.models for each in model.prompts}
+    for key, path in found.items():
         if path.is_absolute() or not (root / path).resolve().is_relative_to((root / CONFIGS_DIR).resolve()):
-            raise BundleRefused(f"{key}: a bundle takes policies that lie in configs/ and are named relative to it.")
+            what = "policies" if key in named else "prompts"
+            raise BundleRefused(f"{key}: a bundle takes {what} that lie in configs/ and are named relative to it.")
         if not (root / path).is_file():
             raise BundleRefused(f"{key}: the file {path} does not exist.")
 

@@ -129,12 +129,18 @@ def _lay_over(under: Tree, over: Mapping[str, Any]) -> None:
 
 
 def _absolute(args: Tree) -> None:
-    """Policies lie in the image, whatever the working directory of a worker is."""
+    """Policies and prompts lie in the image, whatever the working directory of a worker is."""
     defaults = AppConfig.model_fields
     args.setdefault("routing_policy", defaults["routing_policy"].default)
     gate = cast(Tree, args.setdefault("gate", {}))
     gate.setdefault("bundle", defaults["gate"].default.bundle)
-    for holder, key in ((args, "routing_policy"), (gate, "bundle"), (gate, "shadow_bundle")):
+    candidate = cast(Tree, gate.get("candidate") or {})
+    models = cast(list[Tree], args.get("models") or [])
+    prompts = [cast(Tree, model.get(name) or {}) for model in models for name in ("prompt", "candidate_prompt")]
+    for holder, key in (
+        (args, "routing_policy"), (gate, "bundle"), (gate, "shadow_bundle"), (candidate, "bundle"),
+        *((each, "path") for each in prompts),
+    ):  # fmt: skip
         if isinstance(holder.get(key), str) and not Path(holder[key]).is_absolute():
             holder[key] = f"{IN_THE_IMAGE}/{holder[key]}"
 
@@ -234,6 +240,8 @@ def _possible(overlay: Path, config: AppConfig) -> None:
         raise ConfigError(f"{overlay.name}: the component witness needs audit.witnesses with the witness's key.")
     if "canary" in used and "postgres" not in used:
         raise ConfigError(f"{overlay.name}: two generations need one database: the component canary needs postgres.")
+    if "canary-driver" in used and "canary" not in order[: order.index("canary-driver")]:
+        raise ConfigError(f"{overlay.name}: the component canary-driver needs canary before it.")
     if "canary" in used and (config.audit.witnesses or config.audit.signing_key_file):
         raise ConfigError(
             f"{overlay.name}: each generation of a canary writes a log of its own: no signing_key_file, no witnesses."

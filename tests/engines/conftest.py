@@ -1,4 +1,4 @@
-"""Engines without the graph around them: the adapter's contract, and a tier that scales. Minutes, hence a tier."""
+"""Real engines: the adapter's contract, a tier that scales, weights that are rolled out. Minutes, hence a tier."""
 
 from pathlib import Path
 

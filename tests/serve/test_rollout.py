@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import yaml
 
 from deployments.ingress.session import session_of
 from deployments.ports import KeyId, Principal, TenantId
+from deployments.rollout.artefacts import scan
 from deployments.rollout.plan import revision_of
-from deployments.rollouts import Artefact, Kind
+from deployments.rollouts import ROUTER_TARGET, Artefact, Kind
 from deployments.slices import PLACES, place
 from tests.serve.conftest import Stack, free_port, start, stop, write_config
 from tests.serve.test_graph import wait_until
+from tests.unit.router.learned import two_heads_bytes
 
 SMALL, LARGE = "demo-20b", "demo-120b"
 BAD = {"token_ms": 60_000.0, "request_deadline_s": 3.0}
@@ -29,6 +32,9 @@ RULES = {
 }  # fmt: skip
 SMOKE = {"name": "speaks", "prompt": "Hello", "expects": "This", "max_tokens": 1}
 STRANGER = Principal(TenantId("default"), KeyId("key"), None, frozenset())
+
+
+OLD_PROMPT, NEW_PROMPT = "Answer briefly.", "Answer at length, with examples, and say where each of them is from."
 
 
 def digest(model: str, settings: dict[str, float]) -> str:
@@ -43,6 +49,16 @@ def model(tier: str, name: str, settings: dict[str, float]) -> dict[str, Any]:
     return {"tier": tier, "engine": engine, "candidate": {**engine, **settings, "revision": digest(name, settings)}}
 
 
+def file(folder: Path, name: str, data: bytes) -> Path:
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def given(kind: Kind, target: str, path: Path, named: str) -> dict[str, str]:
+    """A file as the configuration names it, with its revision."""
+    return {named: str(path), "revision": revision_of(scan(kind, target, path))}
+
+
 @pytest.fixture(scope="module")
 def rolling(prepared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("rolling")
@@ -51,6 +67,12 @@ def rolling(prepared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     document = yaml.safe_load(config.read_text())
     args = document["applications"][0]["args"]
     args["models"] = [model("20b", SMALL, BAD), model("120b", LARGE, GOOD)]
+    args["models"][1]["prompt"] = {"path": str(file(folder, "old.txt", OLD_PROMPT.encode())), "revision": "p1"}
+    args["models"][1]["candidate_prompt"] = given(
+        Kind.PROMPT, LARGE, file(folder, "new.txt", NEW_PROMPT.encode()), "path"
+    )
+    snapshot = given(Kind.ROUTER, ROUTER_TARGET, file(folder, "new.snapshot", two_heads_bytes()), "snapshot")
+    args["difficulty"] = {"learned": {"mode": "apply", "candidate": snapshot}}
     args["rollout"] = {"tick_s": 0.5, "smoke_prompts": [SMOKE]}
     args["ingress"] = {"rollout_look_s": 0.5}
     config.write_text(yaml.safe_dump(document))
@@ -189,17 +211,50 @@ def test_a_good_revision_gets_everything_while_its_controller_is_killed(rolling:
     assert all(each["audit_index"] is not None for each in steps)
 
 
+def test_a_prompt_and_a_snapshot_get_their_own_sessions_and_leave_them_again(rolling: Stack) -> None:
+    folder = rolling.config.parent
+    for rollout_id, kind, target, name, previous in (
+        ("ro-prompt", Kind.PROMPT, LARGE, "new.txt", "p1"),
+        ("ro-router", Kind.ROUTER, ROUTER_TARGET, "new.snapshot", "configured"),
+    ):
+        of = ("--kind", kind.value, "--target", target)
+        revision = rolling.cli("rollout", "register", *of, "--path", str(folder / name)).stdout.strip()
+        assert revision == revision_of(scan(kind, target, folder / name))
+        rolling.cli(
+            "rollout", "start", rollout_id, *of, "--revision", revision, "--previous", previous,
+            "--change-id", "CHG-OTHERS", "--rules", str(folder / "rules.json"),
+        )  # fmt: skip
+        wait_until(partial(share_is, rolling, rollout_id, 5), 600)
+        few, most = sessions(rollout_id, 0, 5, 2), sessions(rollout_id, 25, 100, 2)
+        header = f"x-gatehouse-{kind.value}-revision"
+
+        def split(few: list[str] = few, most: list[str] = most, header: str = header) -> tuple[set[str], set[str]]:
+            return tuple({each.headers[header] for each in ask(rolling, LARGE, names)} for names in (few, most))
+
+        # In force when every replica has heard of it, with the next look at the controller.
+        wait_until(lambda split=split, revision=revision, was=previous: split() == ({revision}, {was}), 600)
+        if kind is Kind.PROMPT:
+            tokens = [{each.json()["usage"]["prompt_tokens"] for each in ask(rolling, LARGE, names)}
+                      for names in (few, most)]  # fmt: skip
+            assert min(tokens[0]) > max(tokens[1])  # the engine has read more
+        rolling.cli("rollout", "rollback", rollout_id, "--change-id", "CHG-OTHERS", "--reason", "it was a try")
+        wait_until(lambda split=split, was=previous: split() == ({was}, {was}), 600)
+        assert status(rolling, rollout_id)["state"] == "rolled_back"
+
+
 def test_what_cannot_take_a_share_is_refused_at_the_start(rolling: Stack) -> None:
     of = ("--kind", "engine", "--target", SMALL)
     other = rolling.cli("rollout", "register", *of, "--settings", '{"token_ms": 7.0}').stdout.strip()
     prompt = rolling.cli("rollout", "register", "--kind", "prompt", "--target", SMALL, "--settings", '{"a": 1}')
-    for kind, revision, previous, says in (
-        ("engine", other, "demo-1", "No candidate of 'demo-20b' has this revision"),
-        ("engine", digest(SMALL, BAD), "demo-0", "The revision in force is demo-1"),
-        ("prompt", prompt.stdout.strip(), "demo-1", "Nothing here can give a revision of kind 'prompt'"),
+    policy = rolling.cli("rollout", "register", "--kind", "policy", "--target", "mine", "--settings", '{"a": 1}')
+    for kind, target, revision, previous, says in (
+        ("engine", SMALL, other, "demo-1", "No candidate of 'demo-20b' has this revision"),
+        ("engine", SMALL, digest(SMALL, BAD), "demo-0", "The revision in force is demo-1"),
+        ("prompt", SMALL, prompt.stdout.strip(), "none", "set `candidate_prompt` of the model"),
+        ("policy", "mine", policy.stdout.strip(), "configured", "kind 'policy'"),
     ):
         refused = rolling.cli(
-            "rollout", "start", "ro-none", "--kind", kind, "--target", SMALL, "--revision", revision,
+            "rollout", "start", "ro-none", "--kind", kind, "--target", target, "--revision", revision,
             "--previous", previous, "--change-id", "CHG-1", check=False,
         )  # fmt: skip
         assert refused.returncode != 0

@@ -29,8 +29,14 @@ from deployments.ports import (
     TenantId,
     Tier,
 )
+from deployments.rollout.artefacts import scan
+from deployments.rollout.plan import revision_of
+from deployments.rollouts import ROUTER_TARGET, Kind
 from router.policy import ROUTING_V1, PolicyError, default_policy
+from router.snapshot import parse
+from router.types import Mode
 from tests.unit.router.asks import INCIDENT, ask, assistant, tool
+from tests.unit.router.learned import KNOWN, two_heads_bytes
 
 TIERS = {Tier.BASE: ("demo-20b", "r1"), Tier.STRONG: ("demo-120b", "r7")}
 BASE_ONLY = {Tier.BASE: ("demo-20b", "r1")}
@@ -55,7 +61,8 @@ async def a_router(store_url: str) -> AsyncIterator[Make]:
         policy: Mapping[str, object] = ROUTING_V1,
         **options: object,
     ) -> DifficultyRouter:
-        router = DifficultyRouter(SETTINGS, policy, tiers, store_url, clock=clock or FixedClock(), **options)
+        settings = options.pop("settings", SETTINGS)
+        router = DifficultyRouter(settings, policy, tiers, store_url, clock=clock or FixedClock(), **options)
         await router.check_health()
         made.append(router)
         return router
@@ -309,3 +316,25 @@ async def test_the_time_of_the_larger_tier_is_counted_against_its_cap(a_router: 
     assert await drained()
     clock.advance(61)
     assert not await drained()
+
+
+async def test_the_snapshot_of_the_session_decides_and_is_remembered(a_router: Make, tmp_path: Path):
+    old, new = tmp_path / "old.snapshot", tmp_path / "new.snapshot"
+    old.write_bytes(two_heads_bytes())
+    new.write_bytes(two_heads_bytes(weak_bias=-3.0))
+    revision = revision_of(scan(Kind.ROUTER, ROUTER_TARGET, new))
+    learned = {"snapshot": str(old), "mode": "apply", "candidate": {"snapshot": str(new), "revision": revision}}
+    settings = DifficultySettings.model_validate({"read_timeout_s": 5, "reload_s": 0.01, "learned": learned})
+    router = await a_router(settings=settings)
+    chosen = {"prompts": {"demo-20b": "p2"}, "policy": "g2"}
+    decisions = [
+        await router.route(routed(ask(KNOWN), session=SessionId(f"s{name}"), snapshot=name, **chosen))
+        for name in (revision, "configured", "")
+    ]
+    digests = [parse(data).digest for data in (new.read_bytes(), old.read_bytes(), old.read_bytes())]
+    assert [each.snapshot_digest for each in decisions] == digests
+    assert [each.router_revision for each in decisions] == [revision, "configured", ""]
+    assert {each.mode for each in decisions} == {Mode.APPLY}
+    await router.flush()
+    found = (await router.explain(TenantId("acme"), decisions[0].route_id)).decision
+    assert (found.router_revision, found.prompt_revision, found.policy_revision) == (revision, "p2", "g2")

@@ -3,9 +3,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from deployments.difficulty.learned import LearnedSource
+from deployments.difficulty.learned import LearnedSource, LearnedSources
 from deployments.difficulty.settings import LearnedSettings
 from deployments.ports import SessionId, TenantId
+from deployments.rollout.artefacts import scan
+from deployments.rollout.plan import revision_of
+from deployments.rollouts import ROUTER_TARGET, Kind
 from router.snapshot import SnapshotError, parse, serialise
 from router.types import Mode
 from serve_app.routing.coldstart import cold_start_bytes
@@ -86,7 +89,66 @@ def test_a_replica_does_not_start_with_a_bad_file_or_without_it(tmp_path: Path):
         a_source(path, b"nothing")
 
 
+def registered(path: Path, data: bytes) -> str:
+    """What `gatehouse rollout register` prints of a snapshot."""
+    replace_file(path, data)
+    return revision_of(scan(Kind.ROUTER, ROUTER_TARGET, path))
+
+
+def test_a_revision_that_is_a_digest_is_held_against_the_file(tmp_path: Path):
+    path = tmp_path / "own.snapshot"
+    revision = registered(path, own())
+    source = LearnedSource(LearnedSettings(snapshot=str(path), revision=revision), SHIPPED)
+    first = source.current
+    replace_file(path, own("another"))
+    assert not source.look()
+    assert "is not the revision" in str(source.refused)
+    assert source.current is first
+    with pytest.raises(SnapshotError, match="is not the revision"):
+        LearnedSource(LearnedSettings(snapshot=str(path), revision=revision), SHIPPED)
+
+
+def test_a_candidate_stands_beside_what_is_configured_and_acts_as_it_does(tmp_path: Path):
+    old, new = tmp_path / "old.snapshot", tmp_path / "new.snapshot"
+    replace_file(old, own("old"))
+    revision = registered(new, own("new"))
+    candidate = {"snapshot": str(new), "revision": revision}
+    for snapshot, title, mode in ((str(old), "old", Mode.APPLY), (None, parse(SHIPPED).title, Mode.SHADOW)):
+        settings = LearnedSettings.model_validate({"snapshot": snapshot, "mode": "apply", "candidate": candidate})
+        both = LearnedSources(settings, SHIPPED)
+        found = {each: both.of(each).current for each in (revision, "", "configured", "gone")}
+        assert [each.title for each in found.values() if each] == ["new", title, title, title]
+        assert set(modes(both.of(revision), 20)) == {Mode.APPLY}
+        assert set(modes(both.of(""), 20)) == {mode}
+    narrow = LearnedSettings.model_validate({"mode": "apply", "slice": 0.25, "candidate": candidate})
+    acting = modes(LearnedSources(narrow, SHIPPED).of(revision)).count(Mode.APPLY)
+    assert acting / 2_000 == pytest.approx(0.25, abs=0.05)
+
+
+def test_a_candidate_that_is_not_what_was_registered_stops_the_start(tmp_path: Path):
+    path = tmp_path / "new.snapshot"
+    revision = registered(path, own("new"))
+    settings = LearnedSettings.model_validate(
+        {"mode": "apply", "candidate": {"snapshot": str(path), "revision": revision}}
+    )
+    for data in (own("another"), b"nothing"):
+        replace_file(path, data)
+        with pytest.raises(SnapshotError):
+            LearnedSources(settings, SHIPPED)
+    path.unlink()
+    with pytest.raises(SnapshotError, match="cannot be read"):
+        LearnedSources(settings, SHIPPED)
+
+
 def test_settings_are_strict():
+    other = {"snapshot": "x", "revision": "a" * 64}
+    for bad in (
+        {"candidate": other},  # what only watches is not rolled out
+        {"mode": "apply", "revision": "a" * 64, "candidate": other},
+        {"mode": "apply", "candidate": {**other, "revision": "new"}},
+    ):
+        with pytest.raises(ValidationError):
+            LearnedSettings.model_validate(bad)
     for bad in ({"mode": "yes"}, {"slice": 0}, {"slice": 1.5}, {"snapshot": 1}, {"share": 1}):
         with pytest.raises(ValidationError):
             LearnedSettings.model_validate(bad)

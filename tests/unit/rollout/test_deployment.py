@@ -11,14 +11,34 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from deployments.errors import InvalidRequest
 from deployments.ports import AuditEvent, Receipt
 from deployments.rollout.deployment import RolloutController
-from deployments.rollout.plan import revision_of
 from deployments.rollout.settings import RolloutSettings
-from deployments.rollouts import Artefact, Draft, Kind, Move, Plan, State
+from deployments.rollout.works import Deployed
+from deployments.rollouts import (
+    POLICY_TARGET,
+    Artefact,
+    Draft,
+    Family,
+    Kind,
+    Move,
+    Plan,
+    State,
+    file_sum,
+    revision_of_files,
+)
 from deployments.store import sqlite_url
 from tests.fakes_audit import InMemoryAudit
 
-POLICY = Artefact(Kind.POLICY, "default", settings='{"a":1}')
-PLAN = Plan("ro-1", Kind.POLICY, "default", revision_of(POLICY), "before", "CHG-1")
+RULES = b"rules: []"
+FILE = file_sum("policy.yaml", RULES)
+PLAN = Plan(
+    "ro-1", Kind.POLICY, POLICY_TARGET, revision_of_files(Kind.POLICY, POLICY_TARGET, [FILE]), "before", "CHG-1"
+)
+
+
+def policy(folder: Path) -> Artefact:
+    """A bundle that lies there."""
+    (folder / FILE.path).write_bytes(RULES)
+    return Artefact(Kind.POLICY, POLICY_TARGET, str(folder / FILE.path), (FILE,))
 
 
 class Sink:
@@ -38,7 +58,11 @@ class Sink:
 def made(folder: Path, audit: InMemoryAudit, loaded: list[Artefact], key: str | None = None) -> RolloutController:
     settings = RolloutSettings(tick_s=0.01, artefact_key=key)
     url = sqlite_url(folder / "rollout.db")
-    return RolloutController(Sink(audit), {}, url, settings, {Kind.POLICY: loaded.append})
+    deployed = (
+        Deployed(POLICY_TARGET, "before", family=Family.POLICY),
+        Deployed(POLICY_TARGET, PLAN.revision, str(folder / FILE.path), family=Family.POLICY),
+    )
+    return RolloutController(Sink(audit), {}, url, settings, {Kind.POLICY: loaded.append}, deployed)
 
 
 @pytest.fixture
@@ -67,10 +91,10 @@ async def test_it_drives_rollouts_by_itself_and_goes_on_after_a_restart(
     tmp_path: Path, audit: InMemoryAudit, loaded: list[Artefact], controller: RolloutController
 ) -> None:
     assert await controller.ready()
-    assert await controller.register(POLICY, "key_1") == PLAN.revision
+    assert await controller.register(policy(tmp_path), "key_1") == PLAN.revision
     await controller.start(PLAN, "key_1")
     await until(controller, State.SLICE)
-    assert loaded == [POLICY]
+    assert loaded == [policy(tmp_path)]
     await controller.check_health()
     assert [each.share for each in await controller.slices()] == [5]
     await controller.close()
@@ -102,5 +126,5 @@ async def test_with_a_key_what_is_not_signed_is_not_registered(tmp_path: Path, a
     public.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     controller = made(tmp_path, audit, [], key=str(public))
     with pytest.raises(InvalidRequest, match="not signed"):
-        await controller.register(POLICY, "key_1")
+        await controller.register(policy(tmp_path), "key_1")
     await controller.close()

@@ -9,13 +9,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deployments.clock import FixedClock
 from deployments.errors import PartUnavailable
 from deployments.ingress.revisions import Choice, RevisedEngine, Revisions, Seen
-from deployments.ports import EngineCall, ModelId, RequestId, SessionId, TenantId
+from deployments.ports import (
+    Approval,
+    ApprovalId,
+    ApprovalState,
+    EngineCall,
+    ModelId,
+    RequestId,
+    SessionId,
+    TenantId,
+)
 from deployments.rollout.controller import Controller
-from deployments.rollouts import Count, Kind, Metric, Slice, State
+from deployments.rollouts import POLICY_TARGET, ROUTER_TARGET, Count, Family, Kind, Metric, Slice, State
+from tests.api.test_approvals_api import proposal
 from tests.fakes import JSON_START, ScriptedEngine
 from tests.unit.rollout.world import World
 
 MODEL, TENANT = ModelId("demo-20b"), TenantId("acme")
+TARGET = (Family.ENGINE, MODEL)
 SPLIT = Slice("ro-1", Kind.MODEL, MODEL, "new", "old", 25, ttft_ms=1_000, e2e_ms=5_000)
 SESSIONS = [SessionId(f"s{number}") for number in range(400)]
 GOOD = Seen(failed=False, completed=True, ttft_ms=100, e2e_ms=900)
@@ -45,7 +56,7 @@ def revisions(telling: Controller, clock: FixedClock, *deployed: str) -> Revisio
 
 
 def chosen(of: Revisions) -> dict[str, int]:
-    found = [of.choose(MODEL, TENANT, session).revision for session in SESSIONS]
+    found = [of.choose(TARGET, TENANT, session).revision for session in SESSIONS]
     return {revision: found.count(revision) for revision in set(found)}
 
 
@@ -131,7 +142,7 @@ async def test_a_bad_revision_is_taken_back_by_what_its_own_sessions_see(engine:
     await here.look()
     served = 0
     for session in (SessionId(f"s{number}") for number in range(20_000)):
-        choice = here.choose(MODEL, TENANT, session)
+        choice = here.choose(TARGET, TENANT, session)
         served += choice.candidate
         here.count(choice, replace(GOOD, failed=choice.candidate and served % 2 == 0))
         if served and choice.candidate and served % 10 == 0:
@@ -142,6 +153,48 @@ async def test_a_bad_revision_is_taken_back_by_what_its_own_sessions_see(engine:
     await here.look()
     assert (await world.now()).standing.state is State.ROLLED_BACK
     assert served <= 40
-    assert not any(here.choose(MODEL, TENANT, SessionId(f"s{number}")).candidate for number in range(500))
+    assert not any(here.choose(TARGET, TENANT, SessionId(f"s{number}")).candidate for number in range(500))
     [figures] = [each.draft.evidence for each in await world.store.history(world.plan.rollout_id)][-1:]
     assert json.loads(figures)["metrics"]["error"]["baseline"][0] == 0
+
+
+PROMPT = Slice("ro-2", Kind.PROMPT, MODEL, "p2", "p1", 100, since_ms=1_000)
+POLICY = Slice("ro-3", Kind.POLICY, POLICY_TARGET, "g2", "configured", 0, since_ms=2_000)
+ROUTER = Slice("ro-4", Kind.ROUTER, ROUTER_TARGET, "s2", "configured", 50)
+OTHERS = {
+    (Family.PROMPT, MODEL): ("p1", "p2"),
+    (Family.POLICY, POLICY_TARGET): ("configured", "g2"),
+    (Family.ROUTER, ROUTER_TARGET): ("configured", "s2"),
+}
+
+
+async def several(*splits: Slice) -> tuple[Telling, Revisions]:
+    telling = Telling(*splits)
+    here = Revisions(telling, {MODEL: ("old", "new")}, FixedClock(), 60.0, others=OTHERS)
+    await here.look()
+    return telling, here
+
+
+async def test_what_has_revisions_is_chosen_each_by_its_own_rollout() -> None:
+    _, here = await several(SPLIT, PROMPT, POLICY, ROUTER)
+    found = [here.choices(TENANT, session) for session in SESSIONS]
+    assert {each.prompts[MODEL].revision for each in found} == {"p2"}
+    assert {each.policy.revision for each in found if each.policy} == {"configured"}
+    both = [(each.engines[MODEL].candidate, each.router.candidate) for each in found if each.router]
+    assert {*both} == {(True, True), (True, False), (False, True), (False, False)}  # neither's sessions are the other's
+    assert [each.split for each in found[0].of(MODEL)] == [SPLIT, PROMPT, ROUTER, POLICY]
+    assert [each.split for each in found[0].of(ModelId("other"))] == [ROUTER, POLICY]
+
+
+async def test_a_decision_of_humans_counts_for_every_rollout_that_the_call_was_part_of() -> None:
+    telling, here = await several(PROMPT, replace(POLICY, share=100), ROUTER)
+    held = replace(proposal(), model=MODEL, tenant=TENANT)
+    approval = Approval(ApprovalId("apr_1"), ApprovalState.APPROVED, held, 1, (), None, None, 1_500, 9_000)
+    here.decided(approval)
+    here.decided(approval)
+    await here.look()
+    # The policy's stage began later than the call was held.
+    assert {(each.rollout_id, each.metric, each.bad, each.trials) for each in telling.told} == {
+        ("ro-2", Metric.FALSE_HOLD, 1, 1),
+        ("ro-4", Metric.FALSE_HOLD, 1, 1),
+    }

@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from deployments.rollout.controller import Smoke
 from deployments.rollout.plan import revision_of
 from deployments.rollout.settings import RolloutSettings, SmokePrompt
 from deployments.rollout.works import Deployed, Loader, RevisionWorks
-from deployments.rollouts import Artefact, Kind, Plan
+from deployments.rollouts import FAMILIES, Artefact, Kind, Plan
 from tests.fakes import JSON_START, Script, ScriptedEngine
 
 MODEL = Artefact(Kind.MODEL, "demo-20b", settings='{"a":1}')
@@ -93,8 +93,8 @@ def test_a_candidate_that_is_the_artefact_may_take_its_share() -> None:
     here.refuse(PLAN, TUNED)
     assert here.base(PLAN) == "r1"
     assert not here.gone(PLAN)
-    here.refuse(replace(PLAN, kind=Kind.POLICY), TUNED)
-    assert here.base(replace(PLAN, kind=Kind.POLICY)) is None
+    assert here.base(replace(PLAN, kind=Kind.POLICY)) is None  # an engine is no policy of the same name
+    assert here.gone(replace(PLAN, kind=Kind.POLICY))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,96 @@ def test_what_nothing_can_give_to_a_part_of_the_sessions_is_refused() -> None:
 
 def test_what_left_the_configuration_is_gone() -> None:
     assert knowing(BASE).gone(PLAN)
-    assert not knowing(BASE).gone(replace(PLAN, kind=Kind.POLICY))
+    assert not knowing(candidate()).gone(PLAN)  # it has become what the configuration names
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file that is registered, and what the configuration says of its target."""
+
+    artefact: Artefact
+    plan: Plan
+    before: Deployed
+    candidate: Deployed
+
+    def works(self, engine: ScriptedEngine | None = None, loader: Loader = lambda _: None) -> RevisionWorks:
+        engines = {} if engine is None else {("demo-20b", "r1"): engine}
+        return RevisionWorks(
+            engines, {self.plan.kind: loader}, PROMPTS, 30.0, (BASE, candidate(), self.before, self.candidate)
+        )
+
+
+def given(folder: Path, kind: Kind, target: str, source: str | None = None) -> Given:
+    file = folder / "new.txt"
+    file.write_text("Answer in one sentence.")
+    artefact = scan(kind, target, file)
+    plan = Plan("ro-2", kind, target, revision_of(artefact), "v1", "CHG-1")
+    before = Deployed(target, "v1", "", family=FAMILIES[kind])
+    return Given(artefact, plan, before, replace(before, revision=plan.revision, source=source or str(file)))
+
+
+OTHERS = [(Kind.ROUTER, "router"), (Kind.POLICY, "policy"), (Kind.PROMPT, "demo-20b")]
+NAMES = [kind.value for kind, _ in OTHERS]
+
+
+@pytest.mark.parametrize(("kind", "target"), OTHERS, ids=NAMES)
+def test_a_file_that_is_configured_as_registered_may_take_its_share(kind: Kind, target: str, tmp_path: Path) -> None:
+    here = given(tmp_path, kind, target)
+    here.works().refuse(here.plan, here.artefact)
+    assert here.works().base(here.plan) == "v1"
+    assert not here.works().gone(here.plan)
+    assert replace(here, candidate=here.before).works().gone(here.plan)
+    # A folder with this file alone is the same revision.
+    folder = scan(kind, target, tmp_path)
+    assert revision_of(folder) == here.plan.revision
+    here.works().refuse(here.plan, folder)
+
+
+@pytest.mark.parametrize(("kind", "target"), OTHERS, ids=NAMES)
+def test_a_file_that_is_not_configured_as_registered_is_refused(kind: Kind, target: str, tmp_path: Path) -> None:
+    here = given(tmp_path, kind, target)
+    elsewhere = tmp_path / "copy.txt"
+    elsewhere.write_text("Answer in one sentence.")
+    for plan, artefact, found, says in (
+        (replace(here.plan, target="other"), here.artefact, here, "The configuration has no"),
+        (here.plan, here.artefact, replace(here, candidate=here.before), "No candidate of"),
+        (replace(here.plan, revision="v1"), here.artefact, here, "No candidate of"),
+        (here.plan, here.artefact, given(tmp_path, kind, target, str(elsewhere)), "its file is another one"),
+        (here.plan, replace(here.artefact, settings='{"a":1}'), here, "it has settings"),
+        (replace(here.plan, shadow=True), here.artefact, here, "Only a revision of an engine has a shadow stage"),
+    ):
+        with pytest.raises(InvalidRequest, match=says):
+            found.works().refuse(plan, artefact)
+
+
+@pytest.mark.parametrize(("kind", "target"), [OTHERS[0], OTHERS[2]], ids=["router", "prompt"])
+def test_what_is_one_file_is_registered_as_one(kind: Kind, target: str, tmp_path: Path) -> None:
+    here = given(tmp_path, kind, target)
+    (tmp_path / "more.txt").write_text("and more")
+    with pytest.raises(InvalidRequest, match="it must be one file"):
+        here.works().refuse(here.plan, scan(kind, target, tmp_path))
+
+
+async def test_a_prompt_is_tried_with_the_engine_of_its_model(tmp_path: Path) -> None:
+    here = given(tmp_path, Kind.PROMPT, "demo-20b")
+    engine = ScriptedEngine(says("It is 4."), says("Good morning."))
+    works = here.works(engine, lambda artefact: Path(artefact.path).read_text())
+    assert await works.warm(here.artefact, here.plan.revision)
+    assert await works.smoke(here.artefact, here.plan.revision) == Smoke(2, ("greeting",))
+    bodies = [json.loads(call.body)["messages"] for call in engine.calls]
+    assert [each[0] for each in bodies] == [{"role": "system", "content": "Answer in one sentence."}] * 2
+    assert [each[1]["content"] for each in bodies] == ["2 + 2?", "Say hello."]
+    assert not await here.works().warm(here.artefact, here.plan.revision)  # its model is not there
+
+
+async def test_a_prompt_that_cannot_be_read_is_asked_nothing(tmp_path: Path) -> None:
+    def refuses(artefact: Artefact) -> None:
+        raise InvalidRequest(f"{artefact.target} has no words.")
+
+    here, engine = given(tmp_path, Kind.PROMPT, "demo-20b"), ScriptedEngine(says("4"))
+    found = await here.works(engine, refuses).smoke(here.artefact, here.plan.revision)
+    assert found.failed == ("it cannot be loaded: demo-20b has no words.",)
+    assert engine.calls == []
 
 
 def test_a_prompt_expects_a_regular_expression() -> None:
