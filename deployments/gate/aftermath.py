@@ -13,7 +13,14 @@ from contextlib import suppress
 from sqlalchemy import Executable
 
 from deployments.clock import Clock
-from deployments.errors import ApprovalConflict, AuditInDoubt, AuditRefused, GatehouseError, GateUnavailable
+from deployments.errors import (
+    ApprovalConflict,
+    AuditInDoubt,
+    AuditRefused,
+    AuditUnavailable,
+    GatehouseError,
+    GateUnavailable,
+)
 from deployments.gate import aftermath_store as rows
 from deployments.gate import states
 from deployments.gate.aftermath_store import AftermathStore, Consequence, Consumed
@@ -43,6 +50,7 @@ from deployments.ports import (
     Principal,
     Refusal,
     RollbackOutcome,
+    TenantId,
     keeps_nothing,
 )
 
@@ -346,22 +354,31 @@ class Aftermath:
                 "version": running.version, "change_id": running.change_id,
             })  # fmt: skip
 
-    async def _announce(self, what: str, name: str, digest: str, fields: Mapping[str, JsonValue]) -> None:
+    async def announce_policy(self, what: str, tenant: TenantId, digest: str, fields: Mapping[str, JsonValue]) -> None:
+        """Record another policy that is in force, when it is another than `what` was; without the log it waits."""
+        if await self._announce(what, "policy.changed", digest, fields, tenant):
+            with suppress(AuditUnavailable):
+                await self.flush()
+
+    async def _announce(
+        self, what: str, name: str, digest: str, fields: Mapping[str, JsonValue], tenant: TenantId = SYSTEM_TENANT
+    ) -> bool:
+        """False when it is on record already."""
         for _ in range(_ATTEMPTS):
             before = await self._store.announced(what)
             if before.digest == digest:
-                return
+                return False
             event = AuditEvent(
                 # Random, because the store may be a new one while the log is not.
                 event_id=f"{name}:{digest[:16]}:{secrets.token_hex(6)}",
                 name=name,
                 at_ms=self._clock.now_ms(),
-                tenant=SYSTEM_TENANT,
+                tenant=tenant,
                 principal=SYSTEM,
                 data={**fields, "previous_digest": before.digest},
             )
             if await self._tell(event, rows.announcing(what, before, digest)):
-                return
+                return True
         raise GateUnavailable("The approval store is too busy.")
 
     # --- records -----------------------------------------------------------------------------------------------------

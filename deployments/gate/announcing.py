@@ -4,27 +4,18 @@ The log's verifier holds each judged call against the policies that were announc
 """
 
 import hashlib
-import secrets
 from collections.abc import Iterator, Sequence
 
-from deployments.clock import Clock
-from deployments.errors import AuditUnavailable, GateUnavailable
-from deployments.gate.aftermath_store import AftermathStore, announcing
-from deployments.gate.approval_records import SYSTEM
-from deployments.gate.freezer import Says
+from deployments.gate.aftermath import Aftermath
 from deployments.gate.live import LivePolicy
 from deployments.gate.settings import Running
-from deployments.ports import SYSTEM_TENANT, AuditEvent, JsonValue, TenantId
-
-_ATTEMPTS = 8
+from deployments.ports import SYSTEM_TENANT, JsonValue, TenantId
 
 
-async def announce_others(
-    live: Sequence[LivePolicy], rows: AftermathStore, say: Says, clock: Clock, running: Running
-) -> None:
+async def announce_others(live: Sequence[LivePolicy], after: Aftermath, running: Running) -> None:
     """Record what has changed of all live policies but the configured one itself, which has a record of its own.
 
-    `live` are they, the configured one first. Without the log the records wait for the next sweep.
+    `live` are they, the configured one first.
     """
     for name, tenant, digest, policy, revision in _others(live):
         said: dict[str, JsonValue] = {
@@ -34,26 +25,7 @@ async def announce_others(
         }
         if revision is not None:
             said["revision"] = revision
-        for _ in range(_ATTEMPTS):
-            before = await rows.announced(name)
-            if before.digest == digest:
-                break
-            event = AuditEvent(
-                event_id=f"policy.changed:{digest[:16]}:{secrets.token_hex(6)}",
-                name="policy.changed",
-                at_ms=clock.now_ms(),
-                tenant=tenant,
-                principal=SYSTEM,
-                data={**said, "previous_digest": before.digest},
-            )
-            try:
-                told = await say(event, announcing(name, before, digest))
-            except AuditUnavailable:  # told of already, and kept
-                told = True
-            if told:
-                break
-        else:
-            raise GateUnavailable("The approval store is too busy.")
+        await after.announce_policy(name, tenant, digest, said)
 
 
 def _others(live: Sequence[LivePolicy]) -> Iterator[tuple[str, TenantId, str, LivePolicy, str | None]]:

@@ -134,7 +134,7 @@ class ApprovalDesk:
             await self._after.flush()
         except AuditUnavailable:
             _log.warning("what has changed is not recorded yet: the audit log does not answer")
-        await announce_others(live, self._rows, self._after.say, self._clock, running)
+        await announce_others(live, self._after, running)
 
     async def sweep(self) -> None:
         """Record what has expired, alert on released calls without a report, and send records that wait."""

@@ -5,11 +5,9 @@ its folder where the bundle consists of several. A candidate that is anything el
 breaks a law or a floor, or that would not hold the canary's call stops the start of whoever loads it.
 """
 
-import os
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 
+from deployments.artefact_files import NotPlain, sums
 from deployments.gate.bundle import bundle_path, load_bundle
 from deployments.gate.canary import PROFILES, dangerous_call
 from deployments.gate.classify import Classifier
@@ -21,7 +19,7 @@ from deployments.gate.signature import check_signature
 from deployments.gate.source import read_source
 from deployments.gate.tables import Outcome
 from deployments.gate.tenant_names import with_tenants
-from deployments.rollouts import POLICY_TARGET, FileSum, Kind, file_sum, revision_of_files
+from deployments.rollouts import POLICY_TARGET, Kind, revision_of_files
 
 _PARSER_S = 10.0
 
@@ -43,7 +41,9 @@ def revision_of_bundle(bundle: str | Path) -> str:
     """What `gatehouse rollout register --kind policy` prints for a bundle that lies here, or `BundleError`."""
     root = artefact_path(bundle)
     try:
-        files = [_sum(root, each) for each in _files(root)]
+        files = sums(root)
+    except NotPlain as error:
+        raise BundleError(f"the candidate {root} holds something that is no plain file: {error.path.name}") from None
     except OSError as error:
         raise BundleError(f"the candidate {root} cannot be read: {error.strerror}") from error
     return revision_of_files(Kind.POLICY, POLICY_TARGET, files)
@@ -106,27 +106,3 @@ def check_holds(bundle: Bundle) -> None:
                 f"bundle '{bundle.name}': under '{profile.value}' it does not hold the canary's call "
                 f"({found.outcome.value}): the gate's own check would raise the alarm"
             )
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """Every file below a folder, or the file itself; a link could lead elsewhere tomorrow."""
-    if not root.is_dir():
-        yield root
-        return
-    for folder, folders, names in os.walk(root, onerror=_fail):
-        for name in (*folders, *names):
-            each = Path(folder, name)
-            mode = each.lstat().st_mode
-            if stat.S_ISREG(mode):
-                yield each
-            elif not stat.S_ISDIR(mode):
-                raise BundleError(f"the candidate {root} holds something that is no plain file: {name}")
-
-
-def _sum(root: Path, file: Path) -> FileSum:
-    name = file.name if file == root else file.relative_to(root).as_posix()
-    return file_sum(name, file.read_bytes())
-
-
-def _fail(error: OSError) -> None:
-    raise error

@@ -6,10 +6,7 @@ every file, in the domain of artefacts alone.
 
 import base64
 import binascii
-import hashlib
-import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,12 +15,12 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
+from deployments.artefact_files import NotPlain, sums
 from deployments.errors import InvalidRequest
 from deployments.rollout.plan import check_artefact, revision_of
-from deployments.rollouts import Artefact, FileSum, Kind
+from deployments.rollouts import Artefact, Kind
 
 REFUSED: Final = "artefact_refused"
-_CHUNK: Final = 2**20
 _DOMAIN: Final = b"gatehouse artefact v1\n"
 
 
@@ -39,7 +36,9 @@ def scan(kind: Kind, target: str, path: Path | None, settings: str = "{}") -> Ar
         return found
     root = path.resolve()
     try:
-        files = tuple(_sum(root, each) for each in _files(root))
+        files = sums(root)
+    except NotPlain as error:
+        raise InvalidRequest(str(error), "path", REFUSED) from None
     except OSError as error:
         raise InvalidRequest(f"The artefact cannot be read: {error.strerror}.", "path", REFUSED) from None
     found = Artefact(kind, target, str(root), files, settings)
@@ -101,37 +100,6 @@ def _check_signature(artefact: Artefact, revision: str, key: Ed25519PublicKey) -
         key.verify(base64.b64decode(artefact.signature, validate=True), _message(revision))
     except (InvalidSignature, binascii.Error, ValueError):
         raise InvalidRequest("The artefact is not signed by the key of artefacts.", "signature", REFUSED) from None
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """Every file below a folder in order of name, or the file itself."""
-    if root.is_file():
-        yield root
-        return
-    for folder, folders, names in os.walk(root, onerror=_fail):
-        folders.sort()
-        for name in sorted([*folders, *names]):
-            each = Path(folder, name)
-            mode = each.lstat().st_mode
-            if stat.S_ISREG(mode):
-                yield each
-            elif not stat.S_ISDIR(mode):
-                raise InvalidRequest(f"'{each.relative_to(root)}' is not a plain file.", "path", REFUSED)
-
-
-def _sum(root: Path, file: Path) -> FileSum:
-    digest, size = hashlib.sha256(), 0
-    # Opened without following a link, should one have taken the file's place meanwhile.
-    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb") as source:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    name = file.name if file == root else file.relative_to(root).as_posix()
-    return FileSum(name, size, digest.hexdigest())
-
-
-def _fail(error: OSError) -> None:
-    raise error
 
 
 def _message(revision: str) -> bytes:
