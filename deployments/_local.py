@@ -1,21 +1,57 @@
 """A local Ray with Serve on it, for `gatehouse up`: started, watched and stopped from one process."""
 
 import contextlib
+import inspect
 import logging
 import os
+import re
 import socket
 import sys
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray import serve
+from ray import _raylet, serve
 from ray._private import services
+from ray.core.generated import gcs_pb2
 from ray.serve import Application
 from ray.serve._private import http_util
 
 _MIN_CPUS = 8  # Serve's CPU shares are bookkeeping: a machine with two cores runs the whole graph too
+_LOOK_S, _ASK_S = 0.2, 2.0
+_NEEDED = frozenset({"gcs_server", "raylet"})
+_AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+"""What Ray's agents listen on, as `services.start_raylet` calls it and as the files in the session's folder begin."""
+_SEVERE = re.compile(r"^\[[^\]]* [CEF] \d+ \d+\] \(\w+\) \S+:\d+: +(.+)$", re.MULTILINE)
+_LATE = "Timed out waiting for file"
+_APOLOGY = re.compile(r"An unexpected system state has occurred\..*?(?=Check failed)")
+
+
+class NodeEnded(Exception):
+    """A process that Ray cannot be without ended; the text says which, and what it said last."""
+
+
+class GivenUp(Exception):
+    """`start` was told not to go on."""
+
+
+def _go_on() -> None:
+    """Raises nothing."""
+
+
+@dataclass(slots=True)
+class _Begun:
+    """What `start` has begun. `logs` is the folder of Ray's logs, once there is one."""
+
+    processes: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    session: str = ""
+    logs: Path = Path("/tmp/ray/session_latest/logs")  # noqa: S108 - where Ray puts them unless it is told otherwise
+
+
+_begun = _Begun()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +64,122 @@ class State:
     messages: tuple[str, ...]
 
 
-def start(host: str, port: int, cpus: int) -> None:
+def start(host: str, port: int, cpus: int, go_on: Callable[[], None] = _go_on, agent_ports: Sequence[int] = ()) -> None:
     """Start Ray and Serve's proxy on this machine; their processes end with `stop` or with this process.
 
-    Raises `RuntimeError` with one sentence when Ray does not come up, as on a machine that is too busy.
+    `go_on` is called while the node is waited for and raises `GivenUp` to end that. `agent_ports` are four free ports
+    for Ray's agents; without them it waits for its agents, and not long enough on a busy machine: see `_with_ports`.
+    Raises `NodeEnded` when Ray's node does not survive its start, and `RuntimeError` with one sentence when Ray does
+    not come up for another reason.
     """
+    global _begun  # one Ray per process is Ray's own law
+    _begun = _Begun()
     try:
-        _start(host, port, cpus)
+        with _watched(_begun, go_on, agent_ports):
+            _start(host, port, cpus)
+    except (NodeEnded, GivenUp):
+        raise
     except Exception as error:  # Ray raises its plain class when a node takes longer than it is given
-        said = str(error).strip() or type(error).__name__
+        said = ended() or str(error).strip() or type(error).__name__
         raise RuntimeError(said.splitlines()[0]) from error
+
+
+def logs() -> Path:
+    """The folder of Ray's logs."""
+    return _begun.logs
+
+
+def session() -> str:
+    """The name of this Ray, which its processes carry in their command lines; empty before there is one."""
+    return _begun.session
+
+
+def ended() -> str | None:
+    """Which process that Ray cannot be without has ended, and what it said last; None while none has."""
+    for kind, process in _begun.processes:
+        if kind in _NEEDED and process.poll() is not None:
+            return f"Ray's {kind} ended with status {process.returncode}: {_last_words(kind)}"
+    return None
+
+
+def _alive() -> None:
+    found = ended()
+    if found is not None:
+        raise NodeEnded(found)
+
+
+def _last_words(kind: str) -> str:
+    """What the process said before it ended, in one line: the first severe message of its log."""
+    for suffix in ("err", "out"):
+        with contextlib.suppress(OSError):
+            text = (_begun.logs / f"{kind}.{suffix}").read_text(encoding="utf-8", errors="replace")
+            for found in _SEVERE.finditer(text):
+                said = _APOLOGY.sub("", found[1]).strip()
+                hint = " (an agent of Ray was not up in time: the machine may be too busy)" if _LATE in said else ""
+                return f"{said[:300].rstrip('.')}{hint}"
+    return "it said nothing"
+
+
+@contextlib.contextmanager
+def _watched(begun: _Begun, go_on: Callable[[], None], agent_ports: Sequence[int]) -> Generator[None, None, None]:
+    """Within it Ray's own start says what it begins, and waits for its node as long as that lives and `go_on` lets it.
+
+    Ray 2.60 waits half a minute, whatever has become of the node and however busy the machine is.
+    """
+    patched = cast(Any, services)
+    start_process, start_raylet, get_node = patched.start_ray_process, patched.start_raylet, patched.get_node
+
+    def starting(command: list[str], process_type: str, *arguments: Any, **options: Any) -> Any:
+        info = start_process(command, process_type, *arguments, **options)
+        begun.processes.append((process_type, info.process))
+        return info
+
+    def raylet(*arguments: Any, **options: Any) -> Any:
+        bound = inspect.signature(start_raylet).bind(*arguments, **options)
+        begun.logs = Path(bound.arguments["log_dir"])
+        begun.session = str(bound.arguments["session_name"])
+        _with_ports(bound, agent_ports)
+        return start_raylet(*bound.args, **bound.kwargs)
+
+    def node(gcs_address: str, node_id: str) -> Any:
+        while not _registered(gcs_address, node_id):
+            _alive()
+            go_on()
+            time.sleep(_LOOK_S)
+        found = get_node(gcs_address, node_id)
+        _alive()
+        return found
+
+    patched.start_ray_process, patched.start_raylet, patched.get_node = starting, raylet, node
+    try:
+        yield
+    finally:
+        patched.start_ray_process, patched.start_raylet, patched.get_node = start_process, start_raylet, get_node
+
+
+def _with_ports(bound: inspect.BoundArguments, ports: Sequence[int]) -> None:
+    """Give Ray's agents their ports, and say so where the raylet looks.
+
+    Ray 2.60's raylet ends itself when an agent that chooses its own port has not written it to a file within 15 s, and
+    no setting changes that; a busy machine needs longer to import one. With the ports in their files it waits for
+    nobody.
+    """
+    if not ports:
+        return
+    folder, node_id = bound.arguments["session_dir"], bound.arguments["node_id"]
+    for name, port in zip(_AGENT_PORTS, ports, strict=True):
+        bound.arguments[name] = port
+        cast(Any, _raylet).persist_port(folder, node_id, name, port)
+
+
+def _registered(gcs_address: str, node_id: str) -> bool:
+    """Whether the node is there, and alive."""
+    try:
+        alive = cast(Any, gcs_pb2).GcsNodeInfo.GcsNodeState.ALIVE
+        nodes = cast(Any, _raylet).GcsClient(address=gcs_address).get_all_node_info(timeout=_ASK_S, state_filter=alive)
+    except Exception:  # whatever it is: the caller looks whether there still is somebody to ask
+        return False
+    return any(each.hex() == node_id for each in nodes)
 
 
 def _start(host: str, port: int, cpus: int) -> None:
@@ -122,13 +264,18 @@ def _value(status: object) -> str:
     return str(getattr(status, "value", status))
 
 
-def stop() -> None:
-    """Stop replicas in order, then every Ray process that `start` began."""
+def stop() -> bool:
+    """Stop replicas in order, then every Ray process that `start` began; False where Ray was not whole and leaves some.
+
+    They end with this process at the latest.
+    """
     with _quiet():
-        if ray.is_initialized():  # or Serve would start another Ray to look for its controller
+        whole = bool(ray.is_initialized())
+        if whole:  # or Serve would start another Ray to look for its controller
             with contextlib.suppress(Exception):  # a cluster that is half up must still be taken down
                 serve.shutdown()
         cast(Any, ray.shutdown)()  # pyright: ignore[reportUnknownMemberType]
+    return whole
 
 
 @contextlib.contextmanager

@@ -2,14 +2,16 @@
 
 import os
 import re
+import secrets
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import httpx
 import typer
@@ -19,12 +21,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from serve_app.cli.client import fail
 from serve_app.cli.diagnosis import PortState
 from serve_app.cli.doctor import available_memory_bytes, free_port, is_ephemeral, port_state
+from serve_app.cli.leftovers import LastResort, end, family
 from serve_app.config import ConfigError, ServeFile, find, load_serve_file, serve_directly, set_process_defaults
 from serve_app.prepare import prepare
 
 app = typer.Typer()
 _console = Console(highlight=False)
 _POLL_S = 0.5
+_GRACE_S = 15.0
+"""What a call into Ray that should end gets to do so, before this process ends without it."""
+_STOP_S = 120.0
+"""What stopping in order may take: streams are drained and the audit log is flushed."""
+_AGENTS = 4
+_AGENT_PORTS = range(10_000, 30_000)  # below what the system gives to any program that asks
 _GIB = 2**30
 _ERROR_LINE = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Log|Locked|Damaged|Unavailable|Failed)\b.*")
 
@@ -36,8 +45,16 @@ def up(
     startup_timeout: Annotated[float, typer.Option(help="Seconds until the engines must be ready.")] = 600.0,
 ) -> None:
     """Start everything, print how to use it, run until Ctrl-C."""
+    ends_s = time.monotonic() + startup_timeout  # noqa: TID251 - elapsed time on a console
     set_process_defaults()
     stop = threading.Event()
+    stderr = os.dup(2)  # while Ray is stopped, nothing of what it says is shown
+    resort = LastResort(lambda reason: _end_at_once(reason, stderr))
+
+    def late() -> str | None:
+        if stop.is_set():
+            return "interrupted"
+        return f"not ready after {startup_timeout:g} s" if time.monotonic() > ends_s else None  # noqa: TID251
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -45,6 +62,17 @@ def up(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
+    resort.watch(late, _GRACE_S)
+    try:
+        _up(config, port, late, stop, resort)
+    finally:
+        resort.watch(None)
+        os.close(stderr)
+
+
+def _up(
+    config: str, port: int | None, late: Callable[[], str | None], stop: threading.Event, resort: LastResort
+) -> None:
     try:
         file = load_serve_file(find(config))
     except ConfigError as error:
@@ -59,7 +87,7 @@ def up(
         direct = file.app.ingress_replicas.replicas == 1 and not is_ephemeral(port)
         if direct:
             serve_directly(port)
-        _serve(file, port, free_port(file.host) if direct else port, startup_timeout, stop)
+        _serve(file, port, free_port(file.host) if direct else port, late, stop, resort)
 
 
 def _step(what: str, detail: str) -> None:
@@ -104,7 +132,18 @@ def _prepare(file: ServeFile) -> None:
     _step("weights", ", ".join(sources))
 
 
-def _serve(file: ServeFile, port: int, proxy_port: int, timeout_s: float, stop: threading.Event) -> None:
+def _serve(
+    file: ServeFile,
+    port: int,
+    proxy_port: int,
+    late: Callable[[], str | None],
+    stop: threading.Event,
+    resort: LastResort,
+) -> None:
+    """Start Ray and the graph, say how to use it, and stop both: when told to, or when they do not become ready.
+
+    `late` says what speaks against going on with the start: Ctrl-C, or the time.
+    """
     # Ray is imported only now: everything above answers in a second, and its environment is set.
     from deployments import _local as local
     from serve_app.app import build
@@ -118,33 +157,113 @@ def _serve(file: ServeFile, port: int, proxy_port: int, timeout_s: float, stop: 
         except BaseException as error:
             failure.append(error)  # the main thread says what it means and ends the process
 
+    def against() -> str | None:
+        return late() or local.ended()
+
     try:
-        try:
-            local.start(file.host, proxy_port, os.cpu_count() or 1)
-        except RuntimeError as error:
-            fail(f"Ray did not start: {error} Its logs are in /tmp/ray/session_latest/logs.")
-        _step("ray", "local, logs in /tmp/ray/session_latest/logs/serve")
-        worker = threading.Thread(target=deploy, daemon=True)
-        worker.start()
-        _watch(file, worker, failure, timeout_s, stop, started_s)
+        resort.watch(against, _GRACE_S)
+        _start_ray(file.host, proxy_port, late, stop)
+        if not stop.is_set():
+            _step("ray", f"local, logs in {local.logs()}")
+            worker = threading.Thread(target=deploy, daemon=True)
+            worker.start()
+            _watch(file, worker, failure, against, stop, started_s)
         if not stop.is_set():
             url = f"http://{file.host}:{port}"
             key = _development_key(file, url)
+            resort.watch(None)
             _console.print(_welcome(file, url, key, time.monotonic() - started_s), soft_wrap=True)  # noqa: TID251
             stop.wait()
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
         _console.print("stopping ...")
-        local.stop()
+        resort.watch(lambda: f"not stopped after {_STOP_S:g} s: its processes were killed", _STOP_S)
+        ended = local.ended()
+        _stop_ray()
+        resort.watch(None)
         _console.print("stopped.")
+        if ended is not None:  # at the end of Python, Ray would wait for its node
+            if not isinstance(sys.exc_info()[1], typer.Exit):  # or it has been said
+                typer.echo(f"gatehouse: {ended}; the logs are in {local.logs()}.", err=True)
+            os._exit(1)
+
+
+def _start_ray(host: str, port: int, late: Callable[[], str | None], stop: threading.Event) -> None:
+    """Start Ray's node and Serve's proxy; once more when the node ends while it comes up. Returns early on Ctrl-C."""
+    from deployments import _local as local
+
+    def go_on() -> None:
+        reason = late()
+        if reason is not None:
+            raise local.GivenUp(reason)
+
+    for another in (True, False):
+        try:
+            local.start(host, port, os.cpu_count() or 1, go_on, _agent_ports())
+            return
+        except local.NodeEnded as error:
+            if not another or late():
+                _not_started(error)
+            _console.print(f"  Ray did not survive its start and is started once more: {error}.", soft_wrap=True)
+            _stop_ray()
+        except local.GivenUp as error:
+            if stop.is_set():
+                return
+            _not_started(error)
+        except RuntimeError as error:
+            _not_started(error)
+
+
+def _not_started(error: Exception) -> NoReturn:
+    from deployments import _local as local
+
+    fail(f"Ray did not start: {str(error).rstrip('.')}; its logs are in {local.logs()}.")
+
+
+def _agent_ports() -> list[int]:
+    """Free ports that no program is given by accident before Ray's agents take them; none where there are none."""
+    if is_ephemeral(_AGENT_PORTS.start) or is_ephemeral(_AGENT_PORTS.stop - 1):
+        return []
+    found: list[int] = []
+    for port in secrets.SystemRandom().sample(_AGENT_PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == _AGENTS:
+            return found
+    return []
+
+
+def _stop_ray() -> None:
+    """Stop Ray in order, then kill by their numbers those of its processes that are left.
+
+    Of a Ray whose node has ended nothing can be stopped in order: the calls would wait for what does not come.
+    """
+    from deployments import _local as local
+
+    begun = family(os.getpid(), local.session())
+    whole = local.ended() is None and local.stop()
+    end(begun, _GRACE_S if whole else 0.0)
+
+
+def _end_at_once(reason: str, stderr: int) -> None:
+    """The last resort: no call into Ray returns. Its processes are killed, and this one ends."""
+    local = sys.modules.get("deployments._local")  # not imported yet: then there is no Ray
+    end(family(os.getpid(), local.session() if local is not None else ""), 0.0)
+    logs = f"; the logs are in {local.logs()}" if local is not None else ""
+    os.write(stderr, f"gatehouse: {reason}{logs}.\n".encode())
+    os._exit(1)
 
 
 def _watch(
     file: ServeFile,
     worker: threading.Thread,
     failure: list[BaseException],
-    timeout_s: float,
+    against: Callable[[], str | None],
     stop: threading.Event,
     started_s: float,
 ) -> None:
@@ -162,8 +281,9 @@ def _watch(
             fail(_reason(state.messages, failure))
         if state.running and not worker.is_alive():
             return
-        if elapsed_s > timeout_s:
-            fail(f"not ready after {timeout_s:.0f} s; the logs are in /tmp/ray/session_latest/logs/serve.")
+        reason = None if stop.is_set() else against()
+        if reason is not None:
+            fail(f"{reason}; the logs are in {local.logs()}.")
         stop.wait(_POLL_S)
 
 
@@ -172,7 +292,9 @@ def _reason(messages: Sequence[str], failure: Sequence[BaseException]) -> str:
     texts = [*messages, *(str(error) for error in failure)]
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     named = [line for line in lines if _ERROR_LINE.match(line)]
-    return f"could not start: {(named or lines or ['unknown reason'])[-1]} (logs: /tmp/ray/session_latest/logs)"
+    from deployments import _local as local
+
+    return f"could not start: {(named or lines or ['unknown reason'])[-1]} (logs: {local.logs()})"
 
 
 def _development_key(file: ServeFile, url: str) -> str | None:
