@@ -180,8 +180,7 @@ class ApprovalDesk:
         """Requests, newest first; those whose time is over are recorded as such on the way."""
         now_ms = self._clock.now_ms()
         await self._sweep(now_ms)
-        found = [states.as_of(stored.approval, now_ms) for stored in await self._store.listed(tenant)]
-        return [approval for approval in found if state is None or approval.state is state]
+        return [states.as_of(stored.approval, now_ms) for stored in await self._store.listed(tenant, state, now_ms)]
 
     async def get(self, tenant: TenantId | None, approval_id: ApprovalId) -> Approval:
         """One request by its id or by the id of its call, or `NotFound`."""

@@ -132,10 +132,19 @@ class Classifier:
         canonical = decoded.text if isinstance(decoded, Canonical) else None
         return self._result(reading, canonical, situation)
 
-    def unavailable(self, tool: str, arguments: str, profile: GateProfile, why: str) -> Classification:
-        """The class of a call that could not be classified in time: R2, with its canonical text if it has one."""
-        decoded = _decode(tool, arguments)
-        situation = _Situation(tool, profile, PLAIN)
+    def unavailable(
+        self, tool: str, arguments: str, profile: GateProfile, why: str, circumstances: Circumstances = PLAIN
+    ) -> Classification:
+        """The class of a call that could not be classified in time: R2, with its canonical text if it has one.
+
+        As by `classify`, `circumstances` can raise it, and a tenant with names of its own is told the digest of its own
+        policy: under another one nothing that waits could ever be released.
+        """
+        found = self._unread(_decode(tool, arguments), why, _Situation(tool, profile, circumstances))
+        own = self._own.get(circumstances.tenant or "")
+        return found if own is None else _stricter(found, own.unavailable(tool, arguments, profile, why, circumstances))
+
+    def _unread(self, decoded: Canonical | Rejected, why: str, situation: "_Situation") -> Classification:
         if isinstance(decoded, Rejected):
             return self._rejected(decoded, situation)
         return self._result(Reading((fault("classifier.error", why),)), decoded.text, situation)

@@ -213,7 +213,8 @@ class Guard:
             async with asyncio.timeout(self._classify_timeout_s):
                 found = await asyncio.to_thread(judge.classify, call.name, call.arguments, profile, circumstances)
         except TimeoutError:
-            found = judge.unavailable(call.name, call.arguments, profile, "the classifier did not answer in time")
+            why = "the classifier did not answer in time"
+            found = judge.unavailable(call.name, call.arguments, profile, why, circumstances)
         gate_call_id = secrets.token_hex(16)
         binding = None
         if found.arguments is not None:

@@ -40,7 +40,9 @@ class Judging(Protocol):
         """The class of a call."""
         ...
 
-    def unavailable(self, tool: str, arguments: str, profile: GateProfile, why: str) -> Classification:
+    def unavailable(
+        self, tool: str, arguments: str, profile: GateProfile, why: str, circumstances: Circumstances = PLAIN
+    ) -> Classification:
         """The class of a call that could not be classified."""
         ...
 
@@ -122,9 +124,13 @@ class _Stricter:
         """The strictest outcome, with the highest class."""
         return _strictest([each.classify(tool, arguments, profile, circumstances) for each in self._classifiers])
 
-    def unavailable(self, tool: str, arguments: str, profile: GateProfile, why: str) -> Classification:
+    def unavailable(
+        self, tool: str, arguments: str, profile: GateProfile, why: str, circumstances: Circumstances = PLAIN
+    ) -> Classification:
         """The same of a call that could not be classified."""
-        return _strictest([each.unavailable(tool, arguments, profile, why) for each in self._classifiers])
+        return _strictest(
+            [each.unavailable(tool, arguments, profile, why, circumstances) for each in self._classifiers]
+        )
 
 
 def _strictest(found: list[Classification]) -> Classification:

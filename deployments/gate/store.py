@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from sqlalchemy import Executable, Row, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Executable, Row, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -98,13 +98,18 @@ class ApprovalStore:
         rows = await self._rows(query)
         return rows[0] if rows else None
 
-    async def listed(self, tenant: TenantId | None) -> Sequence[Stored]:
-        """Approvals of a tenant, or of all that people have, newest first; at most 500."""
+    async def listed(self, tenant: TenantId | None, state: ApprovalState | None, now_ms: int) -> Sequence[Stored]:
+        """Approvals of a tenant, or of all that people have, newest first; at most 500.
+
+        With a `state` those that are in it at `now_ms`: an open one whose time is over counts as expired.
+        """
         query = select(approvals).order_by(approvals.c.created_ms.desc(), approvals.c.approval_id)
         if tenant is not None:
             query = query.where(approvals.c.tenant == tenant)
         else:  # what the canary opens is withdrawn at once, and nobody's to look at
             query = query.where(approvals.c.tenant != SYSTEM_TENANT)
+        if state is not None:
+            query = query.where(_stands(state, now_ms))
         return await self._rows(query.limit(MAX_LISTED))
 
     async def forget_canaries(self, before_ms: int) -> None:
@@ -266,6 +271,16 @@ def _proposal(body: dict[str, JsonValue]) -> Proposal:
         call_id=_text(body, "call_id") if "call_id" in body else "",
         approver_roles=tuple(cast("list[str]", body.get("approver_roles", []))),
     )
+
+
+def _stands(state: ApprovalState, now_ms: int) -> ColumnElement[bool]:
+    """What `states.as_of` says of an approval, as a condition on its row."""
+    written = approvals.c.state == state.value
+    if state.value in open_states:
+        return and_(written, approvals.c.expires_ms > now_ms)
+    if state is ApprovalState.EXPIRED:
+        return or_(written, and_(approvals.c.state.in_(open_states), approvals.c.expires_ms <= now_ms))
+    return written
 
 
 def _text(body: dict[str, JsonValue], key: str) -> str:

@@ -25,8 +25,8 @@ from tests.fakes_audit import InMemoryAudit
 from tests.fakes_gate import InMemoryApprovals
 from tests.gate.mutate import corpus
 from tests.gate.together import WHOLE, classify_each
+from tests.unit.gate.guards import call, context
 from tests.unit.gate.own_bundles import own_bundle
-from tests.unit.gate.test_guard import call, context
 
 REVISION = "c" * 64
 # Milder in one respect, stricter in another: neither bundle's word can stand for the other's.

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -42,7 +41,6 @@ from deployments.ports import (
     ActionOutcome,
     Approval,
     ApprovalId,
-    AuditEvent,
     BodyField,
     CallResult,
     Denied,
@@ -52,25 +50,19 @@ from deployments.ports import (
     Held,
     JsonValue,
     KeyId,
-    ModelId,
     Permit,
-    Principal,
     Proposal,
-    Receipt,
     Released,
-    RequestId,
     Risk,
     RollbackPlan,
-    RouteId,
-    SessionId,
     TenantId,
     ToolCall,
     ToolResult,
     Verdict,
     Withheld,
 )
-from tests.fakes_audit import InMemoryAudit
 from tests.fakes_gate import InMemoryApprovals
+from tests.unit.gate.guards import AGENT, Log, Stuck, context
 from tests.unit.gate.tiny import tiny, write
 
 PLAN = StandingPlan(change_id="standing-1", steps=("git reset",), verify="git status")
@@ -122,45 +114,6 @@ class Told(Classifier):
     ) -> Classification:
         self.asked.append((tool, str(arguments), profile, circumstances))
         return self.answers.pop(0)
-
-
-class Stuck(Told):
-    """Answers only when it is told to go on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go_on = threading.Event()
-
-    def classify(
-        self,
-        tool: str,
-        arguments: str | Mapping[str, JsonValue],
-        profile: GateProfile = GateProfile.OPS,
-        circumstances: Circumstances = PLAIN,
-    ) -> Classification:
-        self.go_on.wait(30)
-        return R0
-
-
-class Log(InMemoryAudit):
-    """Remembers which events came together; of each append `faults` says what becomes of it."""
-
-    def __init__(self, *faults: Exception | str) -> None:
-        super().__init__()
-        self.appends: list[list[str]] = []
-        self.faults = list(faults)
-
-    async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
-        self.appends.append([event.name.removeprefix("tool_call.") for event in events])
-        fault = self.faults.pop(0) if self.faults else ""
-        if isinstance(fault, Exception):
-            raise fault
-        if fault == "silent":
-            await asyncio.Event().wait()
-        for _ in range(50 if fault == "slow" else 0):
-            await asyncio.sleep(0)
-        receipts = await super().append(events)
-        return receipts[:-1] if fault == "short" else receipts
 
 
 class Desk(InMemoryApprovals):
@@ -216,10 +169,8 @@ def gate(*answers: Classification, desk: Desk | None = None, log: Log | None = N
     return Gate(Guard(told, desk, log, FixedClock(), audit_s, 30.0, approvals_s), told, desk, log)
 
 
-KEY = Principal(TenantId("acme"), KeyId("key_agent"), "ann", frozenset())
-CONTEXT = GateContext(
-    RequestId("req_1"), KEY, SessionId("s1"), ModelId("demo-20b"), RouteId("rt_1"), frozenset({"shell"}),
-)  # fmt: skip
+KEY = replace(AGENT, scopes=frozenset())
+CONTEXT = replace(context(), principal=KEY)
 
 
 def call(index: int = 0, **changes: object) -> ToolCall:
@@ -445,7 +396,7 @@ def test_a_store_that_does_not_answer_is_none() -> None:
 
 
 def test_a_classifier_that_does_not_answer_is_r2() -> None:
-    stuck = Stuck()
+    stuck = Stuck(bundle())
     guard = Guard(stuck, Desk(), log := Log(), FixedClock(), 30.0, classify_timeout_s=0.05)
     try:
         (verdict,) = asyncio.run(_and_go_on(guard, stuck))

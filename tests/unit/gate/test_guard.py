@@ -1,6 +1,5 @@
 import asyncio
 import hashlib
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -23,21 +22,17 @@ from deployments.ports import (
     Denied,
     Digests,
     Frozen,
-    GateContext,
     GateProfile,
     Held,
     JsonValue,
     KeyId,
-    ModelId,
     Permit,
     Principal,
     Proposal,
     Receipt,
     Released,
-    RequestId,
     Risk,
     RollbackPlan,
-    RouteId,
     Scope,
     SessionId,
     TenantId,
@@ -47,28 +42,11 @@ from deployments.ports import (
 )
 from tests.fakes_audit import InMemoryAudit
 from tests.fakes_gate import InMemoryApprovals
+from tests.unit.gate.guards import AGENT, DELETE, READ, Log, Stuck, call, context
 
-AGENT = Principal(TenantId("acme"), KeyId("key_agent"), "ann", frozenset({Scope.INFERENCE}))
 BOB = Principal(TenantId("acme"), KeyId("key_bob"), "bob", frozenset({Scope.APPROVE}))
 CAROL = Principal(TenantId("acme"), KeyId("key_carol"), "carol", frozenset({Scope.APPROVE}))
 PLAN = RollbackPlan(("recreate it",), "it is there")
-READ = '{"command":"kubectl get pods"}'
-DELETE = '{"command":"kubectl delete namespace staging"}'
-
-
-def context(profile: GateProfile = GateProfile.OPS, tools: frozenset[str] = frozenset({"shell"})) -> GateContext:
-    return GateContext(
-        RequestId("req_1"),
-        replace(AGENT, gate_profile=profile),
-        SessionId("s1"),
-        ModelId("demo-20b"),
-        RouteId("rt_1"),
-        tools,
-    )
-
-
-def call(arguments: str = READ, name: str = "shell", index: int = 0, recovered: bool = False) -> ToolCall:
-    return ToolCall(f"call_{index}", 0, index, name, arguments, recovered)
 
 
 @pytest.fixture
@@ -264,20 +242,6 @@ async def test_without_the_log_no_call_of_any_class_leaves(guard: Guard, audit: 
     assert verdicts == [Withheld(call(READ), NO_RECORD), Withheld(call(DELETE), NO_RECORD)]
 
 
-class ForgetfulAudit(InMemoryAudit):
-    """Acknowledges a number of appends, then nothing."""
-
-    def __init__(self, appends: int) -> None:
-        super().__init__()
-        self.left = appends
-
-    async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
-        if self.left == 0:
-            self.down = True
-        self.left -= 1
-        return await super().append(events)
-
-
 @pytest.mark.parametrize("appends", [0, 1])
 async def test_a_log_that_fails_half_way_releases_nothing(
     classifier: Classifier, approvals: InMemoryApprovals, appends: int
@@ -285,21 +249,14 @@ async def test_a_log_that_fails_half_way_releases_nothing(
     whole = Guard(classifier, approvals, InMemoryAudit(), FixedClock(), classify_timeout_s=20.0)
     await whole.judge(context(), [call(DELETE)])
     await approve(approvals, BOB)
-    failing = Guard(classifier, approvals, ForgetfulAudit(appends), FixedClock(), classify_timeout_s=20.0)
+    forgetful = Log(*[""] * appends, *[AuditUnavailable("down")] * 9)
+    failing = Guard(classifier, approvals, forgetful, FixedClock(), classify_timeout_s=20.0)
     (verdict,) = await failing.judge(context(), [call(DELETE)])
     assert verdict == Withheld(call(DELETE), NO_RECORD)
 
 
-class SilentAudit(InMemoryAudit):
-    """Never answers."""
-
-    async def append(self, events: Sequence[AuditEvent]) -> Sequence[Receipt]:
-        await asyncio.Event().wait()
-        return ()
-
-
 async def test_a_log_that_does_not_answer_releases_nothing(classifier: Classifier) -> None:
-    guard = Guard(classifier, InMemoryApprovals(), SilentAudit(), FixedClock(), 0.05, classify_timeout_s=20.0)
+    guard = Guard(classifier, InMemoryApprovals(), Log("silent"), FixedClock(), 0.05, classify_timeout_s=20.0)
     (verdict,) = await guard.judge(context(), [call(READ)])
     assert verdict == Withheld(call(READ), NO_RECORD)
 
@@ -520,22 +477,6 @@ class BrokenClassifier(Classifier):
         raise ZeroDivisionError
 
 
-class StuckClassifier(Classifier):
-    """A classifier that takes longer than the guard waits: until it is told to go on."""
-
-    go_on = threading.Event()
-
-    def classify(
-        self,
-        tool: str,
-        arguments: str | Mapping[str, JsonValue],
-        profile: GateProfile = GateProfile.OPS,
-        circumstances: Circumstances = PLAIN,
-    ) -> Classification:
-        self.go_on.wait(10)
-        return super().classify(tool, arguments, profile, circumstances)
-
-
 async def test_an_error_of_the_classifier_raises_the_class(bundle: Bundle) -> None:
     broken = BrokenClassifier(bundle)
     guard = Guard(broken, InMemoryApprovals(), InMemoryAudit(), FixedClock(), classify_timeout_s=20.0)
@@ -545,7 +486,7 @@ async def test_an_error_of_the_classifier_raises_the_class(bundle: Bundle) -> No
 
 
 async def test_a_classifier_that_takes_too_long_raises_the_class(bundle: Bundle) -> None:
-    stuck = StuckClassifier(bundle)
+    stuck = Stuck(bundle)
     guard = Guard(stuck, InMemoryApprovals(), InMemoryAudit(), FixedClock(), classify_timeout_s=0.05)
     try:
         (verdict,) = await guard.judge(context(), [call(READ)])

@@ -8,7 +8,7 @@ from deployments.gate.guard import Guard
 from deployments.ports import GateProfile, Withheld
 from tests.fakes_audit import InMemoryAudit
 from tests.fakes_gate import InMemoryApprovals
-from tests.unit.gate.test_guard import DELETE, READ, call, context
+from tests.unit.gate.guards import DELETE, READ, call, context
 
 LEAK = '<tool_call>{"name":"shell","arguments":{"command":"ls hunter2"}}'
 

@@ -1,7 +1,7 @@
-"""Many redeem one permit at the same moment: one wins, on one replica and on several.
+"""Many redeem one permit at the same moment: one wins, on one replica and on several, on SQLite and PostgreSQL.
 
-The full run, with `GATEHOUSE_RACES=10000` (`GATEHOUSE_RACES_STORE`: the URL of another store, say PostgreSQL),
-takes an hour; the tier has some thousand attempts.
+The full run, with `GATEHOUSE_RACES=10000` (`GATEHOUSE_RACES_STORE`: the URL of another store), takes an hour; the tier
+has some thousand attempts.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ RACES = int(os.environ.get("GATEHOUSE_RACES", "24"))
 STORE = os.environ.get("GATEHOUSE_RACES_STORE")
 
 
-async def test_of_sixty_four_workers_one_wins_every_race(tmp_path: Path) -> None:
+async def test_of_sixty_four_workers_one_wins_every_race(tmp_path: Path, store_url: str) -> None:
     at = Office(tmp_path)
     # Nobody is frozen here: the losers are meant to come again.
     at.settings = GateSettings(freeze_on=())
-    offices = [at.other(STORE)[1] for _ in range(2)]
+    offices = [at.other(STORE or store_url)[1] for _ in range(2)]
     await at.stores[1].open()
     for office in offices:
         await office.open()
@@ -58,9 +58,11 @@ async def test_of_sixty_four_workers_one_wins_every_race(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("frozen_first", [True, False])
-async def test_a_freeze_and_a_redemption_do_not_both_win(tmp_path: Path, frozen_first: bool) -> None:
+async def test_a_freeze_and_a_redemption_do_not_both_win(tmp_path: Path, store_url: str, frozen_first: bool) -> None:
     at = Office(tmp_path)
-    await at.open()
+    at.desk, at.office = at.other(store_url)
+    await at.stores[-1].open()
+    await at.office.open()
     permits: list[IssuedPermit] = [await at.office.issue(AGENT, ask_for(f"echo {number}")) for number in range(16)]
     if frozen_first:
         await at.desk.freezer.freeze(ROOT, AGENT.key_id, "suspicious")
