@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +22,17 @@ from deployments.migrations.runner import FEATURES, migrations, standing
 from deployments.tenancy.keys import matches, parse, pepper_check
 from deployments.tenancy.pepper import BadPepper, load_or_create_pepper
 from serve_app.backups.logcopy import failures, verified
-from serve_app.backups.manifest import AUDIT_DIR, BackupError, Manifest, StoreEntry
+from serve_app.backups.manifest import (
+    AUDIT_DIR,
+    BackupError,
+    FileEntry,
+    HeldEntry,
+    Manifest,
+    StoreEntry,
+    entry,
+)
+from serve_app.backups.named import revision_at
+from serve_app.backups.places import leads
 from serve_app.backups.stores import counted, url_of
 from serve_app.backups.take import AUDIT_KEYS_DIR, GATE_KEYS_DIR
 
@@ -40,11 +50,17 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A restored system: where its state is, and where each store of the manifest went (a path or a URL)."""
+    """A restored system: where its state is, and where each store of the manifest went (a path or a URL).
+
+    `files`: where each of the files that the configuration names is, by its path in the backup; `links`: where links
+    are, and where they lead.
+    """
 
     state: Path
     manifest: Manifest
     stores: Mapping[str, str]
+    files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    links: Mapping[Path, Path] = field(default_factory=dict[Path, Path])
 
 
 def check(restored: Restored) -> list[Check]:
@@ -55,6 +71,7 @@ def check(restored: Restored) -> list[Check]:
     found += _keys(restored)
     found += _log(restored)
     found += _told(restored)
+    found += _files(restored)
     return found
 
 
@@ -211,6 +228,48 @@ def _told(restored: Restored) -> list[Check]:
         missing.discard(str(cast("dict[str, object]", json.loads(payload)).get("event_id")))
     seen = f"{count} events" if not missing else f"{len(missing)} of {count} events are not in the log"
     return [Check("what the gate did is in the log", not missing, seen)]
+
+
+# --- what the configuration names ------------------------------------------------------------------------------------
+
+
+def _files(restored: Restored) -> list[Check]:
+    """The files are as they were backed up, and those that a revision is promised of are that revision."""
+    if not restored.manifest.named:
+        return []  # a backup from before they were in it
+    wrong = [path for name, path in restored.files.items() if not _is(path, restored.manifest.files[name])]
+    wrong += [link for link, path in restored.links.items() if not leads(link, path)]
+    seen = f"{len(restored.files)} files" if not wrong else f"{len(wrong)} are not, the first is {wrong[0]}"
+    found = [Check("what the configuration names is where it names it", not wrong, seen)]
+    for each in restored.manifest.named:
+        if each.held is not None:
+            found.append(_held(each.setting, each.held, _root(restored, each.held.root)))
+    return found
+
+
+def _held(setting: str, held: HeldEntry, root: Path) -> Check:
+    what = f"{setting} is the revision that the configuration names"
+    try:
+        revision = revision_at(held.kind, held.target, root)
+    except (OSError, ValueError) as error:
+        return Check(what, False, f"{root} cannot be read: {error}")
+    same = revision == held.revision
+    return Check(what, same, revision[:12] if same else f"it is {revision[:12]}, not {held.revision[:12]}: {root}")
+
+
+def _root(restored: Restored, root: str) -> Path:
+    """Where the file, or the folder, of an artefact is."""
+    if root in restored.files:
+        return restored.files[root]
+    name, path = next((name, path) for name, path in restored.files.items() if name.startswith(f"{root}/"))
+    return path.parents[name.removeprefix(f"{root}/").count("/")]
+
+
+def _is(path: Path, expected: FileEntry) -> bool:
+    try:
+        return entry(path) == expected
+    except OSError:
+        return False
 
 
 def _url_of_feature(restored: Restored, feature: str) -> str | None:

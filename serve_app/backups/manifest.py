@@ -4,9 +4,11 @@
 manifest.json
 stores/<feature>.db | stores/database.dump     SQLite file | PostgreSQL's custom format
 audit/...                                      the log
-policies/...                                   the bundles and the routing policy in use
+files/BASE/...                                 policies, prompts, snapshots, the evaluation suite: `places`
 secrets/... | secrets.age                      only if asked for
 ```
+
+Backups from before there was `named` have `policies/`, bundles without their places: kept there, restored nowhere.
 """
 
 import hashlib
@@ -17,9 +19,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from deployments.rollouts import Kind
+
 FORMAT = "gatehouse.backup/1"
 MANIFEST_FILE = "manifest.json"
-STORES_DIR, AUDIT_DIR, POLICIES_DIR, SECRETS_DIR = "stores", "audit", "policies", "secrets"
+STORES_DIR, AUDIT_DIR, FILES_DIR, SECRETS_DIR = "stores", "audit", "files", "secrets"
 SEALED_SECRETS = "secrets.age"
 _CHUNK_BYTES = 1 << 20
 
@@ -28,14 +32,15 @@ class BackupError(Exception):
     """A backup or restore that cannot be made, or a backup that is not whole. One sentence for the operator."""
 
 
-def _relative(path: str) -> str:
+def inside(path: str) -> str:
+    """The path, if it leads below the backup, and is no other spelling of another; else `ValueError`."""
     found = PurePosixPath(path)
     if found.is_absolute() or ".." in found.parts or str(found) != path or path in {"", ".", MANIFEST_FILE}:
         raise ValueError("not a path inside the backup")
     return path
 
 
-InsidePath = Annotated[str, AfterValidator(_relative)]
+InsidePath = Annotated[str, AfterValidator(inside)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 
@@ -73,8 +78,28 @@ class LogEntry(_Model):
     failures: dict[str, Count]
 
 
+class HeldEntry(_Model):
+    """The revision that files must be; `root` is the file, or the folder all of which it is over, in the backup."""
+
+    kind: Kind
+    target: str
+    revision: Digest
+    root: InsidePath
+
+
+class NamedEntry(_Model):
+    """What a key of the configuration names. `path`: its file or link in the backup; `setting`: the key, for people."""
+
+    setting: str
+    path: InsidePath
+    held: HeldEntry | None = None
+
+
 class Manifest(_Model):
-    """The file `manifest.json`."""
+    """The file `manifest.json`. `named` and `links` are empty in backups from before they were there.
+
+    `links`: which of the files a link of another name led to, both by their paths in the backup.
+    """
 
     format: Literal["gatehouse.backup/1"]
     code_version: str
@@ -84,7 +109,14 @@ class Manifest(_Model):
     log: LogEntry
     secrets: Literal["none", "plain", "age"]
     left_out: list[str]
+    named: list[NamedEntry] = []
+    links: dict[InsidePath, InsidePath] = {}
     files: dict[InsidePath, FileEntry]
+
+
+def setting_name(setting: str, model: str | None) -> str:
+    """A key of the configuration, or of one of its models, for people."""
+    return setting if model is None else f"models[{model}].{setting}"
 
 
 def files_below(directory: Path) -> Iterator[str]:
@@ -139,6 +171,14 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     for path, expected in manifest.files.items():
         if entry(directory / path) != expected:
             raise BackupError(f"{path} is damaged: its bytes are not those that were backed up.")
-    named = {store.file for store in manifest.stores}
-    if not named <= manifest.files.keys():
+    if not {store.file for store in manifest.stores} <= manifest.files.keys():
         raise BackupError("the manifest names a store that it has no file of.")
+    for link, path in manifest.links.items():
+        if path not in manifest.files or link in manifest.files:
+            raise BackupError(f"the manifest names {link} as a link to {path}, which it cannot be.")
+    for each in manifest.named:
+        if each.path not in manifest.files and each.path not in manifest.links:
+            raise BackupError(f"the manifest names {each.path}, and has no such file.")
+        root = None if each.held is None else each.held.root
+        if root is not None and not any(f"{name}/".startswith(f"{root}/") for name in manifest.files):
+            raise BackupError(f"the manifest names {root}, and has no file of it.")

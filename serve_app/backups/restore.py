@@ -25,8 +25,10 @@ from serve_app.backups.manifest import (
     files_below,
     read_manifest,
 )
+from serve_app.backups.places import Placing, in_state, link_places, places, refuse_others
 from serve_app.backups.stores import is_whole_dump, restore_postgres
 from serve_app.backups.take import AUDIT_KEYS_DIR, GATE_KEYS_DIR, KEY_FILES
+from serve_app.config import ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,16 @@ def restore(
     database: str | None = None,
     identity: X25519PrivateKey | None = None,
     digest: str | None = None,
+    files_into: Path | None = None,
+    installation: Path = ROOT,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Restore a backup into a state directory that does not exist, and a dump into an empty database.
 
-    The directory is made beside its place and gets its name when all is in it. What the checks afterwards find is in
-    the outcome; then everything is where it belongs, and Gatehouse should not be started before somebody has looked.
-    `BackupError` and `OSError`: the state directory was not made.
+    The directory is made beside its place and gets its name when all is in it. The files that the configuration names
+    go where it names them, or below `files_into`. What the checks afterwards find is in the outcome; then everything is
+    where it belongs, and Gatehouse should not be started before somebody has looked.
+    `BackupError` and `OSError`: the state directory was not made, and no file was left anywhere.
     """
     if into.is_symlink() or (into.exists() and not _is_empty(into)):
         raise BackupError(f"{into} exists; a restore overwrites nothing: move it away, or restore into another place.")
@@ -99,23 +104,45 @@ def restore(
             raise BackupError("the backup holds a dump of PostgreSQL: say where to with --database URL, an empty one.")
         for store in dumps:
             is_whole_dump(source / store.file, environment)
+        files_into = None if files_into is None else files_into.absolute()
+        wanted = places(manifest, into.absolute(), installation, files_into)
+        outside = {name: path for name, path in wanted.items() if not in_state(name)}
+        links = link_places(manifest, into.absolute(), installation, files_into)
+        there = refuse_others(manifest, outside, links)
         into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         work = into.with_name(f".{into.name}.{secrets.token_hex(8)}.part")
         work.mkdir(mode=0o700)
+        placing = Placing()
         try:
-            places = _lay_out(source, manifest, work, database, identity)
+            stores = _lay_out(source, manifest, work, database, identity)
+            for name, path in places(manifest, work.absolute(), installation, files_into).items():
+                if in_state(name):
+                    _put_beside(source / name, path)
+            for name in sorted(outside.keys() - there):
+                placing.put(source / name, outside[name])
+            for link, path in links.items():
+                if not link.is_relative_to(into.absolute()):
+                    placing.link(link, path)
             for store in dumps:
-                restore_postgres(source / store.file, places[store.file], environment)
+                restore_postgres(source / store.file, stores[store.file], environment)
             for path in files_below(work):
                 _make_durable(work / path)
+            for link, path in links.items():
+                if link.is_relative_to(into.absolute()):
+                    placing.link(work.absolute() / link.relative_to(into.absolute()), path)
             work.rename(into)
+        except BaseException:
+            placing.undo()
+            raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    places = {
+    if wanted:
+        say(f"{len(wanted)} files that the configuration names: {len(there)} were there, the others were put back")
+    stores = {
         name: where if store_is_remote(manifest, name) else str(into / "state" / Path(name).name)
-        for name, where in places.items()
+        for name, where in stores.items()
     }
-    restored = Restored(into, manifest, places)
+    restored = Restored(into, manifest, stores, wanted, links)
     return Outcome(into, manifest, found, tuple(check(restored)), tuple(newer_records(restored)))
 
 
@@ -128,14 +155,14 @@ def _lay_out(
     source: Path, manifest: Manifest, work: Path, database: str | None, identity: X25519PrivateKey | None
 ) -> dict[str, str]:
     """Put the files where a state directory has them; where each store is."""
-    places: dict[str, str] = {}
+    stores: dict[str, str] = {}
     for store in manifest.stores:
         if store.kind == "postgresql":
-            places[store.file] = database or ""
+            stores[store.file] = database or ""
             continue
         target = work / "state" / Path(store.file).name
         _put(source / store.file, target)
-        places[store.file] = str(target)
+        stores[store.file] = str(target)
     for name in files_below(source / AUDIT_DIR):
         _put(source / AUDIT_DIR / name, work / AUDIT_DIR / name)
     if manifest.secrets == "age":
@@ -150,7 +177,7 @@ def _lay_out(
             (work / SECRETS_DIR / name).rename(work / name)
     if (work / SECRETS_DIR).is_dir():  # the configuration, for whoever needs it
         (work / SECRETS_DIR).rename(work / "restored-configuration")
-    return places
+    return stores
 
 
 def _unseal(sealed: Path, target: Path, identity: X25519PrivateKey) -> None:
@@ -167,6 +194,13 @@ def _put(source: Path, target: Path) -> None:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     target.chmod(0o600)
+
+
+def _put_beside(source: Path, target: Path) -> None:
+    """Put a file among those that are restored; `BackupError` when it would take the place of one."""
+    if os.path.lexists(target):
+        raise BackupError(f"the configuration names {target.name}, which is a file of the state itself.")
+    _put(source, target)
 
 
 def _make_durable(path: Path) -> None:

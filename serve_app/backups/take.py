@@ -28,14 +28,15 @@ from serve_app.backups.last import note
 from serve_app.backups.logcopy import copy_log, failures, log_key
 from serve_app.backups.manifest import (
     AUDIT_DIR,
+    FILES_DIR,
     FORMAT,
-    POLICIES_DIR,
     SEALED_SECRETS,
     SECRETS_DIR,
     STORES_DIR,
     BackupError,
     LogEntry,
     Manifest,
+    NamedEntry,
     StoreEntry,
     entry,
     files_below,
@@ -51,12 +52,19 @@ DUMP_FILE = "database.dump"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is backed up. `databases`: URLs with the features in them; `policies`: files of the configuration."""
+    """What is backed up. `databases`: URLs with the features in them.
+
+    `named`: what the configuration names, `files` all that belongs to it, path in the backup -> where it lies here, and
+    `links` those of another name than what they lead to; `left_to_the_site`: what it names and no backup takes.
+    """
 
     state: Path
     databases: Mapping[str, Sequence[Feature]]
     audit: AuditSettings
-    policies: Sequence[Path]
+    named: Sequence[NamedEntry]
+    files: Mapping[str, Path]
+    links: Mapping[str, str]
+    left_to_the_site: Sequence[str]
     serve_file: Path | None
     profile: str
     code_version: str
@@ -132,8 +140,9 @@ def _fill(
         f"{AUDIT_DIR}: {report.records} records"
         + ("" if report.ok else f", FAILED checks: {', '.join(failures(report))}")
     )
-    for path in source.policies:
-        _keep(path, work / POLICIES_DIR / path.name)
+    for name, path in source.files.items():
+        _keep(path, work / name)
+    say(f"{FILES_DIR}: {len(source.files)} files that the configuration names")
     left_out = _secrets(source, work / SECRETS_DIR) if with_secrets else ["secrets: said without --with-secrets"]
     if with_secrets and recipients:
         _seal(work, recipients)
@@ -152,7 +161,9 @@ def _fill(
             failures=failures(report),
         ),
         secrets=kind,
-        left_out=left_out,
+        left_out=[*left_out, *source.left_to_the_site],
+        named=[*source.named],
+        links={**source.links},
         files={path: entry(work / path, durable=True) for path in files_below(work)},
     )
     return Taken(manifest, write_manifest(work, manifest))

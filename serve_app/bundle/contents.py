@@ -1,5 +1,6 @@
 """What goes into a bundle, worked out and refused where it must be, before the first byte is copied or fetched."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,21 @@ import yaml
 
 from deployments.engine.options import EngineSettings
 from serve_app.backups.manifest import BackupError, files_below
-from serve_app.bundle.layout import ADDED_DIR, CONFIGS_DIR, WEIGHTS_DIR, Build, BundleRefused, Place, inside
-from serve_app.config import AppConfig, ServeFile, is_embedded
+from serve_app.backups.named import Named, named_files
+from serve_app.bundle.layout import (
+    ADDED_DIR,
+    CONFIGS_DIR,
+    FILES_DIR,
+    WEIGHTS_DIR,
+    Build,
+    BundleRefused,
+    HeldEntry,
+    NamedEntry,
+    Place,
+    held_revision,
+    inside,
+)
+from serve_app.config import AppConfig, ConfigError, ServeFile, is_embedded
 
 _OPERATOR: Final = Path("kuberay") / "operator" / "values.yaml"
 _BY_DIGEST: Final = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
@@ -47,6 +61,7 @@ class Contents:
     build: Build
     config: str
     weights: Sequence[Weights]
+    named: Sequence[NamedEntry]
     overlays: Sequence[Overlay]
     images: Sequence[str]
     added: Sequence[str]
@@ -71,7 +86,7 @@ def contents(
     _no_password(file.app)
     files = {f"{CONFIGS_DIR}/{name}": path for name, path in _below(root / CONFIGS_DIR).items()}
     config = _config(root, file, files)
-    _policies(root, file.app)
+    named = _named(root, file.app, files)
     images = set[str]()
     if overlays:
         files |= {f"kuberay/{name}": path for name, path in _below(root / "kuberay").items()}
@@ -90,6 +105,7 @@ def contents(
         build="gpu" if file.app.device == "cuda" else "cpu",
         config=config,
         weights=_weights(file.app, weights),
+        named=named,
         overlays=tuple(overlays),
         images=sorted(images),
         added=sorted(extras),
@@ -123,24 +139,57 @@ def _config(root: Path, file: ServeFile, files: dict[str, Path]) -> str:
     return name
 
 
-def _policies(root: Path, app: AppConfig) -> None:
-    """Policies and prompts must travel with `configs/`, and be found there on the other machine."""
-    named = {"routing_policy": app.routing_policy, "gate.bundle": app.gate.bundle}
-    if app.gate.shadow_bundle is not None:
-        named["gate.shadow_bundle"] = app.gate.shadow_bundle
-    if app.gate.candidate is not None:
-        named["gate.candidate.bundle"] = app.gate.candidate.bundle
-    found = {
-        key: Path(value) if Path(value).suffix in {".yaml", ".yml"} else Path(CONFIGS_DIR, "policies", f"{value}.yaml")
-        for key, value in named.items()
-    }
-    found |= {f"the prompt of {model.engine.model}": Path(each.path) for model in app.models for each in model.prompts}
-    for key, path in found.items():
-        if path.is_absolute() or not (root / path).resolve().is_relative_to((root / CONFIGS_DIR).resolve()):
-            what = "policies" if key in named else "prompts"
-            raise BundleRefused(f"{key}: a bundle takes {what} that lie in configs/ and are named relative to it.")
-        if not (root / path).is_file():
-            raise BundleRefused(f"{key}: the file {path} does not exist.")
+def _named(root: Path, app: AppConfig, files: dict[str, Path]) -> Sequence[NamedEntry]:
+    """What the configuration names, as the bundle has it; what does not lie in `configs/` joins the files."""
+    try:
+        found = named_files(app, (root,))
+    except ConfigError as error:
+        raise BundleRefused(str(error)) from None
+    return [_entry(root, each, files) for each in found]
+
+
+def _entry(root: Path, named: Named, files: dict[str, Path]) -> NamedEntry:
+    apart = f"{FILES_DIR}/{named.setting}" + ("" if named.model is None else f"/{_plain(named.model)}")
+
+    def place(path: Path) -> str:
+        if path.is_relative_to(root / CONFIGS_DIR):
+            return path.relative_to(root).as_posix()
+        return (Path(apart) / path.relative_to(named.path.parent)).as_posix()
+
+    for path in named.files:
+        there = path.resolve()
+        if path == named.path and named.held is not None and there.name != path.name:
+            raise BundleRefused(f"{named.key}: {path} is a link to a file of another name: name that one.")
+        if files.setdefault(_checked(place(path), path), there).resolve() != there:
+            raise BundleRefused(f"{named.key}: {path} would take the place of another file in the bundle.")
+    held = named.held
+    if held is None:
+        return NamedEntry(setting=named.setting, model=named.model, path=place(named.path))
+    entry = HeldEntry(kind=held.kind, target=held.target, revision=held.revision, root=place(held.root))
+    sums = {name: _sum(path) for name, path in files.items() if f"{name}/".startswith(f"{entry.root}/")}
+    if (revision := held_revision(entry, sums)) != held.revision:
+        raise BundleRefused(
+            f"{named.key}: what lies at {held.root} is the revision {revision[:12]}, not {held.revision[:12]} as the "
+            "configuration says."
+        )
+    return NamedEntry(setting=named.setting, model=named.model, path=place(named.path), held=entry)
+
+
+def _checked(name: str, path: Path) -> str:
+    try:
+        return inside(name)
+    except ValueError:
+        raise BundleRefused(f"{path} has a name that a bundle cannot hold: printable ASCII only.") from None
+
+
+def _sum(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(model: str) -> str:
+    """The name of a model as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", model)
 
 
 def _weights(app: AppConfig, given: Mapping[str, Path]) -> Sequence[Weights]:
@@ -157,7 +206,7 @@ def _weights(app: AppConfig, given: Mapping[str, Path]) -> Sequence[Weights]:
                 if name in given:
                     raise BundleRefused(f"{name} is a demonstration model: its weights are in the package.")
                 continue
-            folder = re.sub(r"[^A-Za-z0-9._-]", "_", engine.model) + ("-candidate" if place == "candidate" else "")
+            folder = _plain(engine.model) + ("-candidate" if place == "candidate" else "")
             source = _checkpoint(name, engine.source, given.get(name))
             found.append(Weights(engine.model, place, source, f"{WEIGHTS_DIR}/{folder}"))
     if unknown := sorted(given.keys() - known):

@@ -134,6 +134,7 @@ def _fill(
         glibc=GLIBC,
         config=contents.config,
         models=models,
+        named=[*contents.named],
         overlays=[each.name for each in contents.overlays],
         images=list(contents.images),
         added=list(contents.added),

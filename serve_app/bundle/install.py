@@ -1,7 +1,7 @@
 """Installing a bundle on a machine without a network.
 
 ```
-TARGET/releases/ID/      one installation of one bundle: venv/, configs/, vocabulary/, kuberay/, serve.yaml, the list
+TARGET/releases/ID/      one installation of one bundle: venv/, configs/, files/, vocabulary/, serve.yaml, the list, ...
 TARGET/models/NAME-REV/  weights, shared by releases
 TARGET/state/            made by the first start; never touched here
 TARGET/current           link to the release in use
@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from serve_app.bundle.layout import (
     CONFIGS_DIR,
+    FILES_DIR,
     IMAGES_FILE,
     KUBERAY_DIR,
     MANIFEST_FILE,
@@ -51,7 +52,7 @@ from serve_app.bundle.wheels import LOCKS, Run, pip, run
 
 SERVE_FILE: Final = "serve.yaml"
 MARK: Final = "installed"
-_KEPT: Final = (CONFIGS_DIR, KUBERAY_DIR, RENDERED_DIR, REQUIREMENTS_DIR, VOCABULARY_DIR)
+_KEPT: Final = (CONFIGS_DIR, FILES_DIR, KUBERAY_DIR, RENDERED_DIR, REQUIREMENTS_DIR, VOCABULARY_DIR)
 _UNPACKED: Final = 4  # a wheel grows to about three times its size, and pip unpacks it beside its place
 _ROOM_BYTES: Final = 2**30  # beside that, for the first start
 
@@ -218,9 +219,9 @@ def _environment(found: Opened, release: Path, start: Run, python: str) -> None:
 
 
 def serve_file(manifest: Manifest, target: Path, release: Path) -> str:
-    """The Serve config file of the bundle with the places of this installation: weights, vocabulary, state.
+    """The Serve config file of the bundle with the places of this installation.
 
-    `BundleRefused` for a file that is none.
+    Those are of weights, vocabulary, state and all files that it names. `BundleRefused` for a file that is none.
     """
     try:
         document: Any = yaml.safe_load((release / manifest.config).read_text(encoding="utf-8"))
@@ -229,7 +230,13 @@ def serve_file(manifest: Manifest, target: Path, release: Path) -> str:
         models = {str(each["engine"]["model"]): cast("dict[str, Any]", each) for each in args["models"]}
         for model in manifest.models:
             models[model.model][model.place]["source"] = str(_weights_place(target, model))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        for each in manifest.named:
+            *folders, last = each.setting.split(".")
+            place = args if each.model is None else models[each.model]
+            for name in folders:
+                place = cast("dict[str, Any]", place.setdefault(name, {}))  # what is not said has its default
+            place[last] = str(release / each.path)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
         raise BundleRefused(f"{manifest.config} is no Serve config file with the models of the bundle.") from None
     args["vocabulary_dir"] = str(release / VOCABULARY_DIR)
     state = Path(str(args.get("state_dir", "state")))

@@ -10,6 +10,7 @@ wheels/           every wheel that they name
 weights/MODEL/    a checkpoint, file by file
 vocabulary/       o200k_base.tiktoken
 configs/          Serve config files and policies
+files/SETTING/    what else the configuration names: policies, prompts, snapshots, the evaluation suite
 kuberay/, rendered/OVERLAY.yaml, images.txt      manifests, as sources and rendered; the images that they name
 added/            what was put in by hand: archives of images, charts, system packages
 sbom.cdx.json     CycloneDX 1.6
@@ -26,11 +27,13 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from deployments.rollouts import FileSum, Kind, revision_of_files
+
 FORMAT: Final = "gatehouse.bundle/1"
 SUMS_FILE, SIGNATURE_FILE, MANIFEST_FILE = "SHA256SUMS", "SHA256SUMS.sig", "bundle.json"
 IMAGES_FILE, SBOM_FILE, INSTALL_FILE = "images.txt", "sbom.cdx.json", "install.sh"
 REQUIREMENTS_DIR, WHEELS_DIR, WEIGHTS_DIR, VOCABULARY_DIR = "requirements", "wheels", "weights", "vocabulary"
-CONFIGS_DIR, KUBERAY_DIR, RENDERED_DIR, ADDED_DIR = "configs", "kuberay", "rendered", "added"
+CONFIGS_DIR, FILES_DIR, KUBERAY_DIR, RENDERED_DIR, ADDED_DIR = "configs", "files", "kuberay", "rendered", "added"
 OWN, INSTALLER = "own.txt", "installer.txt"
 
 # Part of what is signed: the same key may sign artefacts and policies, and no text of theirs begins like this.
@@ -76,9 +79,28 @@ class ModelEntry(_Model):
     bytes: Count
 
 
+class HeldEntry(_Model):
+    """The revision that files must be. `root`: the file, or the folder all of which it is over, in the bundle."""
+
+    kind: Kind
+    target: str
+    revision: Digest
+    root: InsidePath
+
+
+class NamedEntry(_Model):
+    """A file that the configuration names. `setting`: the key below the configuration, or below the model `model`."""
+
+    setting: Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_]+){0,3}$")]
+    model: str | None = None
+    path: InsidePath
+    held: HeldEntry | None = None
+
+
 class Manifest(_Model):
     """The file `bundle.json`. `config`: the Serve config file that the bundle is for; `glibc`: the oldest that will do.
 
+    `named` is empty in bundles from before it was there: their configurations name nothing but what lies in `configs/`.
     `bytes` is the size of all files that are listed, without `bundle.json` and the list.
     """
 
@@ -91,10 +113,21 @@ class Manifest(_Model):
     glibc: Annotated[str, Field(pattern=r"^2\.\d+$")]
     config: InsidePath
     models: list[ModelEntry]
+    named: list[NamedEntry] = []
     overlays: list[str]
     images: list[str]
     added: list[InsidePath]
     bytes: Count
+
+
+def held_revision(held: HeldEntry, sums: Mapping[str, tuple[int, str]]) -> str:
+    """The revision of what a bundle has at `held.root`; `sums`: size and SHA-256 (hex) of its files by path."""
+    prefix = f"{held.root}/"
+    below = {held.root.rsplit("/", 1)[-1]: sums[held.root]} if held.root in sums else {
+        path.removeprefix(prefix): each for path, each in sums.items() if path.startswith(prefix)
+    }  # fmt: skip
+    files = [FileSum(name, size, digest) for name, (size, digest) in below.items()]
+    return revision_of_files(held.kind, held.target, files)
 
 
 def sums_text(digests: Mapping[str, str]) -> bytes:

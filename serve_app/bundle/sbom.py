@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from serve_app.backups.manifest import setting_name
 from serve_app.bundle.layout import (
+    FILES_DIR,
     VOCABULARY_DIR,
     WHEELS_DIR,
     BundleRefused,
     Manifest,
+    NamedEntry,
 )
 from serve_app.bundle.wheels import PROJECT
 
@@ -38,6 +41,7 @@ def bill(root: Path, digests: Mapping[str, str], manifest: Manifest, made_at: st
     parts = [_wheel(path, each, digests[path]) for path, each in wheels.items() if _purl(each) != own]
     parts += [_model(each.model, each.revision, each.folder, digests) for each in manifest.models]
     parts += [_data(path, digests[path]) for path in sorted(digests) if path.startswith(f"{VOCABULARY_DIR}/")]
+    parts += _named(manifest.named, digests)
     parts += [_image(each) for each in manifest.images]
     dependencies = [
         {"ref": _purl(each), "dependsOn": sorted(_needed(each, refs) - {_purl(each)})} for each in wheels.values()
@@ -131,6 +135,27 @@ def _file(path: str, name: str, digest: str) -> Mapping[str, Any]:
 
 def _data(path: str, digest: str) -> Mapping[str, Any]:
     return {**_file(path, path.split("/")[-1], digest), "type": "data"}
+
+
+def _named(named: Sequence[NamedEntry], digests: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
+    """The files that the configuration names, and what lies with them: each once, with the keys that it belongs to."""
+    keys: dict[str, list[str]] = {}
+    for each in named:
+        folders = [] if each.held is None else [f"{each.held.root}/"]
+        if each.path.startswith(f"{FILES_DIR}/"):
+            folders.append(f"{each.path.rpartition('/')[0]}/")
+        for path in digests:
+            if path == each.path or path.startswith(tuple(folders)):
+                keys.setdefault(path, []).append(setting_name(each.setting, each.model))
+    held = {each.held.root: each.held.revision for each in named if each.held is not None}
+    return [
+        {
+            **_data(path, digests[path]),
+            **({"version": held[path]} if path in held else {}),
+            "properties": [{"name": "gatehouse:setting", "value": key} for key in keys[path]],
+        }
+        for path in sorted(keys)
+    ]
 
 
 def _image(image: str) -> Mapping[str, Any]:

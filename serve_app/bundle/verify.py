@@ -19,6 +19,7 @@ from serve_app.bundle.layout import (
     SUMS_FILE,
     BundleRefused,
     Manifest,
+    held_revision,
     read_manifest,
     read_small,
     read_sums,
@@ -65,7 +66,11 @@ def opened(root: Path, key: Ed25519PublicKey | None) -> Opened:
     data = read_small(root / MANIFEST_FILE)
     if hashlib.sha256(data).hexdigest() != named[MANIFEST_FILE]:
         raise BundleRefused(f"{MANIFEST_FILE} has changed.")
-    return Opened(root, named, read_manifest(data), hashlib.sha256(sums).hexdigest(), signed_by)
+    manifest = read_manifest(data)
+    for each in manifest.named:
+        if each.path not in named:
+            raise BundleRefused(f"{MANIFEST_FILE} names {each.path}, and the bundle has no such file.")
+    return Opened(root, named, manifest, hashlib.sha256(sums).hexdigest(), signed_by)
 
 
 def verify(root: Path, key: Ed25519PublicKey | None) -> Opened:
@@ -91,6 +96,10 @@ def verify(root: Path, key: Ed25519PublicKey | None) -> Opened:
             raise BundleRefused(
                 f"the weights of {model.model} are not those of the revision that {MANIFEST_FILE} says."
             )
+    both = {path: (sizes[path], digest) for path, digest in found.sums.items()}
+    for each in found.manifest.named:
+        if each.held is not None and held_revision(each.held, both) != each.held.revision:
+            raise BundleRefused(f"{each.held.root} is not the revision that {MANIFEST_FILE} says of {each.setting}.")
     return found
 
 

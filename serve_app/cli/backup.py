@@ -46,7 +46,7 @@ def backup(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Copy state store, audit log and policies; with --with-secrets the keys. Gatehouse may run meanwhile.
+    """Copy state store, audit log, policies, prompts and snapshots; with --with-secrets the keys. Gatehouse may run.
 
     Exit status: 0 a backup whose log verifies, 1 a backup of a log that does not, 2 there is no backup.
     """
@@ -141,6 +141,10 @@ def restore(
     ] = None,
     identity: _Identity = None,
     digest: _Digest = None,
+    files_into: Annotated[
+        Path | None,
+        typer.Option(help="Where the files go that the configuration names; default: where it names them."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Restore a backup into a new state directory, then check it: rows, revisions, keys, log. Overwrites nothing.
@@ -155,6 +159,7 @@ def restore(
             database=database,
             identity=_identity(identity),
             digest=digest,
+            files_into=files_into,
             say=_quiet if as_json else typer.echo,
         )
     except BackupError as error:

@@ -60,7 +60,10 @@ def run(source: Source, scratch: Path | None, environment: Mapping[str, str], cl
         backup = Path(folder) / "backup.tar"
         taken = take(source, backup, clock.now_ms(), environment, with_secrets=True, remember=False)
         copied_s = clock.monotonic_s()
-        outcome = restore(backup, Path(folder) / "restored", environment, database=database, digest=taken.digest)
+        outcome = restore(
+            backup, Path(folder) / "restored", environment,
+            database=database, digest=taken.digest, files_into=Path(folder) / "files",
+        )  # fmt: skip
         restored_s = clock.monotonic_s()
         report = DrillReport(
             checks=outcome.checks,
