@@ -73,7 +73,9 @@ class Artefact:
     """What is rolled out. `target`: whose it is, the name of a model, a bundle or a template.
 
     `path` is where its files lie ("" when it has none), and is no part of the revision: a copy is the same revision.
-    `settings` is an object as JSON text. `signature`: Ed25519 over the revision in base64, "" for none.
+    `settings` is an object as JSON text. `signature`: Ed25519 over the revision in base64, "" for none. `change_id`:
+    the change under which it is registered, "" for none; no part of the revision, for that changes nothing in
+    production.
     """
 
     kind: Kind
@@ -82,6 +84,7 @@ class Artefact:
     files: tuple[FileSum, ...] = ()
     settings: str = "{}"
     signature: str = ""
+    change_id: str = ""
 
 
 _DOMAIN: Final = "gatehouse artefact v1"
@@ -174,11 +177,17 @@ class Rules:
     bounds: tuple[Bound, ...] = BOUNDS
 
 
+MOST_CASES: Final = 10_000
+"""More an evaluation suite does not have, so that so many of them are all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A rollout as it was asked for. `shares` are percentages that grow, the last one 100; `shadow`: 0 % comes first.
 
-    In the shadow stage a candidate sees requests and answers none.
+    In the shadow stage a candidate sees requests and answers none. `eval_cases`: how many cases of the evaluation suite
+    both revisions are asked before there is any traffic, `MOST_CASES` for all, None as the settings say. Of a rollout
+    that has begun it is the number that was found then; None: it has no such stage.
     """
 
     rollout_id: str
@@ -190,15 +199,20 @@ class Plan:
     shares: tuple[int, ...] = (5, 25, 100)
     shadow: bool = False
     rules: Rules = field(default_factory=Rules)
+    eval_cases: int | None = None
 
 
 class State(StrEnum):
-    """Where a rollout is. `PROPOSED`: asked for, not yet on record. `WATCH`: all traffic, and the way back is warm."""
+    """Where a rollout is. `PROPOSED`: asked for, not yet on record. `WATCH`: all traffic, and the way back is warm.
+
+    `EVAL`: both revisions are asked the same cases, and nobody waits for the answers.
+    """
 
     PROPOSED = "proposed"
     REGISTERED = "registered"
     WARMING = "warming"
     SMOKE = "smoke"
+    EVAL = "eval"
     SHADOW = "shadow"
     SLICE = "slice"
     WATCH = "watch"
@@ -250,12 +264,17 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A transition. `record` is its place in the audit log; None: it is not on record, and not in force."""
+    """A transition. `record` is its place in the audit log; None: it is not on record, and not in force.
+
+    `told` are further fields of that record, as JSON text: written down with the step, so that whoever records it
+    records the same.
+    """
 
     draft: Draft
     after: Standing
     at_ms: int
     record: int | None = None
+    told: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,8 +215,25 @@ class Incident:
 
 
 @dataclass(slots=True)
+class Registration:
+    """An artefact that was registered under the change."""
+
+    kind: str | None
+    model: str | None
+    revision: str | None
+    files: int | None
+    size: int | None
+    signed: bool
+    at_ms: int
+    by: str
+
+
+@dataclass(slots=True)
 class Rollout:
-    """A rollout, by its id; `state` is the last event's name."""
+    """A rollout, by its id; `state` is the last event's name, `reason` and `figures` are what led to it.
+
+    `evaluation`: how the cases that both revisions were asked before any traffic were answered, or why none were.
+    """
 
     rollout_id: str
     kind: str | None = None
@@ -225,6 +242,10 @@ class Rollout:
     previous_revision: str | None = None
     state: str = ""
     state_ms: int | None = None
+    reason: str | None = None
+    figures: list[str] = field(default_factory=list[str])
+    evaluation: str | None = None
+    rules: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +274,7 @@ class Change:
     rollback_by: str | None = None
     actions: list[Action] = field(default_factory=list[Action])
     incidents: list[Incident] = field(default_factory=list[Incident])
+    registrations: list[Registration] = field(default_factory=list[Registration])
     rollouts: list[Rollout] = field(default_factory=list[Rollout])
     policies: list[str] = field(default_factory=list[str])
     code_versions: list[str] = field(default_factory=list[str])
@@ -282,6 +304,11 @@ def summarize(change_id: str, records: Sequence[Record]) -> Change:
 def _text(fields: Mapping[str, JsonValue], name: str) -> str | None:
     value = fields.get(name)
     return value if isinstance(value, str) else None
+
+
+def _texts(fields: Mapping[str, JsonValue], name: str) -> list[str]:
+    value = fields.get(name)
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
 
 
 def _count(fields: Mapping[str, JsonValue], name: str) -> int | None:
@@ -333,6 +360,8 @@ class _Reader:
                 self._points.append(Point(f"an attempt to bypass the gate: {_text(fields, 'kind')}{detail}", index))
             case "incident":
                 self._incident(step, at_ms, index, fields)
+            case "rollout" if step == "registered":
+                change.registrations.append(_registration(at_ms, str(record["principal"]), fields))
             case "rollout":
                 self._rollout(step, at_ms, fields)
             case "change" if named == change.change_id:
@@ -355,7 +384,7 @@ class _Reader:
             if incident.closed_ms is None:
                 self._points.append(Point(f"incident {incident.incident_id} is not closed"))
         for rollout in change.rollouts:
-            if rollout.state in {"started", "held"}:
+            if rollout.state in {"started", "promoted", "held"}:
                 self._points.append(Point(f"rollout {rollout.rollout_id} has not ended: it is {rollout.state}"))
         if change.rollback == "failed":
             self._points.append(Point("the rollback of the change failed"))
@@ -480,12 +509,33 @@ class _Reader:
         rollout.revision = _text(fields, "revision") or rollout.revision
         rollout.previous_revision = _text(fields, "previous_revision") or rollout.previous_revision
         rollout.state, rollout.state_ms = step, at_ms
+        rollout.reason = _text(fields, "reason")
+        rollout.figures = _texts(fields, "figures")
+        rollout.evaluation = _evaluation(fields) or rollout.evaluation
+        rollout.rules = _texts(fields, "rules") or rollout.rules
 
     def _judge(self, action: Action) -> None:
         """What is open or wrong about one action."""
         name = f"call {', '.join(action.gate_call_ids)}" if action.approval_id is None else action.approval_id
         say = [*_broken_rules(action), *_unfinished(action, self._change.rollback is not None)]
         self._points += [Point(f"{name}: {text}") for text in say]
+
+
+def _registration(at_ms: int, by: str, fields: Mapping[str, JsonValue]) -> Registration:
+    return Registration(
+        _text(fields, "kind"), _text(fields, "model"), _text(fields, "revision"), _count(fields, "artefact_files"),
+        _count(fields, "artefact_bytes"), fields.get("signed") is True, at_ms, by,
+    )  # fmt: skip
+
+
+def _evaluation(fields: Mapping[str, JsonValue]) -> str | None:
+    """What the record of a step says of the evaluation; None where it says nothing."""
+    if fields.get("cases") is None:
+        return _text(fields, "evaluation")
+    passed, before, cases = (fields.get(name) for name in ("candidate_passed", "baseline_passed", "cases"))
+    return (
+        f"{passed} of {cases} cases, {before} before; p {fields.get('p_value')}, goes back at {fields.get('p_needed')}"
+    )
 
 
 def _broken_rules(action: Action) -> list[str]:

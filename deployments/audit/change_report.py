@@ -249,6 +249,7 @@ def _operations(change: Change) -> list[Block]:
         ]
         header = ("Incident", "Kind", "Severity", "Title", "Opened", "Closed", "Outcome")
         blocks += [Heading(2, ["Incidents"]), Table(header, rows)]
+    blocks += _registrations(change)
     if change.rollouts:
         rows = [
             [
@@ -263,7 +264,37 @@ def _operations(change: Change) -> list[Block]:
         ]
         header = ("Rollout", "Kind", "Model", "From", "To", "State")
         blocks += [Heading(2, ["Rollouts"]), Table(header, rows)]
+        rows = [
+            [
+                [Data(rollout.rollout_id)],
+                _maybe(rollout.reason),
+                _maybe(rollout.evaluation),
+                _joined([[Data(each)] for each in rollout.figures]) if rollout.figures else ["-"],
+                _joined([[Data(each)] for each in rollout.rules]) if rollout.rules else ["-"],
+            ]
+            for rollout in change.rollouts
+        ]
+        blocks += [Table(("Rollout", "Why it is there", "Evaluation", "Figures of the last step", "Rules"), rows)]
     return blocks
+
+
+def _registrations(change: Change) -> list[Block]:
+    if not change.registrations:
+        return []
+    rows: list[Sequence[Words]] = [
+        [
+            _maybe(each.revision),
+            _maybe(each.kind),
+            _maybe(each.model),
+            ["-" if each.files is None else str(each.files)],
+            ["-" if each.size is None else f"{each.size:,}"],
+            ["yes" if each.signed else "no"],
+            [Data(each.by), " ", _time(each.at_ms)],
+        ]
+        for each in change.registrations
+    ]
+    header = ("Artefact", "Kind", "Model", "Files", "Bytes", "Signed", "Registered by")
+    return [Heading(2, ["Artefacts"]), Table(header, rows)]
 
 
 def _timeline(records: Sequence[tuple[Record, str]]) -> list[Block]:

@@ -143,6 +143,7 @@ FIELDS: Mapping[str, Field] = {
         effort="reasoning effort that was used",
         exec_profile="how a runner must execute the call",
         error_code="why it failed, in the words of the error table",
+        evaluation="why a revision was not evaluated before it got traffic",
         gate_call_id="random id that the gate gave the call",
         gate_profile="gate profile of a key: observe, coding or ops",
         incident_id="the incident that it belongs to",
@@ -190,14 +191,20 @@ FIELDS: Mapping[str, Field] = {
     ),
     **_fields(
         "texts",
+        families="an evaluation by families of cases: how many the new revision passed, and how many the one before",
+        figures="what a rollout was judged by, a line for each metric: bad ones and trials of the new revision, and of "
+        "the one before; natural logarithms of the evidence that it is worse, and that it is not much worse, and what "
+        "either needs",
         findings="the checks that an answer failed, each with what it found; none of its words",
         finish_reasons="why each choice ended, as the client sees it",
         key_ids="data keys that were destroyed",
         matched="what guardrails found, each as `detector.kind:action=count`; none of its words",
         models="models that are granted or served",
+        prompts_failed="names of the smoke prompts that a revision did not answer, or why it could not be loaded",
         reasons="every rule that fired, the deciding one first",
         roles="roles of a key, or those of which an approver needs one",
         repairs="what was guessed when malformed model output was repaired",
+        rules="what a rollout is judged by, a line for each rule",
         scopes="what a key may do",
         unchecked="guardrails that could not look, each as `detector:why`",
         voters="the natural persons who approved",
@@ -221,7 +228,9 @@ FIELDS: Mapping[str, Field] = {
         "keys sorted, no white space, numbers as Python writes them)",
         reason_commit="salted commitment to a human's words",
         rollback_digest="SHA-256 of the rollback plan, in RFC 8785 form",
+        rules_digest="SHA-256 of a rollout's `rules`, a newline after each",
         shadow_policy_digest="SHA-256 of the shadow bundle",
+        suite_digest="SHA-256 of the file of evaluation cases",
     ),
     **_fields(
         "body",
@@ -234,11 +243,16 @@ FIELDS: Mapping[str, Field] = {
         "count",
         amount="what may be used in the window of a budget",
         anchor_ms="when the first window of a budget of fixed windows began, in milliseconds since the epoch",
+        artefact_bytes="size of all files of an artefact",
+        artefact_files="how many files an artefact has",
         attempts="generations it took; 2 when a malformed reply was thrown away",
+        baseline_passed="evaluation cases that the revision before passed",
         bodies="how many stored bodies became unreadable or were deleted",
         budget_tokens="what a key may use in all its time; null: no limit",
         concurrent_requests="of a key: requests that may be open at once; null: the installation's",
         cached_tokens="input tokens that the engine had in its cache",
+        candidate_passed="evaluation cases that the new revision passed",
+        cases="evaluation cases that both revisions were asked",
         choice="choice of the reply that the call is in",
         days="age in days after which bodies are deleted",
         duration_ms="from the request's arrival to its end",
@@ -248,9 +262,12 @@ FIELDS: Mapping[str, Field] = {
         hold_s="of a key: how long a call that needs an approval waits for it",
         index="place of a call within its turn",
         input_tokens="tokens of the prompt",
+        only_baseline="evaluation cases that the revision before passed and the new one did not",
+        only_candidate="evaluation cases that the new revision passed and the one before did not",
         output_tokens="tokens that were generated",
         percent="of the amount of a budget",
         previous_until_ms="until when the text of a key before its rotation is good, in milliseconds since the epoch",
+        prompts_asked="smoke prompts that a revision was asked",
         reasoning_tokens="those of them that were reasoning",
         reserved="what is set aside of a budget for requests that are open",
         requests_per_minute="of a key; null: no limit",
@@ -271,6 +288,8 @@ FIELDS: Mapping[str, Field] = {
     **_fields(
         "number",
         difficulty="the router's estimate, from 0 to 1",
+        p_needed="at which `p_value` a revision goes back",
+        p_value="how probable an evaluation as bad as this one is for a revision that is as good as the one before",
         share_percent="share of the traffic that the new revision gets",
     ),
     **_fields(
@@ -280,6 +299,7 @@ FIELDS: Mapping[str, Field] = {
         estimated="the tokens are a reservation that no engine confirmed",
         plan_required="a change id and a rollback plan are still missing",
         recovered="the call was repaired from malformed output, so it is trusted with nothing",
+        signed="an artefact has a signature; a controller with a key takes no other",
         stream="the client asked for a stream",
         untrusted="text from outside was in the conversation when the call was written",
     ),
@@ -330,7 +350,11 @@ _PERMIT = (
     "requester_key risk rollback_digest rollback_of source step tool"
 )
 _REPORT = "gate_call_id approval_id reporter reason_commit reason_body"
-_ROLLOUT = "model revision previous_revision share_percent state reason change_id"
+_ROLLOUT = "model revision previous_revision share_percent state reason change_id rules_digest"
+_JUDGED = (
+    f"{_ROLLOUT} prompts_asked prompts_failed evaluation figures suite_digest cases candidate_passed baseline_passed "
+    "only_candidate only_baseline p_value p_needed families"
+)
 _INCIDENT = "title severity approval_id gate_call_id change_id outcome reporter reason_commit reason_body"
 
 EVENTS: Mapping[str, EventSchema] = {
@@ -478,16 +502,21 @@ EVENTS: Mapping[str, EventSchema] = {
         "config_digest",
         "previous_digest profile models version",
     ),
-    "rollout.started": _event("the rollout controller, when it begins", "rollout_id kind", _ROLLOUT),
-    "rollout.promoted": _event("the rollout controller, when the share grows", "rollout_id kind", _ROLLOUT),
-    "rollout.held": _event("the rollout controller, when the share stays", "rollout_id kind", _ROLLOUT),
+    "rollout.registered": _event(
+        "the rollout controller, before it answers that an artefact is registered",
+        "kind model revision",
+        "artefact_files artefact_bytes signed",
+    ),
+    "rollout.started": _event("the rollout controller, when it begins", "rollout_id kind", f"{_ROLLOUT} rules"),
+    "rollout.promoted": _event("the rollout controller, when the share grows", "rollout_id kind", _JUDGED),
+    "rollout.held": _event("the rollout controller, when the share stays", "rollout_id kind", _JUDGED),
     "rollout.rolled_back": _event(
-        "the rollout controller, when the revision before is back", "rollout_id kind", _ROLLOUT
+        "the rollout controller, when the revision before is back", "rollout_id kind", _JUDGED
     ),
     "rollout.finished": _event(
         "the rollout controller, when the new revision has everything",
         "rollout_id kind",
-        _ROLLOUT,
+        _JUDGED,
     ),
     "incident.opened": _event(
         "an operator, or a part that raises an alert (`action_unreported`: a consumed permit without a report)",

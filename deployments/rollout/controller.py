@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -18,16 +18,33 @@ from deployments.clock import Clock
 from deployments.errors import GatehouseError, InvalidRequest, NotFound
 from deployments.ports import Audit, JsonValue
 from deployments.rollout import artefacts
-from deployments.rollout.judge import Judgement, Pair, Verdict, judge
+from deployments.rollout.evaluating import Evaluation
+from deployments.rollout.judge import Pair, Verdict, eval_alarm_share, judge
+from deployments.rollout.paired import fine, worse
 from deployments.rollout.plan import check_plan
-from deployments.rollout.states import CONFLICT, event_of, slice_of, step_of
+from deployments.rollout.states import CONFLICT, event_of, registered, slice_of, step_of
 from deployments.rollout.store import RolloutStore, pairs
-from deployments.rollouts import Artefact, Count, Draft, Metric, Move, Plan, Rollout, Slice, Standing, State, Step
+from deployments.rollout.telling import eval_evidence, judged_evidence
+from deployments.rollouts import (
+    OF_MODELS,
+    Artefact,
+    Count,
+    Draft,
+    Metric,
+    Move,
+    Plan,
+    Rollout,
+    Slice,
+    Standing,
+    State,
+    Step,
+)
 from deployments.tasks import to_its_end
 
 _log = logging.getLogger("gatehouse.rollout")
 _T = TypeVar("_T")
 _BY_ITSELF = "system"
+_PATIENCE_S = 10.0
 _NO_WAY_BACK = "the configuration names this revision alone, and another one takes the traffic only by changing it"
 _BY_HAND = frozenset({Move.ADVANCE, Move.HOLD, Move.RESUME, Move.ROLL_BACK})
 
@@ -63,6 +80,17 @@ class Works(Protocol):
         """Try it. A `GatehouseError` says nothing of the revision: it is tried again."""
         ...
 
+    def eval_cases(self, plan: Plan) -> int:
+        """How many cases both revisions of a plan are asked, 0: none. `InvalidRequest` when it asks for what is not."""
+        ...
+
+    async def evaluate(self, plan: Plan, artefact: Artefact) -> Evaluation | None:
+        """Ask both revisions their cases for a while; None when there is more to ask.
+
+        `InvalidRequest` when they cannot be compared any more; of another `GatehouseError` it is tried again.
+        """
+        ...
+
 
 Checker = Callable[[Artefact, Ed25519PublicKey | None], str]
 
@@ -87,10 +115,15 @@ class Controller:
         self._key = key
         self._check = check
         self._turn = asyncio.Lock()
+        self._driving: dict[str, asyncio.Task[None]] = {}
 
     async def register(self, artefact: Artefact, actor: str) -> str:
-        """Remember an artefact; its revision. `InvalidRequest` when its files or signature are not as it says."""
+        """Remember an artefact; its revision. `InvalidRequest` when its files or signature are not as it says.
+
+        That it was registered is on record first, each time that it is asked for.
+        """
         revision = await asyncio.to_thread(self._check, artefact, self._key)
+        await self._audit.append([registered(artefact, revision, self._clock.now_ms(), actor)])
         await to_its_end(self._store.register(revision, artefact, self._clock.now_ms(), actor))
         return revision
 
@@ -100,8 +133,13 @@ class Controller:
         artefact = await self._store.artefact(plan.revision)
         if artefact is None or (artefact.kind, artefact.target) != (plan.kind, plan.target):
             raise InvalidRequest("No such revision of this target is registered.", "revision")
-        if await self._store.get(plan.rollout_id) is None:
+        known = await self._store.get(plan.rollout_id)
+        if known is None:
             self._works.refuse(plan, artefact)
+        if known is not None and plan.eval_cases is None:
+            plan = replace(plan, eval_cases=known.plan.eval_cases)  # the settings may have changed since
+        else:
+            plan = replace(plan, eval_cases=self._works.eval_cases(plan) or None)
         return await self._alone(self._start(plan, actor))
 
     async def move(self, rollout_id: str, draft: Draft) -> Rollout:
@@ -150,9 +188,28 @@ class Controller:
         return True
 
     async def tick(self) -> None:
-        """Take every open rollout as far as it can go now. What fails is tried at the next tick."""
-        # One that takes minutes to load must not keep another one from going back.
-        await asyncio.gather(*(self._driven(each.plan.rollout_id) for each in await self._store.open_ones()))
+        """Take every open rollout as far as it can go now. What fails is tried at the next tick.
+
+        One that takes longer than ten seconds goes on meanwhile: a revision that loads, or that is asked its cases,
+        must not keep another one from going back.
+        """
+        for each in await self._store.open_ones():
+            name = each.plan.rollout_id
+            if name not in self._driving:
+                self._driving[name] = asyncio.create_task(self._driven(name))
+        if self._driving:
+            await asyncio.wait(self._driving.values(), timeout=_PATIENCE_S)
+        done = [name for name, task in self._driving.items() if task.done()]
+        for task in [self._driving.pop(name) for name in done]:
+            task.result()
+
+    async def close(self) -> None:
+        """End what takes longer. A step that is under way is made to its end."""
+        tasks = [*self._driving.values()]
+        self._driving.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _driven(self, rollout_id: str) -> None:
         try:
@@ -227,10 +284,18 @@ class Controller:
             case State.SMOKE:
                 smoke = await self._works.smoke(await self._artefact(plan), plan.revision)
                 said: dict[str, JsonValue] = {"asked": smoke.asked, "failed": [*smoke.failed]}
+                if not plan.eval_cases:
+                    said["evaluation"] = (
+                        "none: there was no evaluation suite when it began"
+                        if plan.kind in OF_MODELS
+                        else f"none: a revision of kind '{plan.kind.value}' answers nothing"
+                    )
                 if smoke.failed:
                     why = f"{len(smoke.failed)} of {smoke.asked} smoke prompts failed: {smoke.failed[0]}"
                     return self._draft(plan, Move.ROLL_BACK, why, said)
                 return self._draft(plan, Move.ADVANCE, f"{smoke.asked} smoke prompts were answered", said)
+            case State.EVAL:
+                return await self._evaluated(rollout)
             case State.SHADOW | State.SLICE | State.WATCH:
                 return await self._judged(rollout)
             case State.PROPOSED | State.FINISHED | State.ROLLED_BACK:
@@ -245,6 +310,34 @@ class Controller:
             return self._draft(plan, Move.ROLL_BACK, "its files are those of another revision")
         return self._draft(plan, Move.ADVANCE, good)
 
+    async def _evaluated(self, rollout: Rollout) -> Draft | None:
+        plan, now = rollout.plan, rollout.standing
+        found, told = None, dict[str, JsonValue]()
+        try:
+            found = await self._works.evaluate(plan, await self._artefact(plan))
+        except InvalidRequest as error:
+            reason: str | None = f"it cannot be evaluated: {error.public_message}"
+        else:
+            if found is None:
+                if self._clock.now_ms() - now.since_ms < plan.rules.deadline_s * 1000:
+                    return None
+                reason = f"its evaluation was not over in {plan.rules.deadline_s} s"
+            else:
+                alpha = eval_alarm_share(plan)
+                reason = worse(found.comparison, alpha, found.min_pass)
+                told = eval_evidence(found.comparison, found.suite_digest, alpha)
+        if reason is None and found is not None:
+            return None if now.held else self._draft(plan, Move.ADVANCE, fine(found.comparison), told)
+        return self._back_or_hold(rollout, reason or "", told)
+
+    def _back_or_hold(self, rollout: Rollout, reason: str, told: Mapping[str, JsonValue]) -> Draft | None:
+        """A way back by itself; where there is none it stays, and a human decides."""
+        if not self._has_no_way_back(rollout):
+            return self._draft(rollout.plan, Move.ROLL_BACK, reason, told)
+        if rollout.standing.held:
+            return None
+        return self._draft(rollout.plan, Move.HOLD, f"{reason}; there is no way back: {_NO_WAY_BACK}", told)
+
     async def _judged(self, rollout: Rollout) -> Draft | None:
         plan, now = rollout.plan, rollout.standing
         figures = await self._figures(plan, now.share)
@@ -255,13 +348,12 @@ class Controller:
             Verdict.ROLL_BACK: Move.ROLL_BACK,
             Verdict.PROMOTE: Move.FINISH if now.state is State.WATCH else Move.ADVANCE,
         }[found.verdict]
-        reason = found.reason
-        if move is Move.ROLL_BACK and self._has_no_way_back(rollout):
-            move, reason = Move.HOLD, f"{reason}; there is no way back: {_NO_WAY_BACK}"
+        if move is Move.ROLL_BACK:
+            return self._back_or_hold(rollout, found.reason, judged_evidence(found))
         # Whoever holds a rollout keeps the judge from all but the way back.
-        if move is None or (now.held and move is not Move.ROLL_BACK):
+        if move is None or now.held:
             return None
-        return self._draft(plan, move, reason, _told_of(found))
+        return self._draft(plan, move, found.reason, judged_evidence(found))
 
     def _has_no_way_back(self, rollout: Rollout) -> bool:
         """True when the configuration has put the new revision in the place of the one before, while this went on."""
@@ -324,17 +416,3 @@ class Controller:
                 return await work
 
         return await to_its_end(alone())
-
-
-def _told_of(found: Judgement) -> dict[str, JsonValue]:
-    """The figures behind a judgement."""
-    told: dict[str, JsonValue] = {}
-    for each in found.findings:
-        told[each.metric.value] = {
-            "candidate": [each.pair.candidate.bad, each.pair.candidate.trials],
-            "baseline": [each.pair.baseline.bad, each.pair.baseline.trials],
-            "worse": round(each.worse, 4),
-            "near": round(each.near, 4),
-            "needed": round(each.needed, 4),
-        }
-    return {"verdict": found.verdict.value, "metrics": told}

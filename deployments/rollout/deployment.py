@@ -10,8 +10,10 @@ from deployments.clock import Clock, SystemClock
 from deployments.errors import GatehouseError
 from deployments.rollout.artefacts import read_key
 from deployments.rollout.controller import Controller
+from deployments.rollout.evaluating import Evaluator
 from deployments.rollout.settings import RolloutSettings
 from deployments.rollout.store import RolloutStore
+from deployments.rollout.suite import read_suite
 from deployments.rollout.works import Deployed, Loader, RevisionWorks
 from deployments.rollouts import Artefact, Count, Draft, Kind, Plan, Rollout, Slice, Step
 from deployments.store import open_store
@@ -39,8 +41,12 @@ class RolloutController:
         clock: Clock | None = None,
     ) -> None:
         self._store = RolloutStore(open_store(store_url))
-        known = {name: EngineClient(handle, settings.smoke_timeout_s) for name, handle in engines.items()}
-        works = RevisionWorks(known, loaders, settings.smoke_prompts, settings.smoke_timeout_s, deployed)
+        longest_s = max(settings.smoke_timeout_s, settings.eval.timeout_s)
+        known = {name: EngineClient(handle, longest_s) for name, handle in engines.items()}
+        # A suite that cannot be read stops the start, too: no revision must pass because nobody asked it.
+        suite = settings.eval.suite
+        evaluator = None if suite is None else Evaluator(read_suite(suite), settings.eval)
+        works = RevisionWorks(known, loaders, settings.smoke_prompts, settings.smoke_timeout_s, deployed, evaluator)
         # A key that is set and cannot be read stops the start: unsigned artefacts must not pass instead.
         key = None if settings.artefact_key is None else read_key(Path(settings.artefact_key))
         sink = AuditClient(audit, _AUDIT_S)
@@ -94,6 +100,7 @@ class RolloutController:
         """Stop driving and close the store."""
         await self._opening.close()
         await self._rounds.close()
+        await self._controller.close()
         await self._store.close()
 
     async def _open(self) -> Controller:

@@ -7,7 +7,7 @@ from typing import Final, cast
 
 from deployments.errors import InvalidRequest
 from deployments.ports import JsonValue
-from deployments.rollouts import Artefact, Bound, Plan, Rules, revision_of_files
+from deployments.rollouts import MOST_CASES, Artefact, Bound, Plan, Rules, revision_of_files
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _ROLLOUT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")  # a part of a URL
@@ -42,6 +42,8 @@ def check_artefact(artefact: Artefact) -> None:
     """Raise `InvalidRequest` unless the artefact names each file once, below its path, and has some content."""
     if _ID.fullmatch(artefact.target) is None:
         raise InvalidRequest("'target' must be 1 to 128 letters, digits and '._:/-'.", "target")
+    if artefact.change_id and _ID.fullmatch(artefact.change_id) is None:
+        raise InvalidRequest("'change_id' must be 1 to 128 letters, digits and '._:/-'.", "change_id")
     if len(artefact.files) > _MOST_FILES:
         raise InvalidRequest(f"An artefact has at most {_MOST_FILES} files.", "files")
     paths = [each.path for each in artefact.files]
@@ -72,6 +74,8 @@ def check_plan(plan: Plan) -> None:
     grows = all(one < other for one, other in zip(shares, shares[1:], strict=False))
     if not shares or shares[-1] != 100 or shares[0] < 1 or not grows:
         raise InvalidRequest("The shares must grow, from 1 at least to 100.", "shares")
+    if plan.eval_cases is not None and not 1 <= plan.eval_cases <= MOST_CASES:
+        raise InvalidRequest(f"An evaluation has 1 to {MOST_CASES} cases.", "eval_cases")
     _check_rules(plan.rules)
 
 

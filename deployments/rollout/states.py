@@ -1,18 +1,21 @@
 """The states of a rollout and the moves between them. Pure.
 
-    registered -> warming -> smoke -> shadow? -> slice 5 -> slice 25 -> watch 100 -> finished
-                      any of them but the last  -> rolled back
+    registered -> warming -> smoke -> eval? -> shadow? -> slice 5 -> slice 25 -> watch 100 -> finished
+                          any of them but the last  -> rolled back
 
 `hold` stops a rollout where it is, for everything but the way back; `resume` and `advance` end a hold.
 """
 
+import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from deployments.errors import InvalidRequest
 from deployments.ports import SYSTEM_TENANT, AuditEvent, JsonValue
-from deployments.rollouts import Draft, Move, Plan, Rollout, Slice, Standing, State, Step
+from deployments.rollout.telling import registration, told
+from deployments.rollouts import Artefact, Draft, Move, Plan, Rollout, Slice, Standing, State, Step
 
 CONFLICT: Final = "rollout_conflict"
 _MOST_REASON: Final = 1_000
@@ -24,7 +27,7 @@ _NAMES: Final[Mapping[Move, str]] = {
     Move.ROLL_BACK: "rollout.rolled_back",
     Move.FINISH: "rollout.finished",
 }
-_JUDGED: Final = frozenset({State.SHADOW, State.SLICE, State.WATCH})
+_HOLDABLE: Final = frozenset({State.EVAL, State.SHADOW, State.SLICE, State.WATCH})
 
 
 def after(plan: Plan, now: Standing, move: Move, at_ms: int) -> Standing | None:
@@ -41,7 +44,7 @@ def after(plan: Plan, now: Standing, move: Move, at_ms: int) -> Standing | None:
         case Move.HOLD:
             if now.held:
                 return None
-            _refuse(now, now.state not in _JUDGED, "there is no traffic to hold")
+            _refuse(now, now.state not in _HOLDABLE, "there is nothing to hold yet")
             # The time in the stage goes on: a hold is no rejuvenation.
             return replace(step, held=True, since_ms=now.since_ms)
         case Move.RESUME:
@@ -64,7 +67,9 @@ def _next(plan: Plan, now: Standing, step: Standing) -> Standing:
             return replace(step, state=State.WARMING)
         case State.WARMING:
             return replace(step, state=State.SMOKE)
-        case State.SMOKE if plan.shadow:
+        case State.SMOKE if plan.eval_cases:
+            return replace(step, state=State.EVAL)
+        case State.SMOKE | State.EVAL if plan.shadow:
             return replace(step, state=State.SHADOW)
         case _:
             share = next(each for each in plan.shares if each > now.share)
@@ -88,7 +93,7 @@ def step_of(plan: Plan, now: Standing, draft: Draft, at_ms: int) -> Step | None:
         return None
     if draft.to is not None and draft.move is Move.ADVANCE and then.share != draft.to:
         raise InvalidRequest(f"The next share is {then.share} %.", "to", CONFLICT)
-    return Step(draft, then, at_ms)
+    return Step(draft, then, at_ms, told=json.dumps(told(plan, draft), sort_keys=True))
 
 
 def event_of(plan: Plan, step: Step) -> AuditEvent:
@@ -104,9 +109,17 @@ def event_of(plan: Plan, step: Step) -> AuditEvent:
         "state": "held" if then.held else then.state.value,
         "reason": draft.reason[:_MOST_REASON],
         "change_id": draft.change_id,
+        **json.loads(step.told),
     }
     event_id = f"rollout:{plan.rollout_id}:{then.number}"
     return AuditEvent(event_id, _NAMES[draft.move], step.at_ms, SYSTEM_TENANT, draft.by, data=data)
+
+
+def registered(artefact: Artefact, revision: str, at_ms: int, actor: str) -> AuditEvent:
+    """The record that an artefact was registered; each time is one of its own."""
+    event_id = f"artefact:{revision}:{uuid.uuid4().hex}"
+    data = registration(artefact, revision)
+    return AuditEvent(event_id, "rollout.registered", at_ms, SYSTEM_TENANT, actor, data=data)
 
 
 def slice_of(rollout: Rollout) -> Slice:

@@ -7,6 +7,7 @@ at once one does. Every method is one transaction, and is durable when it return
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from pydantic import TypeAdapter
@@ -339,4 +340,4 @@ def _read(row: "Row[tuple[object, ...]]") -> Rollout:
 
 def _read_step(row: "Row[tuple[object, ...]]") -> Step:
     step = _step.validate_json(cast(str, row.document))
-    return Step(step.draft, step.after, step.at_ms, row.record)
+    return replace(step, record=row.record)

@@ -6,21 +6,22 @@ A prompt is both: read as its users read it, and tried with the engine of its mo
 import asyncio
 import json
 import re
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout, GatehouseError, InvalidRequest
-from deployments.ports import Engine, EngineCall, EngineStart, RequestId, SessionId
+from deployments.ports import Engine
+from deployments.rollout.asking import ask
+from deployments.rollout.cases import Case, Reply
 from deployments.rollout.controller import Smoke
+from deployments.rollout.evaluating import Evaluation, Evaluator
 from deployments.rollout.plan import settings_of
 from deployments.rollout.settings import SmokePrompt
-from deployments.rollouts import FAMILIES, OF_ENGINES, Artefact, Family, Kind, Plan
+from deployments.rollouts import FAMILIES, NO_PROMPT, OF_ENGINES, OF_MODELS, Artefact, Family, FileSum, Kind, Plan
 
-_MOST_BYTES: Final = 4 * 2**20
 _NOT_DEPLOYED: Final = "not_deployed"
 _OF_ONE_FILE: Final = frozenset({Kind.ROUTER, Kind.PROMPT})
 _WHERE: Final = {
@@ -69,13 +70,18 @@ class RevisionWorks:
         prompts: Sequence[SmokePrompt],
         timeout_s: float,
         deployed: Sequence[Deployed] = (),
+        evaluator: Evaluator | None = None,
     ) -> None:
-        """`deployed`: all that the configuration has, of each target the configured one before its candidate."""
+        """`deployed`: all that the configuration has, of each target the configured one before its candidate.
+
+        `evaluator` None: there is no evaluation suite.
+        """
         self._engines = engines
         self._loaders = loaders
         self._prompts = prompts
         self._timeout_s = timeout_s
         self._deployed = deployed
+        self._evaluator = evaluator
 
     def base(self, plan: Plan) -> str | None:
         """The revision that the configuration names for the target; None where it names none."""
@@ -152,6 +158,49 @@ class RevisionWorks:
         ]
         return Smoke(len(self._prompts), tuple(failed))
 
+    def eval_cases(self, plan: Plan) -> int:
+        """How many cases both revisions of a plan are asked, 0: none. `InvalidRequest` when it asks for what is not."""
+        if plan.kind not in OF_MODELS:
+            if plan.eval_cases is not None:
+                raise InvalidRequest(f"A revision of kind '{plan.kind.value}' answers nothing.", "eval_cases")
+            return 0
+        if self._evaluator is None:
+            if plan.eval_cases is not None:
+                raise InvalidRequest("There is no evaluation suite: set `rollout.eval.suite`.", "eval_cases")
+            return 0
+        return self._evaluator.size(plan.eval_cases)
+
+    async def evaluate(self, plan: Plan, artefact: Artefact) -> Evaluation | None:
+        """Ask both revisions their cases for a while; None when there is more to ask.
+
+        `InvalidRequest` when they cannot be compared: there is no suite any more, or the revision before is not there.
+        """
+        if self._evaluator is None:
+            raise InvalidRequest("there is no evaluation suite any more", "eval_cases")
+        askers = await asyncio.to_thread(self._askers, plan, artefact)
+        return await self._evaluator.round(plan.rollout_id, plan.eval_cases or 0, *askers)
+
+    def _askers(self, plan: Plan, artefact: Artefact) -> tuple[Callable[[Case], Awaitable[Reply]], ...]:
+        """How the candidate is asked, and the revision before it. Reads the files of prompts."""
+        found = list[Callable[[Case], Awaitable[Reply]]]()
+        for revision, its in ((plan.revision, artefact), (plan.previous_revision, None)):
+            instructions = ""
+            if plan.kind is Kind.PROMPT and revision != NO_PROMPT:
+                instructions = self._loaders[Kind.PROMPT](its or self._before(plan)) or ""
+            engine = self._engines.get((plan.target, self._engine_of(artefact, revision)))
+            if engine is None:
+                raise InvalidRequest("one of the revisions is not in the configuration any more", "revision")
+            found.append(partial(_asked, engine, plan.target, instructions))
+        return tuple(found)
+
+    def _before(self, plan: Plan) -> Artefact:
+        """The file of the prompt that a rollout may go back to."""
+        for each in self._known(plan):
+            if each.revision == plan.previous_revision and each.source:
+                path = Path(each.source)
+                return Artefact(plan.kind, plan.target, str(path), (FileSum(path.name, 0, ""),))
+        raise InvalidRequest("the prompt before is not in the configuration any more", "revision")
+
     def _engine_of(self, artefact: Artefact, revision: str) -> str:
         """The revision of the engine to ask: of a prompt's model the one that answers whoever is given no other."""
         if artefact.kind is not Kind.PROMPT:
@@ -162,7 +211,8 @@ class RevisionWorks:
     async def _answers(self, engine: Engine, model: str, prompt: SmokePrompt, instructions: str) -> bool:
         try:
             async with asyncio.timeout(self._timeout_s):
-                text = await _ask(engine, model, prompt, instructions)
+                asked = [{"role": "user", "content": prompt.prompt}]
+                text = (await ask(engine, model, asked, prompt.max_tokens, instructions)).text
         except EngineOverloaded:
             raise
         except (TimeoutError, GatehouseError):
@@ -196,39 +246,5 @@ def _is_another(candidate: Deployed, artefact: Artefact) -> str | None:
     return None if source in there else "its file is another one"
 
 
-async def _ask(engine: Engine, model: str, prompt: SmokePrompt, instructions: str = "") -> str:
-    """The text of an answer, to a prompt behind the operator's instructions; `EngineFailed` for one that is none."""
-    request_id = RequestId(f"smoke_{uuid.uuid4().hex}")
-    body = {
-        "model": model,
-        "messages": [
-            *([{"role": "system", "content": instructions}] if instructions else []),
-            {"role": "user", "content": prompt.prompt},
-        ],
-        "max_completion_tokens": prompt.max_tokens,
-        "temperature": 0.0,
-    }
-    call = EngineCall(
-        path="/v1/chat/completions",
-        headers={"content-type": "application/json"},
-        body=json.dumps(body).encode(),
-        request_id=request_id,
-        session=SessionId(request_id),
-    )
-    data, status = bytearray(), 0
-    async with aclosing(engine.call(call)) as items:
-        async for item in items:
-            if isinstance(item, EngineStart):
-                status = item.status
-            elif isinstance(item, bytes):
-                data += item
-            if len(data) > _MOST_BYTES:
-                raise EngineFailed("The answer is too long.")
-    try:
-        message = cast(dict[str, Any], json.loads(data))["choices"][0]["message"]
-        text: object = message.get("content")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise EngineFailed("The answer could not be read.") from None
-    if status != 200 or not isinstance(text, str):
-        raise EngineFailed("The engine gave no answer.")
-    return text
+async def _asked(engine: Engine, model: str, instructions: str, case: Case) -> Reply:
+    return await ask(engine, model, case.conversation, case.max_tokens, instructions, case.tools, "eval")

@@ -4,7 +4,7 @@ Whatever changes something names a change, and may be sent again: what was done 
 """
 
 import json
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from deployments.ports import Principal, Scope
 from deployments.rollouts import (
     BOUNDS,
+    MOST_CASES,
     Artefact,
     Bound,
     Draft,
@@ -56,7 +57,8 @@ class FileBody(_Body):
 class ArtefactBody(_Body):
     """What is to be rolled out: every file below `path`, and settings. The server reads the files before it answers.
 
-    `path` is on the machine of the rollout controller. `signature`: Ed25519 over the revision, in base64.
+    `path` is on the machine of the rollout controller. `signature`: Ed25519 over the revision, in base64. `change_id`:
+    the change that it belongs to, recorded with it; a registration changes nothing in production, so there may be none.
     """
 
     kind: Annotated[Kind, Field(strict=False)]
@@ -65,11 +67,13 @@ class ArtefactBody(_Body):
     files: Annotated[tuple[FileBody, ...], Field(strict=False, max_length=10_000)] = ()
     settings: dict[str, Any] = Field(default_factory=dict[str, Any], json_schema_extra={"additionalProperties": True})
     signature: Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9+/=]{0,128}\z")] = ""
+    change_id: GivenId | None = None
 
     def to_artefact(self) -> Artefact:
         """The same, as the controller knows it."""
         files = tuple(FileSum(each.path, each.size, each.sha256) for each in self.files)
-        return Artefact(self.kind, self.target, self.path, files, json.dumps(self.settings), self.signature)
+        settings = json.dumps(self.settings)
+        return Artefact(self.kind, self.target, self.path, files, settings, self.signature, self.change_id or "")
 
 
 class BoundBody(_Body):
@@ -103,7 +107,10 @@ class RulesBody(_Body):
 
 
 class RolloutBody(_Body):
-    """A rollout of a registered revision. `shares` are percentages that grow, the last one 100."""
+    """A rollout of a registered revision. `shares` are percentages that grow, the last one 100.
+
+    `eval_cases`: how many cases of the evaluation suite both revisions are asked first; not set: as configured.
+    """
 
     rollout_id: _RolloutId
     kind: Annotated[Kind, Field(strict=False)]
@@ -116,6 +123,7 @@ class RolloutBody(_Body):
     ] = (5, 25, 100)
     shadow: bool = False
     rules: RulesBody = RulesBody()
+    eval_cases: Annotated[int, Field(ge=1, le=MOST_CASES)] | Literal["all"] | None = None
 
     def to_plan(self) -> Plan:
         """The same, as the controller knows it."""
@@ -129,6 +137,7 @@ class RolloutBody(_Body):
             self.shares,
             self.shadow,
             self.rules.to_rules(),
+            MOST_CASES if self.eval_cases == "all" else self.eval_cases,
         )
 
 
@@ -157,7 +166,10 @@ class ArtefactReply(_Reply):
 
 
 class RolloutReply(_Reply):
-    """A rollout. `share_percent` is what its revision gets at this moment; `going_back`: a rollback is under way."""
+    """A rollout. `share_percent` is what its revision gets at this moment; `going_back`: a rollback is under way.
+
+    `eval_cases`: how many cases both revisions are asked before there is traffic; 0: it has no such stage.
+    """
 
     object: str = "rollout"
     id: str
@@ -174,6 +186,7 @@ class RolloutReply(_Reply):
     since_ms: int
     shares: list[int]
     shadow: bool
+    eval_cases: int = 0
 
 
 class RolloutListReply(_Reply):
@@ -215,7 +228,7 @@ def create_rollouts_router(authorizer: Authorizer, rollouts: Rollouts) -> APIRou
 
     @router.post("/artefacts", status_code=201)
     async def register(request: Request, principal: Annotated[Principal, Depends(administrator)]) -> ArtefactReply:
-        """Register an artefact; again with the same content, it has the same revision."""
+        """Register an artefact, on record before it is answered; the same content has the same revision again."""
         body = parse_model(ArtefactBody, await read_object(request, _MAX_ARTEFACT_BYTES))
         return ArtefactReply(revision=await rollouts.register(body.to_artefact(), principal.key_id))
 
@@ -296,6 +309,7 @@ def _reply(found: Rollout) -> RolloutReply:
         since_ms=now.since_ms,
         shares=[*plan.shares],
         shadow=plan.shadow,
+        eval_cases=plan.eval_cases or 0,
     )
 
 

@@ -129,16 +129,18 @@ def _lay_over(under: Tree, over: Mapping[str, Any]) -> None:
 
 
 def _absolute(args: Tree) -> None:
-    """Policies and prompts lie in the image, whatever the working directory of a worker is."""
+    """Policies, prompts and evaluation cases lie in the image, whatever the working directory of a worker is."""
     defaults = AppConfig.model_fields
     args.setdefault("routing_policy", defaults["routing_policy"].default)
     gate = cast(Tree, args.setdefault("gate", {}))
     gate.setdefault("bundle", defaults["gate"].default.bundle)
     candidate = cast(Tree, gate.get("candidate") or {})
+    evaluation = cast(Tree, cast(Tree, args.get("rollout") or {}).get("eval") or {})
     models = cast(list[Tree], args.get("models") or [])
     prompts = [cast(Tree, model.get(name) or {}) for model in models for name in ("prompt", "candidate_prompt")]
     for holder, key in (
         (args, "routing_policy"), (gate, "bundle"), (gate, "shadow_bundle"), (candidate, "bundle"),
+        (evaluation, "suite"),
         *((each, "path") for each in prompts),
     ):  # fmt: skip
         if isinstance(holder.get(key), str) and not Path(holder[key]).is_absolute():

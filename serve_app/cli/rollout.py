@@ -12,7 +12,9 @@ from deployments.errors import InvalidRequest
 from deployments.rollout.artefacts import scan, sign
 from deployments.rollout.plan import revision_of
 from deployments.rollouts import Kind
+from serve_app.cli import rollout_eval
 from serve_app.cli.client import ApiClient, fail
+from serve_app.cli.rollout_eval import count_of
 from serve_app.cli.tables import moment, show_rows
 
 app = typer.Typer(help="Ship a revision step by step, watch it, and take it back.", no_args_is_help=True)
@@ -37,6 +39,7 @@ def register(
     path: Annotated[Path | None, typer.Option(help="Its file, or the folder of its files.")] = None,
     settings: Annotated[str, typer.Option(help="Its settings, a JSON object.")] = "{}",
     sign_with: Annotated[Path | None, typer.Option(help="An Ed25519 private key in PEM, mode 0600.")] = None,
+    change_id: Annotated[str | None, typer.Option(help="The change or ticket that it belongs to, if any.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it and its revision; register nothing.")] = False,
 ) -> None:
     """Register an artefact: every file with its checksum. Prints the revision."""
@@ -46,6 +49,9 @@ def register(
     except InvalidRequest as error:
         fail(error.public_message)
     body: dict[str, Any] = {**asdict(signed), "settings": json.loads(signed.settings)}
+    del body["change_id"]
+    if change_id is not None:
+        body["change_id"] = change_id
     if dry_run:
         typer.echo(json.dumps({"revision": revision_of(signed), **body}))
         return
@@ -63,6 +69,9 @@ def start(
     share: Annotated[list[int] | None, typer.Option(min=1, max=100, help="Percent; repeat. Default: 5 25 100.")] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Let it see requests before it answers any.")] = False,
     rules: Annotated[Path | None, typer.Option(help="A JSON file with bounds, times and objectives.")] = None,
+    eval_cases: Annotated[
+        str | None, typer.Option(help="Evaluation cases to ask both revisions first: a number, or all.")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Begin a rollout; it goes on by itself, and back when the revision is worse."""
@@ -75,6 +84,7 @@ def start(
         "change_id": change_id,
         "shadow": shadow,
         **({"shares": share} if share else {}),
+        **({} if eval_cases is None else {"eval_cases": count_of(eval_cases)}),
     }
     if rules is not None:
         try:
@@ -149,6 +159,9 @@ def history(rollout_id: _Id, as_json: _Json = False) -> None:
         for each in found
     ]
     show_rows(("step", "at", "move", "state", "share", "by", "change", "record", "why"), rows)
+
+
+rollout_eval.register(app)
 
 
 def _move(rollout_id: str, what: str, body: dict[str, object], as_json: bool) -> None:

@@ -22,7 +22,7 @@ from serve_app.api.errors import error_response
 from serve_app.api.rollouts import create_rollouts_router
 from tests.fakes_audit import InMemoryAudit
 from tests.fakes_ledger import InMemoryLedger
-from tests.unit.rollout.world import ScriptedWorks
+from tests.unit.rollout.world import ScriptedWorks, evaluation
 
 ARTEFACTS, PATH = "/v1/admin/artefacts", "/v1/admin/rollouts"
 SETTINGS = {"kind": "engine", "target": "demo-20b", "settings": {"max_num_seqs": 8}}
@@ -36,7 +36,8 @@ class Running:
     def __init__(self, folder: Path) -> None:
         self.audit, self.clock = InMemoryAudit(), FixedClock()
         self.store = RolloutStore(open_store(sqlite_url(folder / "rollout.db")))
-        self.controller = Controller(self.store, self.audit, ScriptedWorks(), self.clock)
+        self.works = ScriptedWorks()
+        self.controller = Controller(self.store, self.audit, self.works, self.clock)
 
 
 @pytest.fixture
@@ -89,10 +90,11 @@ async def test_a_rollout_is_begun_watched_and_taken_back(client: httpx.AsyncClie
     back = (await client.post(f"{PATH}/ro-1/rollback", json=CHANGE)).json()
     assert (back["state"], back["share_percent"], back["going_back"]) == ("rolled_back", 0, False)
     steps = (await client.get(f"{PATH}/ro-1/history")).json()["data"]
-    assert [each["audit_index"] for each in steps] == list(range(8))
+    assert [each["audit_index"] for each in steps] == [1, *range(3, 10)]  # each registration is on record, too
     assert [each["share_percent"] for each in steps] == [0, 0, 0, 5, 25, 25, 25, 0]
     assert (steps[4]["reason"], steps[4]["by"], steps[4]["change_id"]) == ("looked at it", "key_1", "CHG-7")
-    assert steps[3]["evidence"] == {"asked": 3, "failed": []}
+    why = "none: there was no evaluation suite when it began"
+    assert steps[3]["evidence"] == {"asked": 3, "failed": [], "evaluation": why}
     [shown] = (await client.get(PATH)).json()["data"]
     assert shown == back
 
@@ -106,6 +108,42 @@ async def test_the_rules_of_the_request_are_the_judge_s(client: httpx.AsyncClien
     running.clock.advance(1000)
     await running.controller.tick()
     assert (await client.get(f"{PATH}/ro-1")).json()["state"] == "watch"
+
+
+async def test_a_rollout_asks_its_cases_before_it_gets_traffic(client: httpx.AsyncClient, running: Running) -> None:
+    running.works.cases = 64
+    assert (await begin(client, eval_cases="all"))["eval_cases"] == 64
+    for _ in range(4):
+        await running.controller.tick()
+    assert (await client.get(f"{PATH}/ro-1")).json()["state"] == "eval"
+    assert (await client.post(f"{PATH}/ro-1/promote", json={**CHANGE, "to": 5})).status_code == 400
+    assert (await client.post(f"{PATH}/ro-1/hold", json=CHANGE)).json()["held"]
+    running.works.evaluation = evaluation(20, 40)
+    await running.controller.tick()
+    assert (await client.get(f"{PATH}/ro-1")).json()["state"] == "rolled_back"
+    last = (await client.get(f"{PATH}/ro-1/history")).json()["data"][-1]
+    assert last["evidence"]["eval"]["only_baseline"] == 20
+    assert running.audit.events[-1].data["only_baseline"] == 20
+
+
+@pytest.mark.parametrize("cases", [0, -1, 10_001, "some", True, 1.5], ids=str)
+async def test_a_number_of_cases_that_cannot_be_is_refused(client: httpx.AsyncClient, cases: object) -> None:
+    revision = (await client.post(ARTEFACTS, json=SETTINGS)).json()["revision"]
+    body = {"rollout_id": "ro-1", "kind": "engine", "target": "demo-20b", "previous_revision": BEFORE, **CHANGE}
+    reply = await client.post(PATH, json={**body, "revision": revision, "eval_cases": cases})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"].startswith("eval_cases")
+
+
+async def test_a_registration_is_on_record_before_it_is_answered(client: httpx.AsyncClient, running: Running) -> None:
+    assert (await client.post(ARTEFACTS, json={**SETTINGS, **CHANGE})).status_code == 201
+    assert (await client.post(ARTEFACTS, json=SETTINGS)).status_code == 201
+    first, again = running.audit.events
+    assert (first.name, first.principal, first.data["change_id"]) == ("rollout.registered", "key_1", "CHG-7")
+    assert "change_id" not in again.data
+    running.audit.down = True
+    assert (await client.post(ARTEFACTS, json={**SETTINGS, "settings": {"max_num_seqs": 9}})).status_code == 503
+    assert (await client.post(ARTEFACTS, json={**SETTINGS, "change_id": "a b"})).status_code == 400
 
 
 async def test_files_are_read_before_the_revision_is_known(client: httpx.AsyncClient, tmp_path: Path) -> None:

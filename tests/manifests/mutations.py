@@ -272,6 +272,7 @@ MUTATIONS: Mapping[str, Sequence[Mutation]] = {
         args("state_dir", "/data"),
         args("routing_policy", "configs/policies/routing-v1.yaml"),
         args("routing_policy", "/opt/gatehouse/configs/policies/none.yaml"),
+        args("rollout.eval.suite", "configs/evals/coding-ops.jsonl"),
         args("models.0.engine.source", "/weights/gpt-oss-20b"),
         args("vocabulary_dir", "/models/vocabulary"),
     ],

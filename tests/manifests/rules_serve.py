@@ -205,7 +205,8 @@ def files(world: World) -> Iterator[str]:
     for path in (config.state_dir, config.audit.signing_key_file, config.audit.vault_key_file):
         if path is not None and not _mounted(path, state):
             yield f"nothing is mounted at {path}, where the state is"
-    for path in (config.routing_policy, config.gate.bundle, config.gate.shadow_bundle):
+    of_the_image = (config.routing_policy, config.gate.bundle, config.gate.shadow_bundle, config.rollout.eval.suite)
+    for path in of_the_image:
         inside = None if path is None else path.removeprefix(f"{IN_THE_IMAGE}/")
         if inside is not None and (inside == path or not (ROOT / inside).is_file()):
             yield f"{path} is not in the image"

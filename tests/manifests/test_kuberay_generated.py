@@ -178,6 +178,7 @@ def test_settings_are_laid_over_in_order(tmp_path: Path) -> None:
     assert engine.engine_args["async_scheduling"] is True  # what was there stays
     assert config.gate.approval_ttl_s == 600
     assert config.gate.bundle == "/opt/gatehouse/configs/policies/default.yaml"
+    assert config.rollout.eval.suite == "/opt/gatehouse/configs/evals/coding-ops.jsonl"
     assert config.store_url is not None
 
 

@@ -31,6 +31,13 @@ RULES = {
     "bounds": [{"metric": "error", "slack": 0.01, "tolerance": 0.5, "min_count": 5}],
 }  # fmt: skip
 SMOKE = {"name": "speaks", "prompt": "Hello", "expects": "This", "max_tokens": 1}
+CASES = [
+    {"name": f"case-{number}", "family": ("code", "json")[number % 2], "prompt": f"Say something, {number}.",
+     "max_tokens": 16, "checks": {"expects": "This", "may_be_cut": True}, "example": "This is it."}
+    for number in range(12)
+]  # fmt: skip
+FEW = 4
+"""Too few cases to tell anything: 1/16 is not improbable enough. Of all twelve 1/4096 is."""
 STRANGER = Principal(TenantId("default"), KeyId("key"), None, frozenset())
 
 
@@ -73,7 +80,10 @@ def rolling(prepared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     )
     snapshot = given(Kind.ROUTER, ROUTER_TARGET, file(folder, "new.snapshot", two_heads_bytes()), "snapshot")
     args["difficulty"] = {"learned": {"mode": "apply", "candidate": snapshot}}
-    args["rollout"] = {"tick_s": 0.5, "smoke_prompts": [SMOKE]}
+    cases = file(folder, "cases.jsonl", "".join(f"{json.dumps(case)}\n" for case in CASES).encode())
+    args["rollout"] = {
+        "tick_s": 0.5, "smoke_prompts": [SMOKE], "eval": {"suite": str(cases), "cases": FEW, "parallel": len(CASES)},
+    }  # fmt: skip
     args["ingress"] = {"rollout_look_s": 0.5}
     config.write_text(yaml.safe_dump(document))
     (folder / "rules.json").write_text(json.dumps(RULES))
@@ -82,14 +92,16 @@ def rolling(prepared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     stop(running.process)
 
 
-def begin(stack: Stack, rollout_id: str, name: str, settings: dict[str, float], change: str) -> None:
+def begin(stack: Stack, rollout_id: str, name: str, settings: dict[str, float], change: str, *more: str) -> None:
     """Register a revision and begin its rollout, as an operator would."""
     of = ("--kind", "engine", "--target", name)
-    revision = stack.cli("rollout", "register", *of, "--settings", json.dumps(settings)).stdout.strip()
+    revision = stack.cli(
+        "rollout", "register", *of, "--settings", json.dumps(settings), "--change-id", change
+    ).stdout.strip()
     assert revision == digest(name, settings)
     stack.cli(
         "rollout", "start", rollout_id, *of, "--revision", revision, "--previous", "demo-1", "--change-id", change,
-        "--rules", str(stack.config.parent / "rules.json"),
+        "--rules", str(stack.config.parent / "rules.json"), *more,
     )  # fmt: skip
 
 
@@ -173,6 +185,32 @@ def test_a_bad_revision_goes_back_by_itself_and_leaves_its_evidence(rolling: Sta
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
+def test_a_revision_that_answers_its_cases_worse_gets_no_traffic(
+    rolling: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same revision, with all of the cases: it is found out before anybody has to bear it."""
+    begin(rolling, "ro-eval", SMALL, BAD, "CHG-EVAL", "--eval-cases", "all")
+    wait_until(lambda: status(rolling, "ro-eval")["state"] == "rolled_back", 600)
+    steps = [json.loads(line) for line in rolling.cli("rollout", "history", "ro-eval", "--json").stdout.splitlines()]
+    assert [(each["state"], each["share_percent"]) for each in steps] == [
+        ("registered", 0), ("warming", 0), ("smoke", 0), ("eval", 0), ("rolled_back", 0),
+    ]  # fmt: skip
+    assert steps[-1]["reason"].startswith("worse: eval 0/12 against 12/12; 12 only by the one before")
+    assert (steps[-1]["by"], steps[-1]["evidence"]["eval"]["families"]["json"]) == ("system", [6, 0, 6])
+
+    log, package = str(rolling.state / "audit"), tmp_path / "CHG-EVAL"
+    rolling.cli("audit", "evidence", log, "--change-id", "CHG-EVAL", "--out", str(package), check=False)
+    report = (package / "report.md").read_text()
+    assert "0 of 12 cases, 12 before" in report
+    assert "rollout.registered" in report
+
+    saved, cases = str(tmp_path / "before.json"), str(rolling.config.parent / "cases.jsonl")
+    asked = ("rollout", "eval", "--model", SMALL, "--suite", cases)
+    monkeypatch.setenv("GATEHOUSE_KEY", rolling.key)  # it asks as a client does; the operator's key may not
+    assert "12/12" in rolling.cli(*asked, "--save", saved).stdout
+    assert "It is not shown to be worse." in rolling.cli(*asked, "--baseline", saved).stdout
+
+
 def test_a_good_revision_gets_everything_while_its_controller_is_killed(rolling: Stack) -> None:
     begin(rolling, "ro-good", LARGE, GOOD, "CHG-GOOD")
     wait_until(lambda: share_is(rolling, "ro-good", 5), 600)
@@ -205,7 +243,7 @@ def test_a_good_revision_gets_everything_while_its_controller_is_killed(rolling:
     wait_until(lambda: split() == ({new}, {new}), 600)
     steps = [json.loads(line) for line in rolling.cli("rollout", "history", "ro-good", "--json").stdout.splitlines()]
     assert [(each["state"], each["share_percent"]) for each in steps] == [
-        ("registered", 0), ("warming", 0), ("smoke", 0), ("slice", 5), ("slice", 25), ("watch", 100),
+        ("registered", 0), ("warming", 0), ("smoke", 0), ("eval", 0), ("slice", 5), ("slice", 25), ("watch", 100),
         ("finished", 100),
     ]  # fmt: skip
     assert all(each["audit_index"] is not None for each in steps)

@@ -201,6 +201,28 @@ def test_incidents_rollouts_and_configurations_of_the_change_belong_to_it(tmp_pa
     ]
 
 
+def test_what_a_rollout_was_judged_by_is_in_the_report(tmp_path: Path) -> None:
+    of = {"rollout_id": "ro_1", "kind": "model", "change_id": CHANGE, "rules_digest": D1}
+    registered = {"kind": "model", "model": "gpt", "revision": D1, "signed": True, "change_id": CHANGE}
+    asked = {"cases": 40, "candidate_passed": 38, "baseline_passed": 39, "p_value": 0.5, "p_needed": 0.0005}
+    events = [
+        event("rollout.registered", "a1", artefact_files=3, artefact_bytes=1_000, **registered),
+        event("rollout.started", "r1", **of, rules=["shares: 5 25 100", "eval_cases: 40"]),
+        event("rollout.promoted", "r2", **of, share_percent=5, **asked, families=["code: 9 of 10, before 10"]),
+        event("rollout.rolled_back", "r3", **of, reason="worse", figures=["error: bad 60 of 200, before 1 of 90"]),
+    ]
+    package = collected(log_of(tmp_path, events))
+    change = summarize(CHANGE, [each.record for each in package.records])
+    [rollout], [artefact] = change.rollouts, change.registrations
+    assert (artefact.files, artefact.size, artefact.signed, artefact.revision) == (3, 1_000, True, D1)
+    assert rollout.evaluation == "38 of 40 cases, 39 before; p 0.5, goes back at 0.0005"
+    assert (rollout.reason, rollout.figures) == ("worse", ["error: bad 60 of 200, before 1 of 90"])
+    assert rollout.rules == ["shares: 5 25 100", "eval_cases: 40"]
+    report = files_of(package)["report.md"].decode()
+    for text in ("38 of 40 cases, 39 before", "bad 60 of 200", "eval_cases: 40", "Registered by", "9 of 10, before 10"):
+        assert text in report, text
+
+
 def test_a_record_that_names_another_change_is_shown_but_leads_no_further(tmp_path: Path) -> None:
     events = [
         *asked(),

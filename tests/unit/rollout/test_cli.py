@@ -27,6 +27,7 @@ ROLLOUT: dict[str, Any] = {
     "since_ms": 1_767_225_600_000,
     "shares": [5, 25, 100],
     "shadow": False,
+    "eval_cases": 40,
 }
 STEP: dict[str, Any] = {
     "number": 5,
@@ -79,6 +80,11 @@ def test_register_sends_every_checksum_and_prints_the_revision(server: Server, t
     assert body is not None
     assert body["files"] == ({"path": "weights.bin", "size": 7, "sha256": found.files[0].sha256},)
     assert body["settings"] == {"a": 1}
+    assert "change_id" not in body
+    assert run(*asked, "--change-id", "CHG-7").exit_code == 0
+    last = server.asked.pop()[2]
+    assert last is not None
+    assert last["change_id"] == "CHG-7"
     shown = json.loads(run(*asked, "--dry-run").stdout)
     assert shown["path"] == str(tmp_path)
     assert len(server.asked) == 1
@@ -89,6 +95,24 @@ def test_register_says_what_is_wrong(server: Server, tmp_path: Path) -> None:
     done = run("register", "--kind", "model", "--target", "demo-20b", "--path", str(tmp_path / "absent"))
     assert (done.exit_code, server.asked) == (1, [])
     assert "cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [("all", "all"), ("1", 1), ("86", 86), ("0", None), ("-1", None), ("10001", None), ("many", None)],
+)
+def test_start_says_how_many_cases(server: Server, given: str, sent: object) -> None:
+    done = run(
+        "start", "ro-1", "--kind", "model", "--target", "demo-20b", "--revision", "b" * 64, "--previous", "r1",
+        "--change-id", "CHG-7", "--eval-cases", given,
+    )  # fmt: skip
+    if sent is None:
+        assert (done.exit_code, server.asked) == (2, [])
+        assert "the number of cases is 1 to 10000, or all" in done.stderr
+    else:
+        [(_, _, body)] = server.asked
+        assert body is not None
+        assert body["eval_cases"] == sent
 
 
 def test_start_sends_the_plan(server: Server, tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
 import asyncio
+import hashlib
 import json
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.errors import AuditUnavailable, InvalidRequest, NotFound
+from deployments.rollout import controller as rollout_controller
 from deployments.rollout.controller import Controller
-from deployments.rollouts import Artefact, Kind, Metric, Move, State
-from tests.unit.rollout.world import ROOT, ScriptedWorks, World
+from deployments.rollout.evaluating import Evaluation
+from deployments.rollout.states import step_of
+from deployments.rollouts import Artefact, Draft, Kind, Metric, Move, Plan, State
+from tests.unit.rollout.world import ROOT, ScriptedWorks, World, evaluation
 
 
 async def test_a_good_revision_gets_everything_step_by_step(engine: AsyncEngine) -> None:
@@ -194,14 +199,40 @@ async def test_one_that_takes_long_to_load_keeps_no_other_from_going_back(engine
     assert (await slow.now()).standing.state is State.SMOKE
 
 
+async def test_one_that_takes_long_is_driven_once_while_others_have_their_turns(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_controller, "_PATIENCE_S", 0.0)
+    slow, other = World(engine, "slow"), World(engine, "other")
+    await slow.begin()
+    while (await slow.tick()).standing.state is not State.WARMING:
+        await asyncio.sleep(0.01)
+    await slow.controller.close()
+    loading = asyncio.Event()
+    works = Loading(loading)
+    controller = Controller(slow.store, slow.audit, works, slow.clock)
+    await other.begin()
+    while (await other.now()).standing.state is not State.WARMING:  # its turns come although the other one loads
+        await controller.tick()
+        await asyncio.sleep(0.01)
+    for _ in range(20):
+        await controller.tick()
+    assert works.begun == 2  # each of them once
+    await controller.close()
+    loading.set()
+    assert (await slow.now()).standing.state is State.WARMING  # who was cut short decided nothing
+
+
 class Loading(ScriptedWorks):
     """Loads when it is told to."""
 
     def __init__(self, done: asyncio.Event) -> None:
         super().__init__()
         self.done = done
+        self.begun = 0
 
     async def warm(self, artefact: Artefact, revision: str) -> bool:
+        self.begun += 1
         await self.done.wait()
         return await super().warm(artefact, revision)
 
@@ -236,6 +267,166 @@ async def test_the_shadow_comes_before_traffic(engine: AsyncEngine) -> None:
     await worse.until_sliced()
     await worse.see((50, 100), (1, 100))
     assert (await worse.tick(60)).standing.state is State.ROLLED_BACK
+
+
+async def evaluating(engine: AsyncEngine, name: str, shadow: bool = False) -> World:
+    """A rollout whose cases are being asked."""
+    world = World(engine, name, shadow=shadow)
+    world.works.cases = 64
+    rollout = await world.until_sliced()
+    assert (rollout.standing.state, rollout.share, rollout.plan.eval_cases) == (State.EVAL, 0, 40)
+    assert (await world.tick()).standing.state is State.EVAL  # there is more to ask
+    return world
+
+
+async def test_both_revisions_answer_the_cases_before_there_is_traffic(engine: AsyncEngine) -> None:
+    shadowed = await evaluating(engine, "shadowed", shadow=True)
+    shadowed.works.evaluation = evaluation(38, 40)
+    assert (await shadowed.tick()).standing.state is State.SHADOW
+    await shadowed.move(Move.ROLL_BACK)  # a controller drives whatever is open in its database
+    world = await evaluating(engine, "asked")
+    world.works.evaluation = evaluation(38, 40)
+    assert (await world.tick()).share == 5
+    step = (await world.store.history(world.plan.rollout_id))[-1]
+    assert step.draft.reason == "not shown to be worse: eval 38/40 against 40/40, p 0.25"
+    said = json.loads(step.draft.evidence)["eval"]
+    assert (said["cases"], said["only_baseline"], said["families"]["code"]) == (40, 2, [20, 19, 20])
+    record = world.events()[-1].data
+    assert (record["cases"], record["candidate_passed"], record["baseline_passed"]) == (40, 38, 40)
+    assert (record["only_baseline"], record["only_candidate"], record["p_value"]) == (2, 0, 0.25)
+    assert record["families"] == ["code: 19 of 20, before 20", "json: 19 of 20, before 20"]
+    assert record["suite_digest"] == "5" * 64
+    await world.check()
+
+
+async def test_a_revision_that_answers_worse_gets_no_traffic(engine: AsyncEngine) -> None:
+    for name, found, why in (
+        ("worse", evaluation(25, 40), "worse: eval 25/40 against 40/40; 15 only by the one before, 0 only by the new "
+         "one; p 3.1e-05; in json, code"),
+        ("floor", evaluation(28, 29, min_pass=0.75), "the eval cases: 28/40 against 29/40, and at least 75% must be "
+         "passed"),
+    ):  # fmt: skip
+        world = await evaluating(engine, name)
+        world.works.evaluation = found
+        assert (await world.tick()).standing.state is State.ROLLED_BACK
+        assert all(event.data["share_percent"] == 0 for event in world.events())
+        assert world.events()[-1].data["reason"] == why
+        await world.check()
+
+
+async def test_an_evaluation_can_be_held_and_taken_back_and_not_passed_over(engine: AsyncEngine) -> None:
+    worse = await evaluating(engine, "worse")
+    with pytest.raises(InvalidRequest, match="no next share"):
+        await worse.move(Move.ADVANCE, to=5)
+    assert (await worse.move(Move.HOLD)).standing.held
+    worse.works.evaluation = evaluation(20, 40)
+    assert (await worse.tick()).standing.state is State.ROLLED_BACK  # a hold keeps nobody from going back
+    held = await evaluating(engine, "held")
+    await held.move(Move.HOLD)
+    held.works.evaluation = evaluation(40, 40)
+    assert (await held.tick()).standing.state is State.EVAL
+    assert (await held.move(Move.RESUME)).standing.state is State.EVAL
+    assert (await held.tick()).share == 5
+
+
+async def test_a_rollback_does_not_wait_for_the_cases(engine: AsyncEngine) -> None:
+    world = await evaluating(engine, "slow")
+    works = Asking()
+    ticking = asyncio.create_task(Controller(world.store, world.audit, works, world.clock).tick())
+    await works.asked.wait()
+    assert (await world.move(Move.ROLL_BACK)).standing.state is State.ROLLED_BACK
+    assert not ticking.done()
+    works.answered.set()
+    await ticking
+    assert (await world.now()).standing.state is State.ROLLED_BACK  # what came of them is not asked for any more
+    await world.check()
+
+
+class Asking(ScriptedWorks):
+    """Its cases are answered when it is told so."""
+
+    def __init__(self) -> None:
+        super().__init__(cases=40, evaluation=evaluation(40, 40))
+        self.asked, self.answered = asyncio.Event(), asyncio.Event()
+
+    async def evaluate(self, plan: Plan, artefact: Artefact) -> Evaluation | None:
+        self.asked.set()
+        await self.answered.wait()
+        return self.evaluation
+
+
+async def test_cases_that_cannot_be_asked_are_no_way_into_traffic(engine: AsyncEngine) -> None:
+    late = await evaluating(engine, "late")
+    assert (await late.tick(3_599)).standing.state is State.EVAL
+    assert (await late.tick(1)).standing.state is State.ROLLED_BACK
+    assert late.events()[-1].data["reason"] == "its evaluation was not over in 3600 s"
+    lost = await evaluating(engine, "lost")
+    lost.works.cases = 0
+    assert (await lost.tick()).standing.state is State.ROLLED_BACK
+    assert "there is no evaluation suite any more" in str(lost.events()[-1].data["reason"])
+    lasting = await evaluating(engine, "lasting")
+    lasting.works.evaluation, lasting.works.configured = evaluation(20, 40), lasting.plan.revision
+    rollout = await lasting.tick()
+    assert (rollout.standing.state, rollout.standing.held) == (State.EVAL, True)
+    assert "there is no way back" in str(lasting.events()[-1].data["reason"])
+    said = len(lasting.events())
+    await lasting.tick()
+    assert len(lasting.events()) == said  # once
+
+
+async def test_a_start_that_is_repeated_finds_the_cases_it_began_with(engine: AsyncEngine) -> None:
+    world = await evaluating(engine, "again")
+    world.works.cases = 10
+    assert (await world.begin()).plan.eval_cases == 40
+    with pytest.raises(InvalidRequest, match="another rollout of this id"):
+        await world.controller.start(replace(world.plan, eval_cases=7), ROOT)
+
+
+async def test_what_is_recorded_of_a_rollout_is_more_than_its_reason(engine: AsyncEngine) -> None:
+    world = World(engine, "told")
+    await world.controller.register(replace(world.artefact, change_id="CHG-0", signature="c2lnbmVk"), ROOT)
+    registered = world.audit.events[-1]
+    assert (registered.name, registered.principal) == ("rollout.registered", ROOT)
+    assert registered.data == {
+        "kind": "engine", "model": "told", "revision": world.plan.revision, "artefact_files": 0, "artefact_bytes": 0,
+        "signed": True, "change_id": "CHG-0",
+    }  # fmt: skip
+    await world.until_sliced()
+    await world.see((60, 200), (10, 5000))
+    await world.tick(60)
+    started, *_, smoked, last = world.events()
+    rules = cast("list[str]", started.data["rules"])
+    assert {"shares: 5 25 100", "eval_cases: 0", "false_alarm: 0.01"} <= {*rules}
+    assert rules[-1] == "error: slack 0.01, tolerance 0.05, at least 50"
+    lines = "".join(f"{line}\n" for line in rules)
+    assert {each.data["rules_digest"] for each in world.events()} == {hashlib.sha256(lines.encode()).hexdigest()}
+    assert (smoked.data["prompts_asked"], smoked.data["prompts_failed"]) == (3, [])
+    assert smoked.data["evaluation"] == "none: there was no evaluation suite when it began"
+    [figure] = cast("list[str]", last.data["figures"])
+    assert figure.startswith("error: bad 60 of 200, before 10 of 5000; worse ")
+    assert "rules" not in last.data
+
+
+async def test_nothing_is_registered_that_is_not_on_record(engine: AsyncEngine) -> None:
+    world = World(engine, "mute")
+    world.audit.down = True
+    with pytest.raises(AuditUnavailable):
+        await world.controller.register(world.artefact, ROOT)
+    assert await world.store.artefact(world.plan.revision) is None
+
+
+async def test_a_step_of_an_earlier_version_is_recorded_as_it_was_written(engine: AsyncEngine) -> None:
+    """Its record may be in the log already: another content under its id would be refused for ever."""
+    world = World(engine, "older")
+    await world.begin()
+    rollout = await world.now()
+    draft = Draft(Move.ADVANCE, "system", "CHG-1", "its files are what they were", '{"asked": 1, "failed": []}')
+    step = step_of(rollout.plan, rollout.standing, draft, world.clock.now_ms())
+    assert step is not None
+    await world.store.propose(rollout.plan.rollout_id, replace(step, told="{}"))
+    await world.tick()
+    advanced = world.events()[1]
+    assert {"rules_digest", "prompts_asked"} & advanced.data.keys() == set()
 
 
 async def test_an_unknown_rollout_is_not_found(engine: AsyncEngine) -> None:

@@ -13,7 +13,7 @@ from deployments.errors import AuditUnavailable, InvalidRequest
 from deployments.rollout.store import RolloutStore
 from deployments.rollouts import Move, State
 from deployments.store import open_store, sqlite_url
-from tests.unit.rollout.world import Fuse, Killed, World
+from tests.unit.rollout.world import Fuse, Killed, World, evaluation
 
 Act = Callable[[World], Awaitable[object]]
 GOOD, BAD = (1, 600), (120, 600)
@@ -35,6 +35,23 @@ def moves(move: Move, to: int | None = None) -> Act:
 STRIDE = 1 if os.environ.get("GATEHOUSE_FULL_RACES") else 7
 EXAMPLES = 1_000 if STRIDE == 1 else 15
 BEGIN: tuple[Act, ...] = (lambda world: world.begin(), ticks(), ticks(), ticks())
+
+
+def answers(candidate: int, baseline: int = 40) -> Act:
+    """From now on the evaluation says this; before, it is under way."""
+
+    async def act(world: World) -> None:
+        world.works.evaluation = evaluation(candidate, baseline)
+
+    return act
+
+
+async def begins_with_cases(world: World) -> None:
+    world.works.cases = 40
+    await world.begin()
+
+
+EVALUATE: tuple[Act, ...] = (begins_with_cases, ticks(), ticks(), ticks(), ticks())
 WAYS: dict[str, tuple[tuple[Act, ...], State]] = {
     "to_the_end": ((*BEGIN, sees(GOOD), ticks(60), sees(GOOD), ticks(60), ticks(600), ticks()), State.FINISHED),
     "back_by_itself": ((*BEGIN, sees(GOOD), ticks(60), sees(BAD), ticks(), ticks()), State.ROLLED_BACK),
@@ -42,7 +59,13 @@ WAYS: dict[str, tuple[tuple[Act, ...], State]] = {
         (*BEGIN, moves(Move.HOLD), moves(Move.RESUME), moves(Move.ADVANCE, 25), moves(Move.ROLL_BACK), ticks()),
         State.ROLLED_BACK,
     ),
-}
+    "through_its_evaluation": (
+        (*EVALUATE, moves(Move.HOLD), answers(39), ticks(), moves(Move.RESUME), ticks(), ticks(), sees(BAD),
+         ticks()),
+        State.ROLLED_BACK,
+    ),
+    "back_by_its_evaluation": ((*EVALUATE, answers(20), ticks(), ticks(), ticks()), State.ROLLED_BACK),
+}  # fmt: skip
 
 
 async def survive(world: World, act: Act) -> bool:
@@ -100,18 +123,25 @@ ACTS = st.sampled_from([
     ("tick", ticks()), ("wait", ticks(60)), ("window", ticks(600)), ("good", sees(GOOD)), ("bad", sees(BAD)),
     ("hold", moves(Move.HOLD)), ("resume", moves(Move.RESUME)), ("back", moves(Move.ROLL_BACK)),
     ("25", moves(Move.ADVANCE, 25)), ("100", moves(Move.ADVANCE, 100)), ("down", None), ("up", None), ("kill", None),
+    ("passes", answers(40)), ("fails", answers(20)),
 ])  # fmt: skip
 
 
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(acts=st.lists(ACTS, max_size=14), kills=st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=6))
+@given(
+    acts=st.lists(ACTS, max_size=14),
+    kills=st.lists(st.tuples(st.integers(1, 12), st.booleans()), max_size=6),
+    cases=st.sampled_from([0, 40]),
+)
 async def test_nothing_is_in_force_without_its_record_whatever_happens(
-    sqlite: AsyncEngine, acts: list[tuple[str, Act | None]], kills: list[tuple[int, bool]]
+    sqlite: AsyncEngine, acts: list[tuple[str, Act | None]], kills: list[tuple[int, bool]], cases: int
 ) -> None:
     Names.number += 1
     world = World(sqlite, f"any{Names.number}")
     waiting = [*kills]
-    await world.until_sliced()
+    world.works.cases = cases
+    rollout = await world.until_sliced()
+    assert (rollout.standing.state, rollout.share) == ((State.EVAL, 0) if cases else (State.SLICE, 5))
     for name, act in acts:
         if act is None:
             world.audit.down = {"down": True, "up": False}.get(name, world.audit.down)

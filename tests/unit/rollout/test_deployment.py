@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from deployments.errors import InvalidRequest
 from deployments.ports import AuditEvent, Receipt
 from deployments.rollout.deployment import RolloutController
-from deployments.rollout.settings import RolloutSettings
+from deployments.rollout.settings import EvalSettings, RolloutSettings
 from deployments.rollout.works import Deployed
 from deployments.rollouts import (
     POLICY_TARGET,
@@ -101,7 +101,7 @@ async def test_it_drives_rollouts_by_itself_and_goes_on_after_a_restart(
     again = made(tmp_path, audit, loaded)
     await again.move("ro-1", Draft(Move.ADVANCE, "key_1", "CHG-1", "by hand", to=25))
     assert [each.plan for each in await again.rollouts()] == [PLAN]
-    assert [each.record for each in await again.history("ro-1")] == [0, 1, 2, 3, 4]
+    assert [each.record for each in await again.history("ro-1")] == [1, 2, 3, 4, 5]  # behind the registration
     await again.observe([])
     await again.close()
 
@@ -118,6 +118,14 @@ async def test_a_driver_that_died_is_no_healthy_replica(controller: RolloutContr
 async def test_a_key_that_cannot_be_read_stops_the_start(tmp_path: Path, audit: InMemoryAudit) -> None:
     with pytest.raises(InvalidRequest, match="cannot be read"):
         made(tmp_path, audit, [], key=str(tmp_path / "absent.pub"))
+
+
+async def test_a_bad_suite_stops_the_start_and_says_where(tmp_path: Path, audit: InMemoryAudit) -> None:
+    (tmp_path / "suite.jsonl").write_text('{"name": "one"}\n')
+    for name, says in (("suite.jsonl", r"suite\.jsonl:1: family: Field required"), ("absent.jsonl", "cannot be read")):
+        settings = RolloutSettings(eval=EvalSettings(suite=str(tmp_path / name)))
+        with pytest.raises(InvalidRequest, match=says):
+            RolloutController(Sink(audit), {}, sqlite_url(tmp_path / "rollout.db"), settings, {})
 
 
 async def test_with_a_key_what_is_not_signed_is_not_registered(tmp_path: Path, audit: InMemoryAudit) -> None:

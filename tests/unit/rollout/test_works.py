@@ -7,9 +7,13 @@ from pydantic import ValidationError
 
 from deployments.errors import EngineFailed, EngineOverloaded, InvalidRequest
 from deployments.rollout.artefacts import scan
+from deployments.rollout.asking import ask
+from deployments.rollout.cases import Reply
 from deployments.rollout.controller import Smoke
+from deployments.rollout.evaluating import Evaluator
 from deployments.rollout.plan import revision_of
-from deployments.rollout.settings import RolloutSettings, SmokePrompt
+from deployments.rollout.settings import EvalSettings, RolloutSettings, SmokePrompt
+from deployments.rollout.suite import read_suite
 from deployments.rollout.works import Deployed, Loader, RevisionWorks
 from deployments.rollouts import FAMILIES, Artefact, Kind, Plan
 from tests.fakes import JSON_START, Script, ScriptedEngine
@@ -231,3 +235,86 @@ def test_a_prompt_expects_a_regular_expression() -> None:
     assert RolloutSettings().smoke_prompts
     with pytest.raises(ValidationError, match="no regular expression"):
         SmokePrompt(name="x", prompt="x", expects="(")
+
+
+# --- evaluation ---
+
+
+def suite(folder: Path, count: int = 3) -> Evaluator:
+    case = {"family": "code", "prompt": "2 + 2?", "max_tokens": 64, "checks": {"expects": r"\b4\b"}, "example": "4"}
+    file = folder / "suite.jsonl"
+    file.write_text("".join(json.dumps({"name": f"case-{number}", **case}) + "\n" for number in range(count)))
+    return Evaluator(read_suite(str(file)), EvalSettings(parallel=1))
+
+
+def comparing(folder: Path, before: ScriptedEngine, after: ScriptedEngine) -> RevisionWorks:
+    engines = {("demo-20b", "r1"): before, ("demo-20b", PLAN.revision): after}
+    return RevisionWorks(engines, {}, PROMPTS, 30.0, (BASE, candidate()), suite(folder))
+
+
+async def test_both_engines_are_asked_the_same_patiently_and_at_temperature_0(tmp_path: Path) -> None:
+    before, after = ScriptedEngine(*[says("4")] * 3), ScriptedEngine(says("4"), says("5"), says("4"))
+    works = comparing(tmp_path, before, after)
+    plan = replace(PLAN, eval_cases=works.eval_cases(PLAN))
+    assert plan.eval_cases == 3
+    found = await works.evaluate(plan, TUNED)
+    assert found is not None
+    assert (found.comparison.all.candidate, found.comparison.all.baseline) == (2, 3)
+    assert len(before.calls) == len(after.calls) == 3
+    for call in (*before.calls, *after.calls):
+        body = json.loads(call.body)
+        assert (call.patient, call.lane, call.tenant) == (True, "eval", "")
+        assert (body["temperature"], body["max_completion_tokens"]) == (0.0, 64)
+        assert body["messages"] == [{"role": "user", "content": "2 + 2?"}]
+
+
+async def test_without_the_revision_before_nothing_is_compared(tmp_path: Path) -> None:
+    works = RevisionWorks({("demo-20b", PLAN.revision): ScriptedEngine()}, {}, PROMPTS, 30.0, (BASE,), suite(tmp_path))
+    with pytest.raises(InvalidRequest, match="not in the configuration any more"):
+        await works.evaluate(replace(PLAN, eval_cases=3), TUNED)
+    with pytest.raises(InvalidRequest, match="no evaluation suite any more"):
+        await knowing(BASE).evaluate(replace(PLAN, eval_cases=3), TUNED)
+
+
+def test_what_cannot_be_asked_is_not_promised(tmp_path: Path) -> None:
+    without = knowing(BASE, candidate())
+    assert without.eval_cases(PLAN) == 0
+    with pytest.raises(InvalidRequest, match="no evaluation suite: set `rollout.eval.suite`"):
+        without.eval_cases(replace(PLAN, eval_cases=5))
+    works = comparing(tmp_path, ScriptedEngine(), ScriptedEngine())
+    policy = replace(PLAN, kind=Kind.POLICY, target="policy")
+    assert works.eval_cases(policy) == 0
+    with pytest.raises(InvalidRequest, match="'policy' answers nothing"):
+        works.eval_cases(replace(policy, eval_cases=5))
+
+
+async def test_a_prompt_is_compared_with_the_one_before_on_the_same_engine(tmp_path: Path) -> None:
+    here = given(tmp_path, Kind.PROMPT, "demo-20b")
+    old = tmp_path / "old.txt"
+    old.write_text("Answer at length.")
+    engine = ScriptedEngine(*[says("4")] * 6)
+    works = RevisionWorks(
+        {("demo-20b", "r1"): engine}, {Kind.PROMPT: lambda artefact: Path(artefact.path).read_text()}, PROMPTS, 30.0,
+        (BASE, candidate(), replace(here.before, source=str(old)), here.candidate), suite(tmp_path),
+    )  # fmt: skip
+    found = await works.evaluate(replace(here.plan, eval_cases=3), here.artefact)
+    assert found is not None
+    assert found.comparison.p_value == 1
+    told = sorted(json.loads(call.body)["messages"][0]["content"] for call in engine.calls)
+    assert told == ["Answer at length."] * 3 + ["Answer in one sentence."] * 3
+    # Where there was none before, nothing stands in front of the case.
+    first = replace(here.plan, previous_revision="none", rollout_id="ro-3", eval_cases=3)
+    alone = ScriptedEngine(*[says("4")] * 6)
+    works._engines = {("demo-20b", "r1"): alone}
+    await works.evaluate(first, here.artefact)
+    roles = [[each["role"] for each in json.loads(call.body)["messages"]] for call in alone.calls]
+    assert sorted(roles) == [["system", "user"]] * 3 + [["user"]] * 3
+
+
+async def test_calls_of_tools_are_read_as_the_engine_wrote_them() -> None:
+    message = {"content": None, "tool_calls": [{"function": {"name": "scale", "arguments": '{"replicas": 4}'}}]}
+    reply = json.dumps({"choices": [{"message": message, "finish_reason": "tool_calls"}]}).encode()
+    engine = ScriptedEngine([JSON_START, reply])
+    found = await ask(engine, "demo-20b", [{"role": "user", "content": "Scale."}], 8, tools=[{"type": "function"}])
+    assert found == Reply("", "tool_calls", (("scale", '{"replicas": 4}'),))
+    assert json.loads(engine.calls[0].body)["tools"] == [{"type": "function"}]

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,8 +13,11 @@ from deployments.clock import FixedClock
 from deployments.errors import InvalidRequest
 from deployments.ports import AuditEvent
 from deployments.rollout.controller import Controller, Smoke
+from deployments.rollout.evaluating import Evaluation
+from deployments.rollout.paired import compare
 from deployments.rollout.plan import revision_of
 from deployments.rollout.store import RolloutStore
+from deployments.rollout.telling import rules_digest
 from deployments.rollouts import Artefact, Bound, Count, Draft, Kind, Metric, Move, Plan, Rollout, Rules
 from tests.fakes_audit import InMemoryAudit
 
@@ -21,6 +25,17 @@ RULES = Rules(
     min_s=60, deadline_s=3_600, window_s=600, design_effect=1.0, bounds=(Bound(Metric.ERROR, 0.01, 0.05, 50),)
 )
 ROOT, CHANGE = "key_root", "CHG-1"
+
+
+def evaluation(candidate: int, baseline: int, cases: int = 40, min_pass: float = 0.0) -> Evaluation:
+    """So many cases passed by each; whoever passed fewer passed none that the other did not."""
+    names = [f"case-{number}" for number in range(cases)]
+
+    def passed(count: int) -> dict[str, bool]:
+        return {name: number < count for number, name in enumerate(names)}
+
+    families = {name: ("code", "json")[number % 2] for number, name in enumerate(names)}
+    return Evaluation(compare(passed(candidate), passed(baseline), families), "5" * 64, min_pass)
 
 
 class Killed(BaseException):
@@ -73,6 +88,10 @@ class ScriptedWorks:
     smoked: int = 0
 
     missing: bool = False
+    cases: int = 0
+    evaluation: Evaluation | None = None
+    evaluated: int = 0
+    asking: bool = False
     configured: str | None = None
     refuses: str | None = None
 
@@ -98,6 +117,17 @@ class ScriptedWorks:
         self.smoked += 1
         return Smoke(3, self.failed)
 
+    def eval_cases(self, plan: Plan) -> int:
+        return min(self.cases, plan.eval_cases or 40)
+
+    async def evaluate(self, plan: Plan, artefact: Artefact) -> Evaluation | None:
+        assert plan.revision == revision_of(artefact)
+        self.evaluated += 1
+        if self.cases == 0:
+            raise InvalidRequest("there is no evaluation suite any more")
+        begun, self.asking = self.asking, True
+        return self.evaluation if begun else None  # a process that begins anew asks again
+
 
 @dataclass
 class World:
@@ -118,6 +148,7 @@ class World:
 
     def start(self) -> None:
         """A process that knows nothing but what is in the database."""
+        self.works.asking = False
         self.controller = Controller(
             cast(RolloutStore, Fused(self.store, self.fuse)),
             cast(InMemoryAudit, Fused(self.audit, self.fuse)),
@@ -166,7 +197,7 @@ class World:
         await self.store.count(told)  # not a step of the controller
 
     def events(self) -> Sequence[AuditEvent]:
-        return [each for each in self.audit.events if each.data["rollout_id"] == self.plan.rollout_id]
+        return [each for each in self.audit.events if each.data.get("rollout_id") == self.plan.rollout_id]
 
     def said(self) -> list[tuple[str, object, object]]:
         return [
@@ -193,6 +224,8 @@ class World:
             assert event.event_id == f"rollout:{self.plan.rollout_id}:{step.after.number}"
             assert event.data["share_percent"] == step.after.share
             assert event.data["change_id"] == step.draft.change_id
+            assert json.loads(step.told).items() <= event.data.items()
+            assert event.data["rules_digest"] == rules_digest(rollout.plan)
             assert step.record is None or self.audit.events[step.record] == event
         [split] = [each for each in await Controller(self.store, self.audit, self.works, self.clock).slices()
                    if each.target == self.name] or [None]  # fmt: skip
