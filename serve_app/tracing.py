@@ -6,8 +6,9 @@
     |- gate                            the verdicts on tool calls, with their audit indexes
     `- audit                           a record, with its index
 
-Names follow the GenAI semantic conventions as of `SCHEMA`. Nothing here reads a body: no word of a prompt, an answer
-or a tool call can reach a span, and no key, tenant or session does. What fails is told by its code alone.
+Names follow the GenAI semantic conventions as of `SCHEMA`. Of bodies only numbers, a reply's id and the reasons of its
+ends are read (`observe/calls.py`): no word of a prompt, an answer or a tool call can reach a span, and no key, tenant
+or session does. What fails is told by its code alone.
 
 The parts are wrapped, so nothing but `app.py` knows that there are traces. OpenTelemetry is imported only where it is
 wanted: the extra `otel`, which engines bring along, too.
@@ -51,6 +52,7 @@ from deployments.ports import (
     Verdict,
     Withheld,
 )
+from serve_app.observe.calls import Answered, asked
 from serve_app.observe.settings import TracingSettings
 
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.37.0"
@@ -72,6 +74,8 @@ _HEADERS: Final = {
 }
 _INDEX: Final = b"x-gatehouse-audit-index"
 _SERVER_ERROR: Final = 500
+_FAILED: Final = "failed"
+_UNKNOWN: Final = "_OTHER"  # the conventions' word for a failure without a name of its own
 _TRACE_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 _WIRE: Final = TraceContextTextMapPropagator()
 
@@ -81,16 +85,26 @@ _Send = Callable[[_Message], Awaitable[None]]
 
 @dataclass(slots=True)
 class _Inference:
-    """A call of an engine whose usage is not known yet. `ended_ns` None: it goes on."""
+    """A call of an engine whose usage is not known yet. `ended_ns` None: it goes on.
+
+    `outcome` is what became of the request by it; `failed`: its span says why already; `left`: nobody read to its end.
+    """
 
     model: ModelId
     span: Span
     ended_ns: int | None = None
     settled: bool = False
+    outcome: str = ""
+    failed: bool = False
+    left: bool = False
 
     def close(self) -> None:
         """End the span, as of when the call was over, once nobody will tell more of it."""
         if self.settled and self.ended_ns is not None:
+            if self.outcome == _FAILED and not self.failed:  # the reply came, and could not be taken for an answer
+                _broken(self.span, _UNKNOWN)
+            elif self.left and not self.failed:
+                self.span.set_attribute("gatehouse.aborted", True)
             self.span.end(self.ended_ns)
 
 
@@ -163,10 +177,14 @@ def to_collector(settings: TracingSettings, endpoint: str) -> Tracing:
 def fail(span: Span, error: BaseException) -> None:
     """Mark a span as failed. Texts of errors may hold prompts: only the code, or the class, is kept."""
     if isinstance(error, Exception):
-        span.set_attribute("error.type", error.code if isinstance(error, GatehouseError) else type(error).__name__)
-        span.set_status(Status(StatusCode.ERROR))
+        _broken(span, error.code if isinstance(error, GatehouseError) else type(error).__name__)
     else:  # whoever waited for it went away
         span.set_attribute("gatehouse.aborted", True)
+
+
+def _broken(span: Span, code: str) -> None:
+    span.set_attribute("error.type", code)
+    span.set_status(Status(StatusCode.ERROR))
 
 
 class _Wrapped:
@@ -213,6 +231,9 @@ class _Engine(_Wrapped):
             "gen_ai.provider.name": PROVIDER,
             "gen_ai.request.model": self._model,
         })  # fmt: skip
+        answered = Answered() if span.is_recording() else None
+        if answered is not None:
+            span.set_attributes(asked(call.body))
         begun, waiting = _INFERENCES.get(), _Inference(self._model, span)
         if begun is None:
             waiting.settled = True
@@ -223,11 +244,20 @@ class _Engine(_Wrapped):
         try:
             async with aclosing(inner.call(replace(call, headers=headers))) as items:
                 async for item in items:
+                    if answered is not None:
+                        answered.hear(item)
                     yield item
         except BaseException as error:
-            fail(span, error)
+            waiting.failed, waiting.left = isinstance(error, Exception), not isinstance(error, Exception)
+            if waiting.failed:
+                fail(span, error)
             raise
         finally:
+            if answered is not None:
+                span.set_attributes(answered.attributes)
+                if answered.error is not None and not waiting.failed:
+                    _broken(span, answered.error)
+                    waiting.failed = True
             waiting.ended_ns = time_ns()
             waiting.close()
 
@@ -260,6 +290,7 @@ class _Ledger(_Wrapped):
                 "gatehouse.usage.estimated": usage.estimated,
                 "gatehouse.outcome": served.outcome,
             })  # fmt: skip
+            mine[-1].outcome = served.outcome
         for each in mine:
             each.settled = True
             each.close()

@@ -50,6 +50,7 @@ class _Reply:
         self.complete = False
         self.ended = asyncio.Event()
         self.net: asyncio.TimerHandle | None = None
+        self.left_s: float | None = None  # when the reader went, by the loop's clock
 
     async def receive(self) -> Message:
         """ASGI `receive`: the body, then nothing until the reader is gone."""
@@ -115,6 +116,8 @@ class AsgiBridge:
         self._flush = flush
         self._abort_grace_s = abort_grace_s
         self._live: dict[asyncio.Task[None], _Reply] = {}
+        self.aborted: Callable[[float], None] | None = None
+        """Is told of each reply that nobody waits for any more, when the app has ended it: how many seconds it took."""
 
     @property
     def active(self) -> int:
@@ -177,6 +180,7 @@ class AsgiBridge:
             if count is not None:
                 count.tally.clear()
             if not task.done():
+                reply.left_s = loop.time()
                 reply.net = loop.call_later(self._abort_grace_s, task.cancel)
 
     async def aclose(self) -> None:
@@ -207,6 +211,8 @@ class AsgiBridge:
         reply = self._live.pop(task)
         if reply.net is not None:
             reply.net.cancel()
+        if reply.left_s is not None and self.aborted is not None:
+            self.aborted(asyncio.get_running_loop().time() - reply.left_s)
         error = None if task.cancelled() else task.exception()  # also keeps asyncio from logging its text
         if error is not None:
             _log.error("the engine's app raised %s", _where(error))

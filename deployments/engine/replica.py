@@ -141,6 +141,8 @@ class EngineReplica:
         self._honours_seeds = bool(getattr(settings, "honour_seeds", True))
         bounds = Bounds(settings.max_queued, max_queued_tokens)
         self._seating = Seating(settings.fair, bounds, self._room, clock, meter)
+        if meter is not None:
+            core.bridge.aborted = meter.aborted
 
     async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
         """The reply of vLLM's API, status and body as it sent them; closing the generator aborts the generation.

@@ -33,7 +33,10 @@ _CACHED = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)"\s*:\s*(\d{1,
 
 
 class QueueMeter(Protocol):
-    """Counts what happens in a queue. Priorities are its only names: tenants stay out of metrics."""
+    """Counts what happens in a queue, and what is given up behind it.
+
+    Priorities are its only names: tenants stay out of metrics.
+    """
 
     def waiting(self, priority: Priority, change: int) -> None:
         """The number of waiting requests changed by `change`."""
@@ -47,6 +50,10 @@ class QueueMeter(Protocol):
         """A request was refused because the queue was full."""
         ...
 
+    def aborted(self, seconds: float) -> None:
+        """The engine has ended the work on a request that nobody waits for, so long after it learnt of that."""
+        ...
+
 
 class NoMeter:
     """Counts nothing."""
@@ -58,6 +65,9 @@ class NoMeter:
         """Nothing."""
 
     def refused(self, priority: Priority) -> None:
+        """Nothing."""
+
+    def aborted(self, seconds: float) -> None:
         """Nothing."""
 
 

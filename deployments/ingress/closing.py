@@ -166,6 +166,10 @@ class Closing:
         paced = turn.completed and turn.asked.stream and usage.output_tokens > 1 and not usage.estimated
         if paced and ttft_s is not None:
             self._meter.paced(turn.decision.model, (duration_s - ttft_s) / (usage.output_tokens - 1))
+        waits = turn.principal.hold_s > 0 and turn.tool_calls > 0  # for humans, perhaps, after the engine's end
+        if turn.completed and turn.calls and not waits:
+            working_s = sum(call.seconds for _, call in turn.calls)
+            self._meter.took(turn.ask.dialect, max(0.0, duration_s - working_s))
         self._meter.withheld(turn.ask.dialect, turn.reply.withheld)
         if turn.completed and turn.asked.max_tokens is None and not usage.estimated and turn.asked.choices == 1:
             self._reserves.add(turn.asked.effort, usage.output_tokens)

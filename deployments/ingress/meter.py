@@ -39,6 +39,10 @@ class Meter(Protocol):
         """A stream was answered to its end, with so many seconds between two of its tokens."""
         ...
 
+    def took(self, dialect: Dialect, seconds: float) -> None:
+        """A request was answered, and for so long no call of an engine was open for it."""
+        ...
+
     def abandoned(self, model: ModelId, usage: Usage) -> None:
         """An attempt of a cascade was not sent; its tokens were used all the same."""
         ...

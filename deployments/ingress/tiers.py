@@ -66,10 +66,15 @@ class Call:
         self._end()
 
     @property
-    def ms(self) -> int:
+    def seconds(self) -> float:
         """How long it took, or takes until now."""
         ended_s = self._of.clock.monotonic_s() if self._ended_s is None else self._ended_s
-        return round((ended_s - self.began_s) * 1000)
+        return ended_s - self.began_s
+
+    @property
+    def ms(self) -> int:
+        """The same in milliseconds."""
+        return round(self.seconds * 1000)
 
     @property
     def ended(self) -> bool:

@@ -5,7 +5,7 @@ Prometheus' own clock. `ray_io_cluster` is the label that the PodMonitors take f
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -13,10 +13,10 @@ from pydantic import BaseModel, ValidationError
 from deployments.rollouts import Metric
 from serve_app.canary.values import Blind, Generation, Memory, Sight
 from serve_app.observe.dashboards import FAILED, MODEL_API
+from serve_app.prometheus import PrometheusApi, PrometheusSilent
 
 PROMETHEUS: Final = "http://127.0.0.1:9090"
 INGRESS: Final = "Ingress"
-_TIMEOUT_S: Final = 15.0
 _OLDEST_S: Final = 60.0  # four scrapes of the ingress
 _LEAST_WINDOW_S: Final = 60
 
@@ -55,13 +55,8 @@ class _Series(BaseModel):
 
 
 class _Data(BaseModel):
-    resultType: str
+    resultType: Literal["vector"]
     result: list[_Series]
-
-
-class _Reply(BaseModel):
-    status: str
-    data: _Data
 
 
 class Prometheus:
@@ -69,17 +64,13 @@ class Prometheus:
 
     def __init__(self, url: str, token: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
         """`token`: of a proxy before it, sent as a bearer's."""
-        headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        self.url = url
-        self._http = httpx.Client(
-            base_url=url, timeout=_TIMEOUT_S, headers=headers, trust_env=False, transport=transport
-        )
+        self._api = PrometheusApi(url, token, transport, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        self._api.__exit__()
 
     def look(
         self, memory: Memory, at_ms: int, generations: Sequence[Generation], least: Mapping[str, int]
@@ -89,11 +80,11 @@ class Prometheus:
         asked = queries([each.name for each in generations], window_s, memory.terms.rules.ttft_ms,
                         memory.terms.rules.e2e_ms)  # fmt: skip
         found: dict[str, dict[tuple[str, str], float]] = {}
-        for purpose, query in asked.items():
-            values = self._ask(query)
-            if values is None:
-                return Blind(f"Prometheus does not answer at {self.url}")
-            found[purpose] = values
+        try:
+            for purpose, query in asked.items():
+                found[purpose] = self._ask(query)
+        except PrometheusSilent as error:
+            return Blind(str(error))
         for each in generations:
             age_s = found["age"].get((each.name, ""))
             if age_s is None or not age_s <= _OLDEST_S:
@@ -101,18 +92,15 @@ class Prometheus:
                 return Blind(f"Prometheus has {old} of {each.name}")
         return Sight(_figures(found), _short(found, generations, least))
 
-    def _ask(self, query: str) -> dict[tuple[str, str], float] | None:
-        """(generation, deployment or "") -> value; None when there is no answer."""
+    def _ask(self, query: str) -> dict[tuple[str, str], float]:
+        """(generation, deployment or "") -> value; `PrometheusSilent` when there is no answer."""
         try:
-            reply = self._http.post("/api/v1/query", data={"query": query})
-            parsed = _Reply.model_validate_json(reply.content)
-        except (httpx.HTTPError, httpx.InvalidURL, ValidationError):
-            return None
-        if reply.status_code != 200 or parsed.status != "success" or parsed.data.resultType != "vector":
-            return None
+            data = _Data.model_validate(self._api.query(query))
+        except ValidationError:
+            raise PrometheusSilent(f"Prometheus answers at {self._api.url} with something else than samples") from None
         return {
             (each.metric.get("ray_io_cluster", ""), each.metric.get("deployment", "")): each.value[1]
-            for each in parsed.data.result
+            for each in data.result
         }
 
 

@@ -16,7 +16,7 @@ from serve_app.cli.client import fail
 from serve_app.cli.size_check import check
 from serve_app.cli.size_text import console, duration_s, numbers, tokens, write
 from serve_app.config import ConfigError, find, load_serve_file
-from serve_app.sizing.constants import CASES, EFFICIENCIES, GIB, GPUS, MODELS, SOURCES, Case, Gpu
+from serve_app.sizing.constants import ADDRESSES, CASES, EFFICIENCIES, GIB, GPUS, MODELS, SOURCES, Case, Gpu
 from serve_app.sizing.memory import activation_bytes, full_bytes, window_bytes
 from serve_app.sizing.plan import Demand, Option, cost, options
 from serve_app.sizing.plot import draw_sweep
@@ -55,6 +55,8 @@ def size(
     if sources:
         for name, text in SOURCES.items():
             console.print(f"[{name}] {text}", markup=False, soft_wrap=True)
+            for address in ADDRESSES.get(name, ()):
+                console.print(f"    {address}", markup=False, soft_wrap=True)
         return
     known = MODELS.get(model)
     if known is None:

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.drills.acting import DrillRefused
 from serve_app.drills.rules import Rules
+from serve_app.prometheus import PrometheusApi, PrometheusSilent
 
 _PROMTOOL_S = 120.0
 _SCRAPE_S = 3.0
@@ -57,7 +58,7 @@ class Watch(Protocol):
 def watch_over(http: httpx.Client, rules: Rules, prometheus: str | None, lapse_s: int) -> Watch:
     """The Prometheus at a URL, or promtool over a recording; `DrillRefused` when there is neither."""
     if prometheus is not None:
-        return Prometheus(prometheus, rules, http)
+        return Prometheus(prometheus, rules)
     return Lapse(str(http.base_url).rstrip("/"), rules, lapse_s)
 
 
@@ -72,15 +73,14 @@ def can_watch() -> bool:
 class Prometheus:
     """The alerts of a Prometheus that scrapes this Gatehouse and has the shipped rules loaded."""
 
-    def __init__(self, url: str, rules: Rules, http: httpx.Client) -> None:
-        self._url = url.rstrip("/")
+    def __init__(self, url: str, rules: Rules) -> None:
+        self._api = PrometheusApi(url)
         self._rules = rules
-        self._http = http
 
     @property
     def how(self) -> str:
         """Where."""
-        return f"Prometheus at {self._url}"
+        return f"Prometheus at {self._api.url}"
 
     def firing(self) -> Set[str]:
         """As Prometheus says."""
@@ -103,14 +103,14 @@ class Prometheus:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing to end."""
+        """Hang up."""
+        self._api.__exit__()
 
     def _ask(self, what: str) -> Mapping[str, Any]:
         try:
-            reply = self._http.get(f"{self._url}/api/v1/{what}").raise_for_status().json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise DrillRefused(f"{self.how} does not answer ({type(error).__name__})") from None
-        return cast(Mapping[str, Any], reply["data"])
+            return self._api.ask(what)
+        except PrometheusSilent as error:
+            raise DrillRefused(str(error)) from None
 
 
 # --- a recording -------------------------------------------------------------------------------------------------

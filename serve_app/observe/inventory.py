@@ -15,9 +15,10 @@ from prometheus_client.core import Metric
 
 from deployments.gate.shadow import ShadowCounts
 from deployments.limits import Budget, BudgetState, Unit, Window
-from deployments.ports import Tier, TierState
+from deployments.ports import ModelId, Tier, TierState
 from deployments.rollouts import Kind as RolloutKind
 from deployments.rollouts import Plan, Rollout, Standing
+from deployments.tenancy.prices import Price, PriceTable
 from serve_app.api.guard_metrics import make_guard_meter
 from serve_app.api.metrics import Counters
 from serve_app.api.route_metrics import make_route_meter
@@ -81,6 +82,7 @@ def _foreign() -> Sequence[Family]:
         *families(Origin.ENGINE, Kind.GAUGE, _QUEUE, "ray_gatehouse_queue_waiting"),
         *families(Origin.ENGINE, Kind.HISTOGRAM, _QUEUE, "ray_gatehouse_queue_seconds"),
         *families(Origin.ENGINE, Kind.COUNTER, _QUEUE, "ray_gatehouse_queue_refused"),
+        *families(Origin.ENGINE, Kind.HISTOGRAM, frozenset({"model"}), "ray_gatehouse_abort_seconds"),
         *families(
             Origin.SERVE,
             Kind.GAUGE,
@@ -132,7 +134,7 @@ def _foreign() -> Sequence[Family]:
 
 def ingress_registry() -> CollectorRegistry:
     """The registry of an ingress replica that shows every family it can show."""
-    counters = Counters()
+    counters = Counters(PriceTable("USD", {ModelId("model"): Price(1, 1, 1, 1)}))
     make_guard_meter(counters)
     tier = TierState()
     make_route_meter(counters).watch(lambda: {Tier.BASE: tier})

@@ -1,6 +1,7 @@
-"""Every number that the sizing rests on, each with where it comes from. `SOURCES` explains the marks.
+"""Every number that the sizing rests on, each with where it comes from.
 
-Nothing here was measured by us on a GPU. What is an estimate says so and is given as a range.
+`SOURCES` explains the marks, `ADDRESSES` says where to read it. Nothing here was measured by us on a GPU. What is an
+estimate says so and is given as a range.
 """
 
 from collections.abc import Mapping
@@ -42,6 +43,33 @@ SOURCES: Mapping[str, str] = {
     "unit": "What the word means.",
     "estimate": "Ours; no measurement behind it. Given as a range, or on the cautious side.",
 }
+
+ADDRESSES: Mapping[str, tuple[str, ...]] = {
+    "config": (
+        "https://huggingface.co/openai/gpt-oss-20b/blob/main/config.json",
+        "https://huggingface.co/openai/gpt-oss-120b/blob/main/config.json",
+    ),
+    "card": ("https://arxiv.org/abs/2508.10925",),
+    "mx": ("https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf",),
+    "datasheet": (
+        "https://www.nvidia.com/en-us/data-center/h200/",
+        "https://www.nvidia.com/en-us/data-center/h100/",
+        "https://www.nvidia.com/en-us/data-center/a100/",
+        "https://www.nvidia.com/en-us/data-center/l40s/",
+        "https://www.nvidia.com/en-us/data-center/l4/",
+    ),
+    "lab": (
+        "https://docs.gpustack.ai/latest/performance-lab/gpt-oss-20b/h100/",
+        "https://docs.gpustack.ai/latest/performance-lab/gpt-oss-20b/a100/",
+        "https://docs.gpustack.ai/latest/performance-lab/gpt-oss-120b/h100/",
+        "https://docs.gpustack.ai/latest/performance-lab/gpt-oss-120b/a100/",
+    ),
+    "source": ("https://github.com/vllm-project/vllm/tree/v0.29.0",),
+    "bench": ("docs/benchmarks.md",),
+    "models": ("docs/models.md",),
+}
+"""By mark: pages of others, and files of this repository. Marks that are missing here have nothing to be read:
+`nvidia-smi --query-gpu=memory.total --format=csv` says what [smi] means on a machine with the card."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import httpx
 
 from serve_app.backups.last import LAST_FILE
+from serve_app.prometheus import PrometheusApi, PrometheusSilent
 from serve_app.status.facts import (
     AuditFacts,
     Burn,
@@ -186,7 +187,7 @@ class Reader:
     # --- Prometheus ------------------------------------------------------------------------------------------------
 
     def _alerts(self, prometheus: str | None) -> Maybe[Sequence[Firing]]:
-        found = self._prometheus(prometheus, "alerts")
+        found = _asked(prometheus, lambda api: api.ask("alerts"))
         if isinstance(found, Unseen):
             return found
         return [
@@ -203,7 +204,7 @@ class Reader:
     def _burn(self, prometheus: str | None) -> Maybe[Burn]:
         values: list[float | None] = []
         for name in ("failed:ratio_rate1h", "failed:ratio_rate3d", "slow:ratio_rate1h", "slow:ratio_rate3d"):
-            found = self._prometheus(prometheus, "query", query=f"gatehouse:{name}")
+            found = _asked(prometheus, lambda api, name=name: api.query(f"gatehouse:{name}"))
             if isinstance(found, Unseen):
                 return found
             rows = cast(Sequence[Mapping[str, Any]], found["result"])
@@ -211,14 +212,15 @@ class Reader:
             values.append(None if math.isnan(value) else value)
         return Burn(*values)
 
-    def _prometheus(self, url: str | None, what: str, **parameters: str) -> Maybe[Mapping[str, Any]]:
-        if url is None:
-            return Unseen("no --prometheus was named")
-        try:
-            reply = httpx.get(f"{url.rstrip('/')}/api/v1/{what}", params=parameters, timeout=10.0)
-            return cast(Mapping[str, Any], reply.raise_for_status().json()["data"])
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
-            return Unseen(f"Prometheus does not answer ({type(error).__name__})")
+
+def _asked(url: str | None, question: Callable[[PrometheusApi], Mapping[str, Any]]) -> Maybe[Mapping[str, Any]]:
+    if url is None:
+        return Unseen("no --prometheus was named")
+    try:
+        with PrometheusApi(url) as api:
+            return question(api)
+    except PrometheusSilent as error:
+        return Unseen(str(error))
 
 
 def kept(state: Path, what: str) -> Maybe[Kept]:

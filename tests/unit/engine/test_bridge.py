@@ -150,6 +150,33 @@ async def test_closing_early_tells_the_app_and_does_not_cancel_it() -> None:
     assert bridge.active == 0
 
 
+async def test_how_long_the_end_of_the_work_takes_is_told_of_what_was_given_up_alone() -> None:
+    told: list[float] = []
+    may_end = asyncio.Event()
+
+    async def slowly(app: App, receive: Receive) -> None:
+        await until_gone(app, receive)
+        await may_end.wait()
+
+    bridge = AsgiBridge(App(start(), body(b"a"), slowly), AT_ONCE)
+    bridge.aborted = told.append
+    items = ask(bridge)
+    await anext(items)
+    loop = asyncio.get_running_loop()
+    left_s = loop.time()
+    await items.aclose()
+    assert told == []  # it still works
+    may_end.set()
+    await bridge.aclose()
+    assert len(told) == 1
+    assert 0 <= told[0] <= loop.time() - left_s
+    whole = AsgiBridge(App(start(), body(b"a", more=False)), AT_ONCE)
+    whole.aborted = told.append
+    await everything(ask(whole))
+    await whole.aclose()
+    assert len(told) == 1
+
+
 async def test_a_reader_that_is_cancelled_while_it_waits_hangs_up() -> None:
     reached = asyncio.Event()
 

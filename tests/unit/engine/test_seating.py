@@ -46,6 +46,9 @@ class Counts:
     def refused(self, priority: Priority) -> None:
         self.refusals[priority] += 1
 
+    def aborted(self, seconds: float) -> None:
+        pass
+
 
 def call(tenant: str = "a", path: str = CHAT, share: Share | None = None, **body: object) -> EngineCall:
     content = json.dumps({"model": "syn", "messages": [{"role": "user", "content": "hi"}]} | body).encode()
@@ -268,7 +271,7 @@ async def test_metrics_name_the_model_and_the_priority_and_no_tenant(monkeypatch
     made: dict[str, Metric] = {}
 
     def make(name: str, *rest: object) -> Metric:
-        assert rest[-1] == ("model", "priority")
+        assert rest[-1] == (("model",) if name == "gatehouse_abort_seconds" else ("model", "priority"))
         return made.setdefault(name, Metric(name))
 
     fakes = SimpleNamespace(Gauge=make, Histogram=make, Counter=make)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from serve_app.cli.size import app, card_prices
 from serve_app.cli.size_text import duration_s, numbers, tokens
+from serve_app.config import ROOT
 from serve_app.sizing import constants
 from serve_app.sizing.check import COMPARED
 from tests.unit.bench.sse import Script
@@ -84,7 +85,7 @@ def test_every_constant_has_a_source() -> None:
             continue
         target = each.targets[0] if isinstance(each, ast.Assign) else each.target
         name = ast.unparse(target)
-        if not name.isupper() or name == "SOURCES":
+        if not name.isupper() or name in ("SOURCES", "ADDRESSES"):
             continue
         after = body[number + 1] if number + 1 < len(body) else None
         sentence = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
@@ -96,6 +97,27 @@ def test_every_constant_has_a_source() -> None:
         assert marks & set(constants.SOURCES), f"{name} has no source"
         checked.append(name)
     assert {"GPUS", "EFFICIENCIES", "PATH_TOKEN_S", "LAB", "HOURS_PER_MONTH"} <= set(checked)
+
+
+def test_every_source_that_can_be_read_has_its_address() -> None:
+    assert constants.ADDRESSES.keys() == constants.SOURCES.keys() - {"smi", "choice", "unit", "estimate"}
+    said = _RUN.invoke(app, ["--sources"])
+    assert said.exit_code == 0
+    lines = said.output.splitlines()
+    for name, addresses in constants.ADDRESSES.items():
+        begin = next(number for number, line in enumerate(lines) if line.startswith(f"[{name}] "))
+        shown = lines[begin + 1 : begin + 1 + len(addresses)]
+        assert [line.strip() for line in shown] == list(addresses)
+        for address in addresses:
+            assert address.startswith("https://") or (ROOT / address).is_file(), address
+
+
+def test_every_card_and_every_throughput_has_a_page() -> None:
+    pages = constants.ADDRESSES
+    for card in constants.GPUS:
+        assert any(page.endswith(f"/{card}/") for page in pages["datasheet"]), card
+    for each in constants.LAB:
+        assert any(page.endswith(f"/{each.model}/{each.gpu}/") for page in pages["lab"]), each
 
 
 def test_a_profile_is_simulated(tmp_path_factory: pytest.TempPathFactory) -> None:
