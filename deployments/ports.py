@@ -71,6 +71,7 @@ class Scope(StrEnum):
     ADMIN = "admin"
     AUDIT_READ = "audit-read"
     ACT_AS = "act-as"
+    ROLLOUT_EVENTS = "rollout-events"
 
 
 class GateProfile(StrEnum):

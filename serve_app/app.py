@@ -252,7 +252,7 @@ def parts(config: AppConfig) -> Parts:
         make_counters=partial(token_counters,
                               [model.engine.model for model in config.models if model.source and model.tier],
                               str(vocabulary_dir(config))),
-        make_meter=Counters,
+        make_meter=partial(Counters, config.tenancy.prices.to_table()),
         make_route_meter=make_route_meter,
         guardrails=config.guardrails,
         make_guard_meter=make_guard_meter,

@@ -13,7 +13,9 @@ from deployments.ingress.egress import Reach, check
 from deployments.ingress.journey import RoutedModel
 from deployments.ingress.opening import Opening
 from deployments.ingress.prompting import Prompts
+from deployments.ingress.revisions import Choices
 from deployments.ingress.settling import Settler
+from deployments.ingress.turn import named
 from deployments.ingress.window import Window
 from deployments.ports import (
     Engine,
@@ -57,14 +59,15 @@ class Inquiries:
         tiers: list[tuple[Tier, ModelId]] = [(each.tier, each.model) for each in models if each.tier is not None]
         self._tiers = [model for _, model in sorted(tiers, key=lambda each: each[0].rank)]
 
-    async def count(self, principal: Principal, asked: Asked) -> int:
+    async def count(self, principal: Principal, asked: Asked, choices: Choices | None = None) -> int:
         """How many input tokens a chat request has: the engine's count of the prompt that it would read.
 
         Where an engine cannot say (somebody else's server, or one that is starting) the texts are counted, without
-        what the model's chat format adds. The operator's instructions are counted, too: the configured ones.
+        what the model's chat format adds. The operator's instructions are counted, too: those of the `choices` of the
+        session, else the configured ones.
         """
         model = self._target(principal, asked.model)
-        asked = self._prompts.before(asked, model)
+        asked = self._prompts.before(asked, model, named((choices or Choices()).prompts.get(model)))
         try:
             return len(await self.render(principal, asked.model, asked.body))
         except (EngineFailed, EngineOverloaded, InvalidRequest):

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
@@ -23,6 +23,7 @@ from deployments.errors import (
     Forbidden,
     GatehouseError,
     InvalidRequest,
+    Unauthenticated,
     UnknownModel,
 )
 from deployments.guardrails.guard import Guardrails
@@ -233,7 +234,7 @@ class Journey:
         session = session_of(principal, ask.headers, ask.body, asked.body)
         words = await self._screening.request(principal, ask.request_id, session, asked, untrusted, said(ask.headers))
         principal, asked, untrusted, watch = words.principal, words.asked, words.untrusted, words.watch
-        choices = self._choices(principal.tenant, session, asked)
+        choices = self._choices(principal.tenant, session, asked.dialect, asked.model)
         # While the ledger admits.
         routing = self._own(self._route(principal, session, ask, asked, untrusted, started_s, choices))
         try:
@@ -287,14 +288,31 @@ class Journey:
             raise Forbidden(f"This key does not have the scope '{scope.value}'.")
         return principal
 
-    def _choices(self, tenant: TenantId, session: SessionId, asked: Asked) -> Choices:
+    def choices_of(
+        self,
+        principal: Principal,
+        headers: Mapping[str, str],
+        body: Mapping[str, JsonValue],
+        internal: Mapping[str, JsonValue],
+        dialect: Dialect,
+        model: ModelId | None,
+    ) -> Choices:
+        """What the session of a question would get, were it asked for an answer; nobody is asked for it here.
+
+        `body` is what the client sent, `internal` the same as chat.
+        """
+        with suppress(Unauthenticated):  # a name that does not hold gets no answer, and so no revision either
+            principal = self._acting.whose(principal, headers)
+        return self._choices(principal.tenant, session_of(principal, headers, body, internal), dialect, model)
+
+    def _choices(self, tenant: TenantId, session: SessionId, dialect: Dialect, model: ModelId | None) -> Choices:
         """What the session gets of all that has several revisions and a part in this request."""
         if self._revisions is None:
             return Choices()
         found = self._revisions.choices(tenant, session)
-        if asked.dialect not in PROMPTED:
+        if dialect not in PROMPTED:
             found = replace(found, prompts={})
-        wanted = None if asked.model is None else self._models.get(asked.model)
+        wanted = None if model is None else self._models.get(model)
         # Nobody routes to a model without a tier.
         return found if wanted is None or wanted.tier is not None else replace(found, router=None)
 

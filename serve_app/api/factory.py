@@ -90,9 +90,11 @@ def create_api(surface: Surface, *, behind_serve: bool = False) -> AsgiApp:
     app.include_router(create_operations_router(authorize, surface.audit, surface.clock, surface.keeps_bodies))
     app.include_router(create_rollouts_router(authorize, surface.rollouts))
     chat = surface.readers[Dialect.CHAT]
-    screened = surface.journey.screened
+    screened, choose = surface.journey.screened, surface.journey.choices_of
     app.include_router(
-        create_route_router(authorize, surface.difficulty, chat, intake, surface.models, screened=screened)
+        create_route_router(
+            authorize, surface.difficulty, chat, intake, surface.models, screened=screened, choose=choose
+        )
     )
     app.include_router(create_feedback_router(authorize, surface.difficulty, surface.revisions))
     app.include_router(create_reviews_router(authorize, surface.approvals, surface.advisor))

@@ -20,6 +20,7 @@ from deployments.ports import (
     Verdict,
     Withheld,
 )
+from deployments.tenancy.prices import MICROS, PriceTable, cost_micros
 from serve_app.api.budget_metrics import BudgetCollector
 from serve_app.api.gate_health import GateGauges
 from serve_app.api.probes import or_nan
@@ -27,6 +28,7 @@ from serve_app.api.rollout_metrics import RolloutCollector
 from serve_app.api.shadow_metrics import ShadowCollector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
 _PACE_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 
 
@@ -58,8 +60,10 @@ _AUDIT_GAUGES = {
 class Counters:
     """Everything the ingress counts. Implements `deployments.ingress.meter.Meter`."""
 
-    def __init__(self) -> None:
+    def __init__(self, prices: PriceTable | None = None) -> None:
+        """`prices`: what the ledger books by; without any there is no metric of cost."""
         self.registry = registry = CollectorRegistry()
+        self._prices = prices or PriceTable("", {})
         self._requests = Counter(
             "gatehouse_requests", "Requests by outcome.", ["dialect", "model", "status", "code"], registry=registry
         )
@@ -80,6 +84,15 @@ class Counters:
             "gatehouse_stream_end", "How generations ended.", ["dialect", "outcome"], registry=registry
         )
         self._tokens = Counter("gen_ai_client_token_usage", "Tokens by kind.", ["model", "kind"], registry=registry)
+        self._cost = Counter(
+            "gen_ai_cost", "What answers cost by the price table, in its currency.", ["model", "currency"],
+            registry=registry if self._prices.models else None,
+        )  # fmt: skip
+        self._overhead = Histogram(
+            "gatehouse_overhead_seconds",
+            "Answered requests: the time in which no call of an engine was open, waits for approvals left out.",
+            ["dialect"], buckets=_OVERHEAD_SECONDS, registry=registry,
+        )  # fmt: skip
         self._abandoned = Counter(
             "gatehouse_cascade_abandoned", "Attempts of a verified cascade that were not sent.", ["model"],
             registry=registry,
@@ -168,6 +181,10 @@ class Counters:
         """A stream was answered to its end, with so many seconds between two of its tokens."""
         self._pace.labels(model).observe(seconds)
 
+    def took(self, dialect: Dialect, seconds: float) -> None:
+        """A request was answered, and for so long no call of an engine was open for it."""
+        self._overhead.labels(dialect.value).observe(seconds)
+
     def abandoned(self, model: ModelId, usage: Usage) -> None:
         """An attempt of a cascade was not sent; its tokens were used all the same."""
         self._abandoned.labels(model).inc()
@@ -181,6 +198,9 @@ class Counters:
             ("reasoning", usage.reasoning_tokens),
         ):
             self._tokens.labels(model, kind).inc(tokens)
+        price = self._prices.price(model)
+        if price is not None:
+            self._cost.labels(model, self._prices.currency).inc(cost_micros(usage, price) / MICROS)
 
     def answered(self, dialect: Dialect, model: str) -> None:
         """A request got its 200."""

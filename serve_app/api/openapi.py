@@ -124,7 +124,8 @@ _TAGS: Final = {
     "rollouts": "Shipping a revision step by step; scope `admin`.",
     "tenants": "Tenants and what holds for them; scope `admin`.",
     "audit": "The audit log; scope `audit-read` or `admin`.",
-    "reports": "What operators and their tools report into the audit log; scope `admin`.",
+    "reports": "What operators and their tools report into the audit log; scope `admin`, for rollouts also "
+    "`rollout-events`.",
     "operations": "Probes and metrics.",
 }
 _KEYED: Final = frozenset({400, 401, 403, 500, 503})

@@ -1,6 +1,7 @@
 """`/v1/changes`, `/v1/incidents`, `/v1/rollouts`: what operators and their tools report into the audit log.
 
-Scope `admin`. Nothing is kept here: the record is all there is, and it is on disk before the answer. What happens once
+Scope `admin`; steps of rollouts that other tools drive also with the scope `rollout-events`, which gives nothing else.
+Nothing is kept here: the record is all there is, and it is on disk before the answer. What happens once
 to its object (a change or incident is closed, a rollout started or finished) is recorded once, whoever repeats it; of
 what may happen again, a repetition is known by its `Idempotency-Key`. A repetition answers the first receipt.
 """
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from deployments.audit.record import fields_of
 from deployments.clock import Clock
-from deployments.errors import AuditRefused, InvalidRequest, NotFound
+from deployments.errors import AuditRefused, Forbidden, InvalidRequest, NotFound
 from deployments.ports import (
     SYSTEM_TENANT,
     Audit,
@@ -32,6 +33,7 @@ from deployments.ports import (
     TenantId,
     keeps_nothing,
 )
+from deployments.rollouts import Kind
 from serve_app.api.auth import Authorizer
 from serve_app.api.bodies import ID_PATTERN, GivenId, TenantName, parse_model, read_object
 
@@ -39,6 +41,7 @@ IDEMPOTENCY_HEADER = "idempotency-key"
 _MAX_BODY_BYTES = 64 * 1024
 _PATH_ID = re.compile(ID_PATTERN)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_OWN_KINDS = frozenset(kind.value for kind in Kind)
 _ONCE = frozenset({"change.closed", "incident.opened", "incident.closed", "rollout.started", "rollout.finished"})
 
 _Word = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
@@ -181,10 +184,16 @@ def create_operations_router(
         fields = {**_about(body, named), "outcome": body.outcome}
         return await book.record(request, principal, "incident.closed", named, _tenant(body, principal), fields, body)
 
+    async def reporter(request: Request) -> Principal:
+        return await authorizer(request, Scope.ROLLOUT_EVENTS, Scope.ADMIN)
+
     @router.post("/rollouts/events", status_code=201)
-    async def rollout(request: Request, principal: Annotated[Principal, Depends(administrator)]) -> ReportedReply:
+    async def rollout(request: Request, principal: Annotated[Principal, Depends(reporter)]) -> ReportedReply:
         """Report a step of a rollout; it belongs to no tenant."""
         body = parse_model(RolloutEventBody, await read_object(request, _MAX_BODY_BYTES))
+        if body.kind in _OWN_KINDS and Scope.ADMIN not in principal.scopes:
+            raise Forbidden(f"Rollouts of the kind '{body.kind}' are Gatehouse's own: only it, or a key with the scope "
+                            "'admin', reports their steps.")  # fmt: skip
         fields = cast("dict[str, JsonValue]", body.model_dump(exclude={"event"}))
         name = f"rollout.{body.event}"
         return await book.record(request, principal, name, body.rollout_id, SYSTEM_TENANT, fields, None)

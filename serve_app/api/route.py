@@ -12,9 +12,11 @@ from starlette.requests import Request
 
 from deployments.errors import InvalidRequest, UnknownModel
 from deployments.ingress.egress import Reach, usable_tiers
+from deployments.ingress.revisions import Choices
 from deployments.ingress.screening import Question
 from deployments.ingress.session import session_of
 from deployments.ingress.surface import ServedModel
+from deployments.ingress.turn import named
 from deployments.ports import (
     Dialect,
     Difficulty,
@@ -43,6 +45,9 @@ MOST_QUESTIONS: Final = 64
 
 ReadRequest = Callable[[Mapping[str, JsonValue]], RouteRequest]
 Screened = Callable[[Principal, RequestId, Dialect, Mapping[str, JsonValue]], Awaitable[Question]]
+Choose = Callable[
+    [Principal, Mapping[str, str], Mapping[str, JsonValue], Mapping[str, JsonValue], Dialect, ModelId | None], Choices
+]
 
 
 def create_route_router(
@@ -53,11 +58,12 @@ def create_route_router(
     models: Sequence[ServedModel] = (),
     *,
     screened: Screened,
+    choose: Choose | None = None,
 ) -> APIRouter:
     """The routes of the difficulty router; `read_request` turns a chat body into what the router may see.
 
     `models` are those that are served: the router chooses among the tiers that may answer the key that asks. `screened`
-    is what guardrails leave of a question.
+    is what guardrails leave of a question, `choose` says what its session gets of all that has several revisions.
     """
     ranked = [(Tier(each.tier), Reach(each.model, each.local)) for each in models if each.tier is not None]
     router = APIRouter()
@@ -93,6 +99,9 @@ def create_route_router(
         model = _model(question, where)
         session = session_of(principal, request.headers, question, question)
         request_id = RequestId(f"dryrun_{secrets.token_hex(12)}")
+        choices = Choices()
+        if choose is not None:
+            choices = choose(principal, request.headers, question, question, Dialect.CHAT, model)
         words = await screened(principal, request_id, Dialect.CHAT, question)
         principal, asked = words.principal, read_request(words.body)
         decision = await difficulty.route(
@@ -108,10 +117,14 @@ def create_route_router(
                 model=model,
                 dry_run=True,
                 usable=usable_tiers(principal, ranked),
+                revisions={name: each.revision for name, each in choices.engines.items()},
+                snapshot=named(choices.router),
+                prompts={name: each.revision for name, each in choices.prompts.items()},
+                policy=named(choices.policy),
             )
         )
-        named = not _NAMED.isdisjoint(decision.reasons)
-        if model is not None and named and not principal.may_use(model):
+        by_name = not _NAMED.isdisjoint(decision.reasons)
+        if model is not None and by_name and not principal.may_use(model):
             raise UnknownModel(model)  # the same answer as for a model that is not served
         return decision
 

@@ -63,6 +63,10 @@ def _decided(decision: RouteDecision) -> dict[str, Any]:
         "eligible": decision.eligible,
         "hand_over": decision.hand_over,
         "hold": None if decision.hold is None else decision.hold.value,
+        # Of what there is one of for everybody nothing is said, as in the headers of an answer.
+        "router_revision": decision.router_revision or None,
+        "prompt_revision": decision.prompt_revision or None,
+        "policy_revision": decision.policy_revision or None,
     }
 
 

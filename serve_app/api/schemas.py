@@ -496,13 +496,14 @@ def _routes() -> dict[str, Schema]:
     ) | {"description": "Names and numbers that explain the decision; no word of the prompt."}
     named = (
         "id model tier effort revision reason reasons difficulty policy snapshot mode confidence propensity explored "
-        "eligible hand_over hold detail"
+        "eligible hand_over hold router_revision prompt_revision policy_revision detail"
     )
     decided: dict[str, Schema] = {
         "id": _TEXT, "model": _TEXT, "tier": _TEXT, "effort": _TEXT, "revision": _TEXT, "reason": _TEXT,
         "reasons": _list(_TEXT), "difficulty": share, "policy": _TEXT, "snapshot": _maybe(_TEXT), "dry_run": _FLAG,
         "mode": _among([mode.value for mode in Mode]), "confidence": share, "propensity": share, "explored": _FLAG,
         "eligible": _FLAG, "hand_over": _FLAG, "hold": _maybe(_among([hold.value for hold in Hold])),
+        "router_revision": _maybe(_TEXT), "prompt_revision": _maybe(_TEXT), "policy_revision": _maybe(_TEXT),
         "detail": _maybe(ref("RouteDetail")),
     }  # fmt: skip
     question = _object("messages", messages=_list({}), model=_maybe(_TEXT), risk=_maybe(_RISK))

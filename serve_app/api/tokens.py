@@ -12,8 +12,9 @@ from deployments.ingress.dialects.messages import read_count
 from deployments.ingress.dialects.requests import ChatMessage, Listed, Tool, invalid
 from deployments.ingress.dialects.values import wanted_model
 from deployments.ingress.surface import Surface
-from deployments.ports import Dialect, JsonValue
+from deployments.ports import Dialect, JsonValue, RequestId
 from serve_app.api.generate import Generation
+from serve_app.api.streams import request_id_of
 
 
 class _Question(BaseModel):
@@ -44,8 +45,15 @@ def create_tokens_router(surface: Surface, server: Generation) -> APIRouter:
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(request: Request) -> JSONResponse:
-        principal, body = await server.question(request, Dialect.MESSAGES)
-        return JSONResponse({"input_tokens": await surface.inquiries.count(principal, read_count(body))})
+        principal, body = await server.read(request)
+        asked = read_count(body)
+        # As an answer would be asked for: the session is known by what the client said, guardrails look after that.
+        choices = surface.journey.choices_of(
+            principal, request.headers, body, asked.body, Dialect.MESSAGES, asked.model
+        )
+        words = await surface.journey.screened(principal, RequestId(request_id_of(request)), Dialect.MESSAGES, body)
+        tokens = await surface.inquiries.count(words.principal, read_count(words.body), choices)
+        return JSONResponse({"input_tokens": tokens})
 
     @router.post("/tokenize")
     async def tokenize(request: Request) -> JSONResponse:

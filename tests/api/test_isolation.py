@@ -166,7 +166,7 @@ def _administered(ids: Ids) -> Iterator[Lookup]:
     plan = {"rollout_id": "ro-2", "kind": "engine", "target": BASE, "previous_revision": "r1", "change_id": ids.change}
     rollout, here, moved = "/v1/admin/rollouts/{rollout_id}", {"rollout_id": "ro-2"}, {"change_id": ids.change}
     for request, owned in (
-        (Request("post", "/v1/admin/artefacts", json=files), 201),
+        (Request("post", "/v1/admin/artefacts", json={**files, "change_id": ids.change}), 201),
         (Request("post", "/v1/admin/rollouts", json={**plan, "revision": revision}), 201),
         (Request("get", rollout, here), 200),
         (Request("get", f"{rollout}/history", here), 200),
@@ -211,6 +211,12 @@ def _administered(ids: Ids) -> Iterator[Lookup]:
     ):  # fmt: skip
         named = (*request.params, *request.query, *request.headers, *fields_of(request))
         yield Lookup(request, named, 403, owned=owned)
+
+
+def _plain(operation: tuple[str, str]) -> Request:
+    """A request whose body says nothing: whether the key may ask at all comes before what it asks."""
+    method, path = operation
+    return Request(method, path, {"model": BASE} if "{model}" in path else {}, None if method == "get" else {})
 
 
 def fields_of(request: Request) -> list[str]:
@@ -419,6 +425,24 @@ async def test_what_is_of_another_tenant_is_as_what_does_not_exist(either: Tenan
     before = await either.seen_by_acme(ids)
     assert await differences(either, ids, scopes) == []
     assert await either.seen_by_acme(ids) == before
+
+
+async def test_a_key_that_tells_of_rollouts_can_do_nothing_else(house: Tenants) -> None:
+    """Of its own tenant neither: it lies in a pod that drives a canary, and is worth nothing to whoever finds it."""
+    ids, narrow = await house.furnish(), frozenset({Scope.ROLLOUT_EVENTS})
+    key = house.new_key(ACME, narrow, person="olga of acme")
+    before = await house.seen_by_acme(ids)
+    public = {each.operation for each in COMMON if not each.path.startswith("/v1/audit")}
+    asked = [*(row.request for row in lookups(ids)), *LISTS, *COMMON, *(_plain(each) for each in NAMELESS | CONVERSING)]
+    for request in asked:
+        if request.operation not in public:
+            reply = await house.send(key, request)
+            assert reply.status_code in (400, 403), (request, reply.text)  # the dialect decides
+            assert "scope" in reply.text, (request, reply.text)
+    assert await house.seen_by_acme(ids) == before
+    step = {"event": "started", "rollout_id": "rel-1", "kind": "cluster", "change_id": ids.change}
+    told_of = await house.send(key, Request("post", "/v1/rollouts/events", json=step))
+    assert told_of.status_code == 201, told_of.text
 
 
 SPELLINGS: dict[str, Callable[[str], str]] = {

@@ -10,15 +10,19 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
+from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from deployments.audit.record import validate
 from deployments.clock import FixedClock
 from deployments.errors import AuditOverloaded, AuditRefused, GatehouseError
 from deployments.ports import AuditEvent, Body, BodyField, Receipt, Scope
+from deployments.rollouts import Kind
 from serve_app.api.auth import Authorizer
 from serve_app.api.errors import error_response
 from serve_app.api.operations import create_operations_router
+from serve_app.canary.driver import AuditBook
+from serve_app.canary.values import Memory, Record, Unreachable
 from serve_app.cli import change, incident
 from tests.fakes_audit import InMemoryAudit
 from tests.fakes_ledger import InMemoryLedger
@@ -81,9 +85,7 @@ def ledger() -> InMemoryLedger:
     return ledger
 
 
-def client_of(
-    audit: InMemoryAudit, ledger: InMemoryLedger, clock: FixedClock, keeps: bool = False
-) -> httpx.AsyncClient:
+def app_of(audit: InMemoryAudit, ledger: InMemoryLedger, clock: FixedClock, keeps: bool = False) -> FastAPI:
     app = FastAPI()
     app.include_router(create_operations_router(Authorizer(ledger), audit, clock, lambda _: keeps))
 
@@ -91,7 +93,13 @@ def client_of(
         return error_response(error)
 
     app.add_exception_handler(GatehouseError, on_error)
-    transport = httpx.ASGITransport(app)
+    return app
+
+
+def client_of(
+    audit: InMemoryAudit, ledger: InMemoryLedger, clock: FixedClock, keeps: bool = False
+) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app_of(audit, ledger, clock, keeps))
     return httpx.AsyncClient(transport=transport, base_url="http://gatehouse", headers={"x-api-key": "alice"})
 
 
@@ -270,12 +278,65 @@ async def test_a_first_record_is_found_behind_many_others(client: httpx.AsyncCli
 
 
 @pytest.mark.parametrize(("path", "body"), CALLS)
-@pytest.mark.parametrize("key", ["inference", "approve", "audit-read"])
+@pytest.mark.parametrize("key", [each.value for each in Scope if each is not Scope.ADMIN])
 async def test_a_report_needs_the_admin_scope(
     client: httpx.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any], key: str
 ) -> None:
     assert (await client.post(path, json=body, headers={"x-api-key": key})).status_code == 403
     assert audit.events == []
+
+
+async def test_a_tool_that_drives_a_rollout_needs_a_narrow_scope_alone(
+    client: httpx.AsyncClient, audit: InMemoryAudit
+) -> None:
+    narrow = {"x-api-key": "rollout-events", "idempotency-key": "k1"}
+    step = {**ROLLOUT, "kind": "cluster"}
+    first = await client.post("/v1/rollouts/events", json=step, headers=narrow)
+    again = await client.post("/v1/rollouts/events", json=step, headers=narrow)
+    assert (first.status_code, again.json()) == (201, first.json())
+    [event] = audit.events
+    assert (event.name, event.tenant, event.data["kind"]) == ("rollout.promoted", "system", "cluster")
+
+
+class _Through(httpx.BaseTransport):
+    """To an app in this process, for a client that waits."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._client = TestClient(app)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        reply = self._client.request(
+            request.method, str(request.url), content=request.read(), headers=dict(request.headers)
+        )
+        return httpx.Response(reply.status_code, content=reply.content)
+
+
+@pytest.mark.parametrize(("key", "why"), [("rollout-events", None), ("audit-read", "scope")])
+def test_the_driver_of_a_canary_needs_no_more_than_that(
+    audit: InMemoryAudit, ledger: InMemoryLedger, clock: FixedClock, key: str, why: str | None
+) -> None:
+    app = app_of(audit, ledger, clock)
+    memory = Memory(id="rel-1", change_id="CHG-1", by="ada", revision="b" * 64, previous="a" * 64, old="a", since_ms=1)
+    step = Record(number=2, event="promoted", share=5, state="step", reason="all is well", change_id="CHG-1")
+    with AuditBook("http://gatehouse", key, _Through(app)) as book:
+        if why is None:
+            book.record(memory, step)
+            book.record(memory, step)
+        else:
+            with pytest.raises(Unreachable, match=why):
+                book.record(memory, step)
+    assert [event.data["rollout_id"] for event in audit.events] == ["rel-1"] * (why is None)
+
+
+@pytest.mark.parametrize("kind", [each.value for each in Kind])
+async def test_the_narrow_scope_tells_nothing_of_gatehouse_s_own_rollouts(
+    client: httpx.AsyncClient, audit: InMemoryAudit, kind: str
+) -> None:
+    body = {**ROLLOUT, "kind": kind}
+    refused = await client.post("/v1/rollouts/events", json=body, headers={"x-api-key": "rollout-events"})
+    assert (refused.status_code, kind in refused.json()["error"]["message"]) == (403, True)
+    assert audit.events == []
+    assert (await client.post("/v1/rollouts/events", json=body)).status_code == 201
 
 
 @pytest.mark.parametrize(("path", "body"), CALLS)

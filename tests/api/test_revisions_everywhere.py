@@ -219,7 +219,11 @@ async def test_sessions_of_the_slice_are_routed_by_the_candidate_s_snapshot(hous
             assert headers["x-gatehouse-router-revision"] == revision
             assert here.recorded()[-1]["router_revision"] == revision
             shown = (await here.http.get(f"/v1/route/{headers['x-gatehouse-route-id']}")).json()
-            assert shown["snapshot"] == snapshots[revision]
+            assert (shown["snapshot"], shown["router_revision"]) == (snapshots[revision], revision)
+            question = {"model": "auto", "messages": [{"role": "user", "content": KNOWN}]}
+            tried = (await here.http.post("/v1/route", json=question, headers={"x-session-id": name})).json()
+            assert (tried["snapshot"], tried["router_revision"]) == (snapshots[revision], revision)
+            assert (tried["prompt_revision"], tried["policy_revision"]) == (None, None)
     await here.ask(here.sessions(True, 1)[0], model=BASE)
     assert here.recorded()[-1]["router_revision"] == here.revision
 

@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -7,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from deployments.difficulty.reading import read_chat
 from deployments.errors import GatehouseError, Unauthenticated
+from deployments.ingress.revisions import Choice, Choices
 from deployments.ingress.screening import Question
 from deployments.ingress.session import session_of
 from deployments.ports import (
@@ -53,14 +55,25 @@ def difficulty() -> FixedDifficulty:
 
 
 @pytest.fixture
-async def client(difficulty: FixedDifficulty) -> AsyncIterator[httpx.AsyncClient]:
+def chosen() -> dict[str, Choices]:
+    """What sessions get, by the name in their header."""
+    return {}
+
+
+@pytest.fixture
+async def client(difficulty: FixedDifficulty, chosen: dict[str, Choices]) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
 
     async def screened(principal: Principal, _: RequestId, __: Dialect, body: Mapping[str, JsonValue]) -> Question:
         return Question(principal, body)
 
+    def choose(_: Principal, headers: Mapping[str, str], *__: object) -> Choices:
+        return chosen.get(headers.get("x-session-id", ""), Choices())
+
     intake = Intake(2**20, 2**20, 60)
-    app.include_router(create_route_router(Authorizer(Keys()), difficulty, read_chat, intake, screened=screened))
+    app.include_router(
+        create_route_router(Authorizer(Keys()), difficulty, read_chat, intake, screened=screened, choose=choose)
+    )
 
     @app.exception_handler(GatehouseError)
     async def failed(_: object, error: GatehouseError) -> JSONResponse:
@@ -100,6 +113,9 @@ async def test_a_dry_run_answers_with_the_decision(client: httpx.AsyncClient, di
         "eligible": False,
         "hand_over": False,
         "hold": None,
+        "router_revision": None,
+        "prompt_revision": None,
+        "policy_revision": None,
     }
     assert detail["shadow"] == {"arm": "20b/medium", "reason": "default"}
     assert {each["cost_is"] for each in detail["alternatives"]} == {"configured"}
@@ -222,3 +238,29 @@ async def test_an_explanation_has_its_detail(client: httpx.AsyncClient, difficul
     found = (await client.get("/v1/route/route_fixed")).json()
     assert (found["dry_run"], found["detail"]["task"]) == (False, "general")
     assert sum(term["value"] for term in found["detail"]["contributions"]) < 0
+
+
+async def test_an_explanation_names_the_revisions_of_all_that_had_two(
+    client: httpx.AsyncClient, difficulty: FixedDifficulty
+):
+    difficulty.owner = TenantId("acme")
+    names = ("revision", "router_revision", "prompt_revision", "policy_revision")
+    plain = (await client.get("/v1/route/route_fixed")).json()
+    assert [plain[name] for name in names] == ["r1", None, None, None]
+    difficulty.decision = replace(DECISION, router_revision="s2", policy_revision="g2")
+    found = (await client.get("/v1/route/route_fixed")).json()
+    assert [found[name] for name in names] == ["r1", "s2", None, "g2"]
+
+
+async def test_a_dry_run_asks_for_the_revisions_of_its_session(
+    client: httpx.AsyncClient, difficulty: FixedDifficulty, chosen: dict[str, Choices]
+):
+    chosen["mine"] = Choices(
+        {ModelId("demo-20b"): Choice("e2")}, {ModelId("demo-20b"): Choice("p2")}, Choice("s2"), Choice("g2")
+    )
+    for session in ("mine", "yours"):
+        await client.post("/v1/route", json=BODY, headers={"x-session-id": session})
+    mine, yours = difficulty.asks
+    assert (mine.revisions, mine.prompts) == ({"demo-20b": "e2"}, {"demo-20b": "p2"})
+    assert (mine.snapshot, mine.policy) == ("s2", "g2")
+    assert (yours.revisions, yours.prompts, yours.snapshot, yours.policy) == ({}, {}, "", "")

@@ -1,13 +1,17 @@
 """Counting tokens over fakes: what the engine is asked, and what happens where it cannot say."""
 
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from deployments.errors import EngineFailed, InvalidRequest
 from deployments.ports import Usage
+from deployments.rollouts import Kind
 from tests.api.test_generate import client
-from tests.fakes import JSON_START, Script, ScriptedEngine, World
+from tests.api.test_revisions_everywhere import NEW, OLD, House, Houses
+from tests.fakes import BASE, JSON_START, Script, ScriptedEngine, World
 
 QUESTION = {"model": "auto", "messages": [{"role": "user", "content": "one two three"}]}
 BILLING = {"type": "text", "text": "x-anthropic-billing-header: cc_version=1; cch=abc;"}
@@ -92,3 +96,43 @@ async def test_a_model_that_is_not_granted_does_not_exist() -> None:
     async with client(world) as http:
         reply = await http.post("/tokenize", json={"model": "nope", "prompt": "x"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """A rollout of a prompt, which 25 % of the sessions get."""
+    houses = Houses(tmp_path)
+    made = await houses.make(Kind.PROMPT, BASE, NEW.encode())
+    await made.begin()
+    yield made
+    await made.http.aclose()
+    await made.store.close()
+    await made.difficulty.close()
+
+
+async def test_what_is_counted_is_what_the_session_would_get(house: House) -> None:
+    for mine, text in ((True, NEW), (False, OLD)):
+        for name in house.sessions(mine, 3):
+            for headers, extra in (
+                ({"x-session-id": name}, {}),
+                ({}, {"metadata": {"user_id": json.dumps({"session_id": name})}}),  # as Claude Code says it
+            ):
+                reply = await house.http.post("/v1/messages/count_tokens", json={**QUESTION, **extra}, headers=headers)
+                assert reply.status_code == 200, reply.text
+                assert house.engine.calls[-1].path.endswith("/render")
+                assert house.engine.body["messages"] == [{"role": "system", "content": text}, *QUESTION["messages"]]
+
+
+async def test_a_session_without_a_name_is_counted_as_it_is_answered(house: House) -> None:
+    seen: set[str] = set()
+    for number in range(24):
+        said = {"model": "auto", "system": [BILLING], "messages": [{"role": "user", "content": f"turn {number}"}]}
+        counted = await house.http.post("/v1/messages/count_tokens", json=said)
+        assert counted.status_code == 200, counted.text
+        with_what = house.engine.body["messages"]
+        answered = await house.http.post("/v1/messages", json={**said, "max_tokens": 9})
+        assert answered.status_code == 200, answered.text
+        assert house.engine.body["messages"] == with_what
+        seen.add(answered.headers["x-gatehouse-prompt-revision"])
+    assert seen == {"v1", house.revision}
+    await house.world.surface().journey.drain()
