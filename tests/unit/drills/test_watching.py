@@ -142,8 +142,9 @@ def test_without_anybody_who_evaluates_rules_there_is_no_watch(monkeypatch: pyte
 def test_a_prometheus_is_asked_for_this_incidents_alerts(pages: Pages) -> None:
     rules = rules_of("INC-01")
     pages.api = {
-        "rules": {"data": {"groups": [{"rules": [{"name": name} for name in rules.alerts]}]}},
+        "rules": {"status": "success", "data": {"groups": [{"rules": [{"name": name} for name in rules.alerts]}]}},
         "alerts": {
+            "status": "success",
             "data": {
                 "alerts": [
                     {"state": "firing", "labels": {"alertname": "GatehouseFirstTokenSlow", "incident": "INC-01"}},
@@ -151,19 +152,19 @@ def test_a_prometheus_is_asked_for_this_incidents_alerts(pages: Pages) -> None:
                     {"state": "firing", "labels": {"alertname": "GatehouseTierDown", "incident": "INC-02"}},
                     {"state": "firing", "labels": {"alertname": "Other"}},
                 ]
-            }
+            },
         },
     }
-    with httpx.Client() as http, Prometheus(pages.url, rules, http) as watch:
+    with Prometheus(pages.url, rules) as watch:
         assert watch.firing() == {"GatehouseFirstTokenSlow"}
 
 
 def test_a_prometheus_without_the_rules_is_refused(pages: Pages) -> None:
-    pages.api = {"rules": {"data": {"groups": []}}}
-    with httpx.Client() as http, pytest.raises(DrillRefused, match="is missing"):
-        Prometheus(pages.url, rules_of("INC-01"), http).__enter__()
+    pages.api = {"rules": {"status": "success", "data": {"groups": []}}}
+    with pytest.raises(DrillRefused, match="is missing"):
+        Prometheus(pages.url, rules_of("INC-01")).__enter__()
 
 
 def test_a_prometheus_that_is_away_is_refused() -> None:
-    with httpx.Client() as http, pytest.raises(DrillRefused, match="does not answer"):
-        Prometheus("http://127.0.0.1:9", rules_of("INC-01"), http).__enter__()
+    with pytest.raises(DrillRefused, match="does not answer"):
+        Prometheus("http://127.0.0.1:9", rules_of("INC-01")).__enter__()
