@@ -59,7 +59,7 @@ airgap: dev-env ## installs from a bundle without a route and serves; a run that
 	@exec scripts/check.sh $@
 cluster: dev-env ## autoscaling on a fake cluster of several nodes (minutes, needs unshare)
 	@exec scripts/check.sh $@
-resilience: dev-env ## parts of a fake cluster are killed, drained, replaced and cut off under load (half an hour, needs unshare, redis-server)
+resilience: dev-env ## parts of a fake cluster are killed, drained, replaced and cut off under load (a quarter of an hour, needs unshare, redis-server)
 	@exec scripts/check.sh $@
 
 fmt: dev-env ## rewrite formatting and sort imports

@@ -48,6 +48,7 @@ def open_store(url: str) -> AsyncEngine:
             f"journal_mode={journal}",
             "synchronous=FULL",
             "foreign_keys=ON",
+            "secure_delete=ON",  # what was deleted is not left in the file; some builds of SQLite do not by themselves
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
