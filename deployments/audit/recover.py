@@ -83,6 +83,20 @@ def envelope(segment: str, found: Frame) -> Envelope:
     return Envelope(event_id, name, code_version, epoch if isinstance(epoch, int) else 0)
 
 
+def _recorded(directory: Path, disk: Disk) -> AuditHead | None:
+    """The recorded head; None of a log that was never begun. `CorruptLog` when records are there without one."""
+    try:
+        return read_head(directory / HEAD_FILE, disk)
+    except FileNotFoundError:
+        if not any(_size(path, disk) for path in segment_paths(directory, disk)):
+            return None
+    # Another writer may have begun the log between these two looks; then its head is there before its records are.
+    try:
+        return read_head(directory / HEAD_FILE, disk)
+    except FileNotFoundError:
+        raise CorruptLog(HEAD_FILE, 0, "the recorded head is missing although the log has records") from None
+
+
 def recover(directory: Path, disk: Disk = SYSTEM_DISK) -> Recovered:
     """Check every byte of the log in `directory`; a missing log is an empty one. Reads only.
 
@@ -90,15 +104,12 @@ def recover(directory: Path, disk: Disk = SYSTEM_DISK) -> Recovered:
     `CorruptLog` for anything but a torn tail, `OSError` when the disk does not answer.
     """
     # 1. The recorded head. It is written before the first record, so a log without one has lost it.
-    is_new = False
     try:
-        recorded = read_head(directory / HEAD_FILE, disk)
-    except FileNotFoundError:
-        if any(_size(path, disk) for path in segment_paths(directory, disk)):
-            raise CorruptLog(HEAD_FILE, 0, "the recorded head is missing although the log has records") from None
-        recorded, is_new = EMPTY, True
+        recorded = _recorded(directory, disk)
     except BadHead as error:
         raise CorruptLog(HEAD_FILE, 0, f"the recorded head cannot be read: {error}") from error
+    is_new = recorded is None
+    recorded = recorded or EMPTY
 
     # 2. Every segment that belongs to the log: by its seal, or frame by frame. A seal that led to a contradiction is
     #    no evidence: then all frames decide.

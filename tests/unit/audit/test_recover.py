@@ -130,6 +130,21 @@ def test_a_missing_head_beside_records_is_refused(log: Path) -> None:
         recover(log)
 
 
+def test_a_log_that_another_writer_begins_at_the_same_moment_is_read_with_its_head(log: Path) -> None:
+    looks: list[str] = []
+
+    def before(step: str, arguments: tuple[object, ...]) -> object:
+        if step == "open" and str(arguments[0]).endswith(HEAD_FILE):
+            looks.append(step)
+            if len(looks) == 1:  # not there yet; what is there at the next look came in between
+                raise FileNotFoundError(HEAD_FILE)
+        return None
+
+    found, expected = recover(log, stepped(before)), recover(log)
+    assert len(looks) == 2
+    assert (found.size, found.head, found.is_new) == (expected.size, expected.head, False)
+
+
 def test_a_missing_segment_is_refused(log: Path) -> None:
     segment_paths(log)[1].unlink()
     with pytest.raises(CorruptLog, match="record 3 should be here, and later records follow"):
