@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.engine.options import EngineSettings
+from deployments.errors import InvalidRequest
+from deployments.rollout.suite import read_suite
 from serve_app.cli.client import fail
 from serve_app.cli.diagnosis import (
     CUDA_ONLY,
@@ -69,12 +71,26 @@ def doctor(
     folders = checkpoint_folders(file.app)
     beside = candidates(file.app, facts.models, folders, read=not quick)
     checks = diagnose(facts, needs) + candidate_checks(facts, needs, beside, wanted_gpus(file.app, folders))
+    checks += suite_checks(file.app.rollout.eval.suite)
     if as_json:
         typer.echo(json.dumps({"ok": healthy(checks), "checks": [asdict(check) for check in checks]}))
     else:
         _show(checks)
     if not healthy(checks):
         raise typer.Exit(1)
+
+
+def suite_checks(suite: str | None) -> tuple[Check, ...]:
+    """Whether the evaluation suite can be read, which stops the rollout controller else; no check without one."""
+    if suite is None:
+        return ()
+    try:
+        found = read_suite(suite)
+    except InvalidRequest as error:
+        return (
+            Check("evaluation", Status.FAIL, error.public_message, "Mend the file, or take rollout.eval.suite out."),
+        )
+    return (Check("evaluation", Status.OK, f"{len(found.cases)} cases, suite {found.digest[:12]}"),)
 
 
 def needs_of(file: ServeFile) -> Needs:

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli import doctor
-from serve_app.cli.diagnosis import GIB, ModelState, PortState, VocabularyState
+from serve_app.cli.diagnosis import GIB, ModelState, PortState, Status, VocabularyState
 from serve_app.config import load_serve_file
 from serve_app.demo.vocabulary import VOCABULARY_FILE
 
@@ -164,3 +164,14 @@ def test_neither_ray_nor_an_engine_is_imported() -> None:
     code = "import sys, serve_app.cli.doctor; print(sorted({'ray', 'vllm', 'torch'} & set(sys.modules)))"
     done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_evaluation_suite_that_stops_the_start_is_seen_before(tmp_path: Path) -> None:
+    shipped = load_serve_file(LOCAL).app.rollout.eval.suite
+    assert [each.status for each in doctor.suite_checks(shipped)] == [Status.OK]
+    assert doctor.suite_checks(None) == ()
+    bad = tmp_path / "suite.jsonl"
+    bad.write_text('{"name": "a"}\n', encoding="utf-8")
+    [found] = doctor.suite_checks(str(bad))
+    assert found.status is Status.FAIL
+    assert f"{bad}:1: " in found.seen
