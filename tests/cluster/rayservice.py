@@ -56,7 +56,7 @@ def serve_document(world: World, state: Path) -> dict[str, Any]:
     args.pop("store_url", None)
     for key in ("signing_key_file", "vault_key_file"):
         args["audit"].pop(key)
-    for holder, key in ((args, "routing_policy"), (args["gate"], "bundle")):
+    for holder, key in ((args, "routing_policy"), (args["gate"], "bundle"), (args["rollout"]["eval"], "suite")):
         holder[key] = holder[key].replace("/opt/gatehouse", str(ROOT))
     for model in args["models"]:
         engine = model["engine"]
