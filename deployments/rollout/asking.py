@@ -27,13 +27,8 @@ async def ask(
     It is patient: where requests wait for the engine it has the smaller part of a lane of its own.
     """
     request_id = RequestId(f"{why}_{uuid.uuid4().hex}")
-    body = {
-        "model": model,
-        "messages": [*([{"role": "system", "content": instructions}] if instructions else []), *messages],
-        "max_completion_tokens": max_tokens,
-        "temperature": 0.0,
-        **({"tools": [*tools]} if tools else {}),
-    }
+    said = [{"role": "system", "content": instructions}] if instructions else []
+    body = body_of(model, [*said, *messages], max_tokens, tools)
     call = EngineCall(
         path="/v1/chat/completions",
         headers={"content-type": "application/json"},
@@ -55,6 +50,19 @@ async def ask(
     if status != 200:
         raise EngineFailed("The engine gave no answer.")
     return reply_of(data)
+
+
+def body_of(
+    model: str, messages: Sequence[Mapping[str, Any]], max_tokens: int, tools: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The body of the chat completion that asks it, at temperature 0."""
+    return {
+        "model": model,
+        "messages": [*messages],
+        "max_completion_tokens": max_tokens,
+        "temperature": 0.0,
+        **({"tools": [*tools]} if tools else {}),
+    }
 
 
 def reply_of(data: bytes | bytearray) -> Reply:

@@ -312,23 +312,20 @@ class Controller:
 
     async def _evaluated(self, rollout: Rollout) -> Draft | None:
         plan, now = rollout.plan, rollout.standing
-        found, told = None, dict[str, JsonValue]()
         try:
             found = await self._works.evaluate(plan, await self._artefact(plan))
         except InvalidRequest as error:
-            reason: str | None = f"it cannot be evaluated: {error.public_message}"
-        else:
-            if found is None:
-                if self._clock.now_ms() - now.since_ms < plan.rules.deadline_s * 1000:
-                    return None
-                reason = f"its evaluation was not over in {plan.rules.deadline_s} s"
-            else:
-                alpha = eval_alarm_share(plan)
-                reason = worse(found.comparison, alpha, found.min_pass)
-                told = eval_evidence(found.comparison, found.suite_digest, alpha)
-        if reason is None and found is not None:
-            return None if now.held else self._draft(plan, Move.ADVANCE, fine(found.comparison), told)
-        return self._back_or_hold(rollout, reason or "", told)
+            return self._back_or_hold(rollout, f"it cannot be evaluated: {error.public_message}", {})
+        if found is None:
+            if self._clock.now_ms() - now.since_ms < plan.rules.deadline_s * 1000:
+                return None
+            return self._back_or_hold(rollout, f"its evaluation was not over in {plan.rules.deadline_s} s", {})
+        alpha = eval_alarm_share(plan)
+        told = eval_evidence(found.comparison, found.suite_digest, alpha)
+        reason = worse(found.comparison, alpha, found.min_pass)
+        if reason is not None:
+            return self._back_or_hold(rollout, reason, told)
+        return None if now.held else self._draft(plan, Move.ADVANCE, fine(found.comparison), told)
 
     def _back_or_hold(self, rollout: Rollout, reason: str, told: Mapping[str, JsonValue]) -> Draft | None:
         """A way back by itself; where there is none it stays, and a human decides."""

@@ -21,6 +21,9 @@ class Passed:
     candidate: int
     baseline: int
 
+    def __str__(self) -> str:
+        return f"{self.candidate}/{self.asked} against {self.baseline}/{self.asked}"
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -68,20 +71,18 @@ def worse(found: Comparison, alpha: float, min_pass: float = 0.0) -> str | None:
     that must be passed whatever the baseline does.
     """
     share = found.all.candidate / found.all.asked if found.all.asked else 0.0
-    told = f"{_percent(found.all.candidate, found.all.asked)} against {_percent(found.all.baseline, found.all.asked)}"
     if found.p_value <= alpha:
         where = ", ".join(found.behind)
         only = f"{found.only_baseline} only by the one before, {found.only_candidate} only by the new one"
-        return f"worse: eval {told}; {only}; p {found.p_value:.2g}; in {where}"
+        return f"worse: eval {found.all}; {only}; p {found.p_value:.2g}; in {where}"
     if share < min_pass:
-        return f"the eval cases: {told}, and at least {min_pass:.0%} must be passed"
+        return f"the eval cases: {found.all}, and at least {min_pass:.0%} must be passed"
     return None
 
 
 def fine(found: Comparison) -> str:
     """The same of a candidate that goes on."""
-    told = f"{_percent(found.all.candidate, found.all.asked)} against {_percent(found.all.baseline, found.all.asked)}"
-    return f"not shown to be worse: eval {told}, p {found.p_value:.2g}"
+    return f"not shown to be worse: eval {found.all}, p {found.p_value:.2g}"
 
 
 def tail(at_least: int, of: int) -> float:
@@ -97,7 +98,3 @@ def wilson(passed: int, asked: int) -> tuple[float, float]:
     middle = (share + square / (2 * asked)) / (1 + square / asked)
     half = _Z / (1 + square / asked) * math.sqrt(share * (1 - share) / asked + square / (4 * asked * asked))
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _percent(passed: int, asked: int) -> str:
-    return f"{passed}/{asked}"

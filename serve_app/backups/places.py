@@ -36,30 +36,22 @@ def places(manifest: Manifest, state: Path, installation: Path, files_into: Path
     With `files_into` all but those of the state directory go below that folder, by their paths in the backup.
     `BackupError` for one that belongs nowhere.
     """
-    found: dict[str, Path] = {}
-    for name in manifest.files:
-        parts = PurePosixPath(name).parts
-        if parts[0] != FILES_DIR:
-            continue
-        if len(parts) < 3 or parts[1] not in _BASES:
-            raise BackupError(f"{name} belongs nowhere: this version knows no such place.")
-        found[name] = place_of(name, state, installation, files_into)
-    return found
+    names = [name for name in manifest.files if PurePosixPath(name).parts[0] == FILES_DIR]
+    return {name: place_of(name, state, installation, files_into) for name in names}
 
 
 def link_places(manifest: Manifest, state: Path, installation: Path, files_into: Path | None) -> Mapping[Path, Path]:
-    """Where each link belongs, and where it has to lead."""
-    for name in manifest.links:
-        parts = PurePosixPath(name).parts
-        if len(parts) < 3 or parts[0] != FILES_DIR or parts[1] not in _BASES:
-            raise BackupError(f"{name} belongs nowhere: this version knows no such place.")
+    """Where each link belongs, and where it has to lead. `BackupError` for one that belongs nowhere."""
     where = (state, installation, files_into)
     return {place_of(link, *where): place_of(path, *where) for link, path in manifest.links.items()}
 
 
 def place_of(name: str, state: Path, installation: Path, files_into: Path | None) -> Path:
-    """Where a file or folder of the backup belongs."""
-    base, *rest = PurePosixPath(name).parts[1:]
+    """Where a file of the backup belongs. `BackupError` for one that belongs nowhere."""
+    parts = PurePosixPath(name).parts
+    if len(parts) < 3 or parts[0] != FILES_DIR or parts[1] not in _BASES:
+        raise BackupError(f"{name} belongs nowhere: this version knows no such place.")
+    base, *rest = parts[1:]
     if base == _STATE:
         return state.joinpath(*rest)
     if files_into is not None:

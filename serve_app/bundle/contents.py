@@ -1,6 +1,5 @@
 """What goes into a bundle, worked out and refused where it must be, before the first byte is copied or fetched."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import yaml
 
 from deployments.engine.options import EngineSettings
 from serve_app.backups.manifest import BackupError, files_below
+from serve_app.backups.manifest import entry as sums_of
 from serve_app.backups.named import Named, named_files
 from serve_app.bundle.layout import (
     ADDED_DIR,
@@ -166,7 +166,8 @@ def _entry(root: Path, named: Named, files: dict[str, Path]) -> NamedEntry:
     if held is None:
         return NamedEntry(setting=named.setting, model=named.model, path=place(named.path))
     entry = HeldEntry(kind=held.kind, target=held.target, revision=held.revision, root=place(held.root))
-    sums = {name: _sum(path) for name, path in files.items() if f"{name}/".startswith(f"{entry.root}/")}
+    below = {name: sums_of(path) for name, path in files.items() if f"{name}/".startswith(f"{entry.root}/")}
+    sums = {name: (each.bytes, each.sha256) for name, each in below.items()}
     if (revision := held_revision(entry, sums)) != held.revision:
         raise BundleRefused(
             f"{named.key}: what lies at {held.root} is the revision {revision[:12]}, not {held.revision[:12]} as the "
@@ -180,11 +181,6 @@ def _checked(name: str, path: Path) -> str:
         return inside(name)
     except ValueError:
         raise BundleRefused(f"{path} has a name that a bundle cannot hold: printable ASCII only.") from None
-
-
-def _sum(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(model: str) -> str:

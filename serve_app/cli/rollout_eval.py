@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deployments.errors import GatehouseError, InvalidRequest
-from deployments.rollout.asking import reply_of
+from deployments.rollout.asking import body_of, reply_of
 from deployments.rollout.cases import Case
 from deployments.rollout.checks import passes
 from deployments.rollout.paired import Comparison, compare, wilson, worse
@@ -156,13 +156,7 @@ def _check(http: httpx.Client, model: str, url: str) -> None:
 
 
 def _ask(http: httpx.Client, model: str, case: Case, sleep: Callable[[float], None] = time.sleep) -> bytes:
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": case.conversation,
-        "max_completion_tokens": case.max_tokens,
-        "temperature": 0.0,
-        **({"tools": [*case.tools]} if case.tools else {}),
-    }
+    body = body_of(model, case.conversation, case.max_tokens, case.tools)
     for left in reversed(range(_TRIES)):
         try:
             reply = http.post("/v1/chat/completions", json=body)
@@ -235,9 +229,8 @@ def _show(
     if unanswered:
         typer.echo(f"Not answered: {', '.join(f'{name} ({why})' for name, why in unanswered.items())}.")
     if found is not None:
-        told = f"{found.all.candidate}/{found.all.asked} against {found.all.baseline}/{found.all.asked}"
         typer.echo(
-            f"Against the baseline, of the cases of both: {told}; {found.only_baseline} passed only then, "
+            f"Against the baseline, of the cases of both: {found.all}; {found.only_baseline} passed only then, "
             f"{found.only_candidate} only now; p {found.p_value:.2g}."
         )
         typer.echo("It is worse." if verdict is not None else "It is not shown to be worse.")
