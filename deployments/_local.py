@@ -239,9 +239,14 @@ def take_over_port() -> None:
 
 
 def deploy(application: Application, name: str, route_prefix: str) -> None:
-    """Deploy and wait until every part is ready; raises `RuntimeError` when one cannot start."""
-    run = cast(Any, serve.run)  # pyright: ignore[reportUnknownMemberType]
-    run(application, name=name, route_prefix=route_prefix)
+    """Tell Serve what to run; `state` says how far it is.
+
+    It does not wait for the parts: a thread that asks Ray 2.60 for anything while another one ends its connection is
+    the end of the process, with status 1 and nothing said.
+    """
+    target = serve.RunTarget(application, name=name, route_prefix=route_prefix)
+    run = cast(Any, serve.run_many)  # pyright: ignore[reportUnknownMemberType]
+    run([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def state(name: str) -> State:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _LOOK_S = 0.1
+_LOOKS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,11 @@ class Process:
 def family(root: int, mark: str = "", proc: Path = _PROC) -> list[Process]:
     """Everything that descends from `root`, and every other process with `mark` in its command line; not `root` itself.
 
-    A process whose parent has ended belongs to nobody any more: only its command line says whose it was.
+    A process whose parent has ended belongs to nobody any more: only its command line says whose it was. Raises
+    `ValueError` for the number 0.
     """
+    if root < 1:  # number 1 is this process itself in a container
+        raise ValueError("every process descends from this one")
     found: dict[int, Process] = {}
     parents: dict[int, int] = {}
     marked: set[int] = set()
@@ -60,6 +64,21 @@ def alive(processes: Iterable[Process], proc: Path = _PROC) -> list[Process]:
         if len(fields) >= 20 and fields[0] not in "ZX" and fields[19] == process.born:
             left.append(process)
     return left
+
+
+def end_all(known: Sequence[Process], look: Callable[[], Sequence[Process]], patience_s: float) -> None:
+    """`end` the processes in `known` and those that `look` finds, until it finds none.
+
+    A process that is about to end may begin others until it does. One that outlives being killed is left to the system
+    after `_LOOKS` looks.
+    """
+    end(list({*known, *look()}), patience_s)
+    for _ in range(_LOOKS):
+        found = look()
+        if not found:
+            return
+        end(found, 0.0)
+        time.sleep(_LOOK_S)
 
 
 def end(processes: Sequence[Process], patience_s: float) -> int:

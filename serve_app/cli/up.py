@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from serve_app.cli.client import fail
 from serve_app.cli.diagnosis import PortState
 from serve_app.cli.doctor import available_memory_bytes, free_port, is_ephemeral, port_state
-from serve_app.cli.leftovers import LastResort, end, family
+from serve_app.cli.leftovers import LastResort, Process, end_all, family
 from serve_app.config import ConfigError, ServeFile, find, load_serve_file, serve_directly, set_process_defaults
 from serve_app.prepare import prepare
 
@@ -150,6 +150,7 @@ def _serve(
 
     started_s = time.monotonic()  # noqa: TID251 - elapsed time on a console
     failure: list[BaseException] = []
+    worker: threading.Thread | None = None
 
     def deploy() -> None:
         try:
@@ -179,6 +180,8 @@ def _serve(
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave processes behind
         _console.print("stopping ...")
         resort.watch(lambda: f"not stopped after {_STOP_S:g} s: its processes were killed", _STOP_S)
+        while worker is not None and worker.is_alive() and local.ended() is None:
+            worker.join(_POLL_S)  # it speaks to Ray, which is not to be stopped meanwhile
         ended = local.ended()
         _stop_ray()
         resort.watch(None)
@@ -245,15 +248,19 @@ def _stop_ray() -> None:
     """
     from deployments import _local as local
 
-    begun = family(os.getpid(), local.session())
+    def begun() -> list[Process]:
+        return family(os.getpid(), local.session())
+
+    known = begun()
     whole = local.ended() is None and local.stop()
-    end(begun, _GRACE_S if whole else 0.0)
+    end_all(known, begun, _GRACE_S if whole else 0.0)
 
 
 def _end_at_once(reason: str, stderr: int) -> None:
     """The last resort: no call into Ray returns. Its processes are killed, and this one ends."""
     local = sys.modules.get("deployments._local")  # not imported yet: then there is no Ray
-    end(family(os.getpid(), local.session() if local is not None else ""), 0.0)
+    mark = local.session() if local is not None else ""
+    end_all((), lambda: family(os.getpid(), mark), 0.0)
     logs = f"; the logs are in {local.logs()}" if local is not None else ""
     os.write(stderr, f"gatehouse: {reason}{logs}.\n".encode())
     os._exit(1)

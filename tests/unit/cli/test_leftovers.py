@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_app.cli.leftovers import LastResort, alive, end, family
+from serve_app.cli.leftovers import LastResort, Process, alive, end, end_all, family
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 PARENT = (
@@ -59,6 +59,31 @@ def test_nobody_is_killed_for_a_number_that_is_used_again(sleeper: "subprocess.P
     former = [type(each)(each.pid, "1") for each in found]
     assert end(former, 0.0) == 0
     assert sleeper.poll() is None
+
+
+def test_what_is_begun_while_the_others_end_is_ended_too() -> None:
+    begun: list[subprocess.Popen[str]] = []
+
+    def look() -> list[Process]:
+        if len(begun) < 3:  # a family that has another member at each of the first looks
+            begun.append(subprocess.Popen([sys.executable, "-c", SLEEP], stdout=subprocess.DEVNULL, text=True))
+        ours = {process.pid for process in begun}  # no other test's
+        return [each for each in family(os.getpid()) if each.pid in ours]
+
+    end_all((), look, 0.0)
+    assert [each.wait(60) for each in begun] == [-signal.SIGKILL] * 3
+    assert look() == []
+
+
+def test_nobody_asks_for_the_family_of_the_system() -> None:
+    with pytest.raises(ValueError, match="every process"):
+        family(0)
+
+
+def test_what_is_no_longer_found_is_ended_as_it_was_known(sleeper: "subprocess.Popen[str]") -> None:
+    known = [each for each in family(os.getpid()) if each.pid == sleeper.pid]
+    end_all(known, list, 0.0)
+    assert sleeper.wait(60) == -signal.SIGKILL
 
 
 class _Finished:
