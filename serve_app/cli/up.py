@@ -56,18 +56,24 @@ def up(
             return "interrupted"
         return f"not ready after {startup_timeout:g} s" if time.monotonic() > ends_s else None  # noqa: TID251
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    _listen(stop)
     resort.watch(late, _GRACE_S)
     try:
         _up(config, port, late, stop, resort)
     finally:
         resort.watch(None)
         os.close(stderr)
+
+
+def _listen(stop: threading.Event) -> None:
+    """Ctrl-C and SIGTERM set `stop`, and end nothing by themselves."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
 
 
 def _up(
@@ -164,6 +170,7 @@ def _serve(
     try:
         resort.watch(against, _GRACE_S)
         _start_ray(file.host, proxy_port, late, stop)
+        _listen(stop)  # `ray.init` has SIGTERM end the driver, with the stack of every thread on the console
         if not stop.is_set():
             _step("ray", f"local, logs in {local.logs()}")
             worker = threading.Thread(target=deploy, daemon=True)

@@ -82,9 +82,10 @@ def _starting(
 @pytest.mark.parametrize("starting", [LATE], ids=["late"], indirect=True)
 def test_ray_comes_up_without_waiting_for_its_agent(starting: Started) -> None:
     starting.wait_for_ray()
-    starting.process.send_signal(signal.SIGINT)
+    starting.process.send_signal(signal.SIGTERM)
     assert starting.process.wait(300) == 0, starting.output.read_text()
-    assert starting.output.read_text().endswith("stopped.\n")
+    assert starting.output.read_text().endswith("stopping ...\nstopped.\n")
+    assert "SIGTERM" not in starting.output.read_text()
     assert starting.family() == []
 
 
