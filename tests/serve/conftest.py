@@ -143,6 +143,29 @@ def stop(process: "subprocess.Popen[str]") -> int:
     return process.returncode
 
 
+def processes_of(session: int) -> list[str]:
+    """Command lines of what still runs in a process session (zombies do not run)."""
+    found: list[str] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if int(stat[3]) == session and stat[0] != "Z":
+            found.append(command)
+    return found
+
+
+def wait_gone(session: int) -> None:
+    deadline = time.monotonic() + 60
+    while left := processes_of(session):
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="session")
 def stack(prepared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
@@ -150,4 +173,7 @@ def stack(prepared: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     config = write_config(folder, prepared, port)
     running = start(config, port, folder / "state", folder / "output.txt")
     yield running
-    stop(running.process)
+    code = stop(running.process)
+    assert code == 0, running.output.read_text()
+    assert running.output.read_text().endswith("stopped.\n")
+    wait_gone(running.process.pid)

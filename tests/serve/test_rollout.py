@@ -51,11 +51,15 @@ def digest(model: str, settings: dict[str, float]) -> str:
     return revision_of(Artefact(Kind.ENGINE, model, settings=json.dumps(settings)))
 
 
-def model(tier: str, name: str, settings: dict[str, float]) -> dict[str, Any]:
-    engine = {
+def synthetic(name: str) -> dict[str, Any]:
+    return {
         "kind": "synthetic", "model": name, "revision": "demo-1", "first_token_ms": 1.0, "token_ms": 1.0,
         "default_tokens": 8, "max_model_len": 16_384, "num_cpus": 0.1, "drain_s": 20,
     }  # fmt: skip
+
+
+def model(tier: str, name: str, settings: dict[str, float]) -> dict[str, Any]:
+    engine = synthetic(name)
     return {"tier": tier, "engine": engine, "candidate": {**engine, **settings, "revision": digest(name, settings)}}
 
 
@@ -166,7 +170,8 @@ def test_a_bad_revision_goes_back_by_itself_and_leaves_its_evidence(rolling: Sta
     figures = last["evidence"]["metrics"]["error"]
     candidate, baseline = (Tally(trials, bad) for bad, trials in (figures["candidate"], figures["baseline"]))
     assert (candidate.share, baseline.share) == (1.0, 0.0)
-    assert evidence(candidate, baseline, SLACK) >= -math.log(0.01 / 2 / 3), figures  # the evaluation's half; three stages
+    needed = -math.log(0.01 / 2 / 3)  # a half is the evaluation's, and three stages see traffic
+    assert evidence(candidate, baseline, SLACK) >= needed, figures
 
     def back() -> bool:
         return all(each.status_code == 200 for each in ask(rolling, SMALL, few))
