@@ -1,14 +1,13 @@
 """`gatehouse up`: the whole graph on this machine, in the foreground, with a line for everything it does."""
 
 import os
-import re
 import secrets
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -22,6 +21,7 @@ from serve_app.cli.client import fail
 from serve_app.cli.diagnosis import PortState
 from serve_app.cli.doctor import available_memory_bytes, free_port, is_ephemeral, port_state
 from serve_app.cli.leftovers import LastResort, Process, end_all, family
+from serve_app.cli.start_failure import sentence
 from serve_app.config import ConfigError, ServeFile, find, load_serve_file, serve_directly, set_process_defaults
 from serve_app.prepare import prepare
 
@@ -35,7 +35,6 @@ _STOP_S = 120.0
 _AGENTS = 4
 _AGENT_PORTS = range(10_000, 30_000)  # below what the system gives to any program that asks
 _GIB = 2**30
-_ERROR_LINE = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Log|Locked|Damaged|Unavailable|Failed)\b.*")
 
 
 @app.command()
@@ -292,23 +291,14 @@ def _watch(
             ready.add(name)
             _step("ready", f"{name}  ({elapsed_s:.0f} s)")
         if failure or state.failed:
-            fail(_reason(state.messages, failure))
+            said = sentence([*state.messages, *(str(error) for error in failure)], local.logs())
+            fail(f"could not start: {said} (logs: {local.logs()})")
         if state.running and not worker.is_alive():
             return
         reason = None if stop.is_set() else against()
         if reason is not None:
             fail(f"{reason}; the logs are in {local.logs()}.")
         stop.wait(_POLL_S)
-
-
-def _reason(messages: Sequence[str], failure: Sequence[BaseException]) -> str:
-    """The sentence inside a remote traceback: its last line that names an error."""
-    texts = [*messages, *(str(error) for error in failure)]
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
-    named = [line for line in lines if _ERROR_LINE.match(line)]
-    from deployments import _local as local
-
-    return f"could not start: {(named or lines or ['unknown reason'])[-1]} (logs: {local.logs()})"
 
 
 def _development_key(file: ServeFile, url: str) -> str | None:
