@@ -9,9 +9,9 @@ colour=$([ -t 1 ] && echo yes || echo no)
 
 # Tests that draw from a large space, break at every step, or read all that was ever graded: minutes.
 samples=(
-  tests/unit/audit/test_{sealer,semantics,witness}.py tests/unit/bench/test_bench_gate.py tests/unit/tenancy/test_budget_rules.py tests/unit/routing/test_{evaluate,learning_loop}.py
+  tests/unit/audit/test_{sealer,semantics,witness}.py tests/unit/migrations/test_migrations.py tests/unit/bench/test_bench_gate.py tests/unit/tenancy/test_budget_rules.py tests/unit/routing/test_{evaluate,learning_loop}.py
   tests/unit/rollout/test_{crashes,judge}.py tests/unit/canary/test_{driver,orders,random}.py
-  tests/unit/gate/test_{bash_differential,candidate_policy_judges,candidate_policy_load,candidate_policy_machine,corpora,crashes,desk_machine,laws,obfuscation,permits_retries,policy_docs,python_reads}.py
+  tests/unit/gate/test_{bash_differential,candidate_policy_judges,candidate_policy_load,candidate_policy_machine,corpora,crashes,desk_machine,laws,obfuscation,permits_races,permits_retries,policy_docs,python_reads,races}.py
 )
 without=()
 
@@ -36,7 +36,7 @@ check() {
         tests/unit/gate/test_{obfuscation,bash_differential,laws,races,permits_races,crashes,desk_machine}.py \
         tests/unit/ingress/test_wire_proof.py tests/unit/tenancy/test_budget_rules.py tests/unit/rollout/test_crashes.py
       ;;
-    manifests) pytest "--color=$colour" "tests/$1" ;;
+    manifests) pytest "--color=$colour" -n auto --maxprocesses 4 --dist worksteal "tests/$1" ;;
     serve | engines | hybrid | audit | tenants | observe | gpu | cluster | resilience | airgap) pytest "--color=$colour" -m "$1" ${CASES:+-k "$CASES"} "tests/$1" ;;
     drills) pytest "--color=$colour" -m "$1" tests/drills ;;
     conformance) pytest "--color=$colour" -m "$1" ${CASES:+-k "$CASES"} "tests/$1" ;;
