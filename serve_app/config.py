@@ -28,6 +28,7 @@ from deployments.ingress.settings import IngressSettings
 from deployments.ports import Tier
 from deployments.responses.settings import ResponsesSettings
 from deployments.rollout.settings import RolloutSettings
+from deployments.rollouts import NO_PROMPT
 from deployments.tenancy.policies import TierModel, faults
 from deployments.tenancy.settings import TenancySettings
 from serve_app.observe.settings import LogSettings, TracingSettings
@@ -171,6 +172,8 @@ class ServedModelConfig(_Model):
 
     @model_validator(mode="after")
     def _a_candidate_prompt_has_its_digest(self) -> "ServedModelConfig":
+        if self.prompt is not None and self.prompt.revision == NO_PROMPT:
+            raise ValueError(f"prompt.revision must not be '{NO_PROMPT}': so is called that there is none")
         other = self.candidate_prompt
         if other is None:
             return self

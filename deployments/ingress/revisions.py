@@ -183,8 +183,8 @@ class Revisions:
         if seen.verified is not None:
             self._add(choice, Metric.VERIFIER, not seen.verified)
 
-    def rated(self, decision: RouteDecision, event_id: str, bad: bool) -> None:
-        """Somebody said whether an answer was bad; the same event twice is one verdict."""
+    def rated(self, decision: RouteDecision, turn: str, bad: bool) -> None:
+        """Somebody said whether an answer was bad. A turn is one trial: who says it again does not outvote others."""
         revisions: dict[Target, str] = {
             (Family.ENGINE, decision.model): decision.revision,
             (Family.PROMPT, decision.model): decision.prompt_revision,
@@ -198,7 +198,7 @@ class Revisions:
             and (split := self._splits.get(target)) is not None
             and revision in (split.revision, split.previous_revision)
         ]
-        if found and self._is_new(event_id):
+        if found and self._is_new(turn):
             for choice in found:
                 self._add(choice, Metric.FEEDBACK, bad)
 
@@ -241,11 +241,11 @@ class Revisions:
         self._splits = {(FAMILIES[each.kind], each.target): each for each in splits}
         self._heard_s = self._clock.monotonic_s()
 
-    def _is_new(self, event_id: str) -> bool:
-        """False for what was said before, as far as this replica remembers."""
-        if event_id in self._rated:
+    def _is_new(self, said_of: str) -> bool:
+        """False for what was said of it before, as far as this replica remembers."""
+        if said_of in self._rated:
             return False
-        self._rated[event_id] = None
+        self._rated[said_of] = None
         if len(self._rated) > _MOST_RATED:
             del self._rated[next(iter(self._rated))]
         return True

@@ -34,13 +34,15 @@ def scan(kind: Kind, target: str, path: Path | None, settings: str = "{}") -> Ar
         found = Artefact(kind, target, settings=settings)
         check_artefact(found)
         return found
-    root = path.resolve()
     try:
+        root = path.resolve()
         files = sums(root)
     except NotPlain as error:
         raise InvalidRequest(str(error), "path", REFUSED) from None
     except OSError as error:
         raise InvalidRequest(f"The artefact cannot be read: {error.strerror}.", "path", REFUSED) from None
+    except RuntimeError:
+        raise InvalidRequest("The artefact cannot be read: its path is a link to itself.", "path", REFUSED) from None
     found = Artefact(kind, target, str(root), files, settings)
     check_artefact(found)
     return found

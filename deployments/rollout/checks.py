@@ -19,7 +19,7 @@ from router.verify.texts import completion, presence, repetition
 from router.verify.values import MOST_ANSWER_CHARS, Answer, Json, Status, Task
 
 _SEARCH_S: Final = 1.0  # a pattern that needs longer found nothing
-_PYTHON: Final = frozenset({"python", "py", "python3", ""})
+_PYTHON: Final = frozenset({"python", "py", "python3"})
 _TASK: Final = Task(TaskType.GENERAL, ())
 
 
@@ -65,10 +65,15 @@ def _is_call(wanted: CallCheck, name: str, arguments: str) -> bool:
     if name != wanted.name or not isinstance(given, dict):
         return False
     said = cast("dict[str, object]", given)
-    equal = all(key in said and said[key] == value for key, value in wanted.arguments.items())
+    equal = all(key in said and _is(said[key], value) for key, value in wanted.arguments.items())
     return equal and all(
         isinstance(text := said.get(key), str) and _found(pattern, text) for key, pattern in wanted.matches.items()
     )
+
+
+def _is(given: object, wanted: object) -> bool:
+    """JSON equality, in which 1 is 1.0 and is not true."""
+    return valid(cast("Json", given), {"const": cast("Json", wanted)}) is True
 
 
 def _found(pattern: str, text: str) -> bool:
@@ -92,9 +97,12 @@ def _json(text: str) -> Json:
 
 
 def _defines(names: tuple[str, ...], text: str) -> bool:
-    fenced = [each.text for each in blocks(text) if each.language in _PYTHON]
+    fenced = blocks(text)
+    # Beside a block that says what it is, one that does not is what the code prints.
+    named = [each.text for each in fenced if each.language in _PYTHON]
+    code = named or [each.text for each in fenced if not each.language]
     try:
-        tree = ast.parse("\n".join(fenced) if fenced else text)
+        tree = ast.parse("\n".join(code) if code else text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     there = {each.name for each in tree.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}

@@ -21,7 +21,7 @@ from deployments.rollout import artefacts
 from deployments.rollout.evaluating import Evaluation
 from deployments.rollout.judge import Pair, Verdict, eval_alarm_share, judge
 from deployments.rollout.paired import fine, worse
-from deployments.rollout.plan import check_plan
+from deployments.rollout.plan import check_plan, is_rollout_id
 from deployments.rollout.states import CONFLICT, event_of, registered, slice_of, step_of
 from deployments.rollout.store import RolloutStore, pairs
 from deployments.rollout.telling import eval_evidence, judged_evidence
@@ -157,7 +157,7 @@ class Controller:
 
     async def get(self, rollout_id: str) -> Rollout:
         """A rollout, or `NotFound`."""
-        found = await self._store.get(rollout_id)
+        found = await self._store.get(rollout_id) if is_rollout_id(rollout_id) else None
         if found is None:
             raise NotFound("No such rollout.")
         return found
@@ -246,7 +246,7 @@ class Controller:
 
     async def _move(self, rollout_id: str, draft: Draft) -> Rollout:
         while (rollout := await self._settled(rollout_id)).wanted is None:
-            if step_of(rollout.plan, rollout.standing, draft, self._clock.now_ms()) is None:
+            if self._step_of(rollout, draft) is None:
                 return rollout
             await self._step(rollout, draft)
         raise InvalidRequest("The rollout is on its way back.", None, CONFLICT)
@@ -271,6 +271,10 @@ class Controller:
         plan, now = rollout.plan, rollout.standing
         if self._works.gone(plan):
             return self._draft(plan, Move.ROLL_BACK, "it is not in the configuration any more")
+        base = self._works.base(plan)
+        if now.state is not State.WATCH and base not in {None, plan.revision, plan.previous_revision}:
+            # Nobody gets the revision before, so that nothing can be compared with it.
+            return self._draft(plan, Move.ROLL_BACK, f"the configuration has {base} in the place of the one before")
         match now.state:
             case State.REGISTERED:
                 return await self._verified(plan, "its files are what they were")
@@ -338,7 +342,7 @@ class Controller:
     async def _judged(self, rollout: Rollout) -> Draft | None:
         plan, now = rollout.plan, rollout.standing
         figures = await self._figures(plan, now.share)
-        found = judge(plan, now, figures, self._clock.now_ms())
+        found = judge(plan, now, figures, self._clock.now_ms(), lasting=self._has_no_way_back(rollout))
         move = {
             Verdict.WAIT: None,
             Verdict.HOLD: Move.HOLD,
@@ -358,10 +362,7 @@ class Controller:
 
     async def _figures(self, plan: Plan, share: int) -> Mapping[Metric, Pair]:
         stage = await self._store.figures(plan.rollout_id, share)
-        if share < 100:
-            return pairs(stage, stage)
-        before = [each for each in plan.shares if each < 100]
-        return pairs(stage, await self._store.figures(plan.rollout_id, before[-1] if before else 0))
+        return pairs(stage, stage if share < 100 else await self._store.before_the_window(plan))
 
     async def _roll_back(self, rollout: Rollout, draft: Draft) -> Rollout:
         """Take the traffic away now; the step follows, even if nothing can be recorded at the moment."""
@@ -381,11 +382,15 @@ class Controller:
 
     async def _step(self, rollout: Rollout, draft: Draft) -> Rollout:
         """Make a move of a rollout that has nothing pending, if it is not made already."""
-        step = step_of(rollout.plan, rollout.standing, draft, self._clock.now_ms())
+        step = self._step_of(rollout, draft)
         if step is not None:
             await self._store.propose(rollout.plan.rollout_id, step)
             rollout = await self._settled(rollout.plan.rollout_id)
         return rollout
+
+    def _step_of(self, rollout: Rollout, draft: Draft) -> Step | None:
+        lasting = self._has_no_way_back(rollout)
+        return step_of(rollout.plan, rollout.standing, draft, self._clock.now_ms(), lasting=lasting)
 
     async def _settled(self, rollout_id: str) -> Rollout:
         """A rollout whose pending step, if there was one, is on record and in force."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from deployments.rollouts import Bound, Metric, Plan, Standing, State
+from deployments.rollouts import Bound, Metric, Plan, Rules, Standing, State
 
 _PRIOR: Final = 0.5
 _STEPS: Final = 60  # of a golden section: more than a float can tell apart
@@ -65,7 +65,8 @@ class Pair:
 class Finding:
     """One metric. Both are natural logarithms of evidence, which alarms and clears at `needed`.
 
-    `worse`: for more than the slack; `near`: for less than the tolerance.
+    `worse`: for more than the slack; `near`: for less than the tolerance. `enough`: of both revisions as much as the
+    bound asks for was counted; `seen`: of the candidate.
     """
 
     metric: Metric
@@ -74,6 +75,7 @@ class Finding:
     near: float
     needed: float
     enough: bool
+    seen: bool
     required: bool
 
     @property
@@ -174,15 +176,17 @@ def find(plan: Plan, bound: Bound, pair: Pair, drift: float = 0.0) -> Finding:
         near=evidence(baseline, candidate, -bound.tolerance),
         needed=needed(plan),
         enough=min(pair.candidate.trials, pair.baseline.trials) >= bound.min_count,
+        seen=pair.candidate.trials >= bound.min_count,
         required=bound.required,
     )
 
 
-def judge(plan: Plan, now: Standing, figures: Mapping[Metric, Pair], at_ms: int) -> Judgement:
+def judge(plan: Plan, now: Standing, figures: Mapping[Metric, Pair], at_ms: int, lasting: bool = False) -> Judgement:
     """What to do with a rollout in a stage that sees traffic. In a window, promoting is to give up the way back.
 
-    In a window nothing is left of the baseline, whose figures are those of the stage before: `drift` is allowed for,
-    and whether it ends is a matter of time alone.
+    In a window nothing is left of the baseline, whose figures are those of before: `drift` is allowed for. It ends with
+    time, but not unseen: where nothing is counted of the candidate, nobody knows that it is well. `lasting`: there is
+    no way back that could be given up, and nothing is counted any more.
     """
     rules, stayed_s = plan.rules, (at_ms - now.since_ms) / 1000
     watching = now.state is State.WATCH
@@ -192,9 +196,7 @@ def judge(plan: Plan, now: Standing, figures: Mapping[Metric, Pair], at_ms: int)
     if alarms:
         return Judgement(Verdict.ROLL_BACK, "worse: " + _said(alarms), found)
     if watching:
-        if stayed_s >= rules.window_s:
-            return Judgement(Verdict.PROMOTE, "the window is over, and nothing got worse", found)
-        return Judgement(Verdict.WAIT, "the window is open", found)
+        return _at_the_window(found, stayed_s, rules, lasting)
     if now.state is State.SHADOW and stayed_s >= rules.min_s:
         return Judgement(Verdict.PROMOTE, "the shadow saw nothing that is worse", found)
     open_ones = [each for each in found if not each.clears]
@@ -205,10 +207,23 @@ def judge(plan: Plan, now: Standing, figures: Mapping[Metric, Pair], at_ms: int)
     return Judgement(Verdict.WAIT, "more evidence is needed" if open_ones else "the stage is young", found)
 
 
+def _at_the_window(found: tuple[Finding, ...], stayed_s: float, rules: Rules, lasting: bool) -> Judgement:
+    unseen = [each for each in found if each.required and not each.seen]
+    if stayed_s < rules.window_s:
+        return Judgement(Verdict.WAIT, "the window is open", found)
+    if not unseen:
+        return Judgement(Verdict.PROMOTE, "the window is over, and nothing got worse", found)
+    if lasting:
+        return Judgement(Verdict.PROMOTE, "the window is over, and the configuration names no other revision", found)
+    if stayed_s >= rules.deadline_s:
+        return Judgement(Verdict.HOLD, "too little was seen of it by the deadline: " + _said(unseen), found)
+    return Judgement(Verdict.WAIT, "the window is over, and too little was seen of it", found)
+
+
 def _said(findings: Sequence[Finding]) -> str:
     return "; ".join(
-        f"{each.metric.value} {each.pair.candidate.bad:g}/{each.pair.candidate.trials:g} against "
-        f"{each.pair.baseline.bad:g}/{each.pair.baseline.trials:g}"
+        f"{each.metric.value} {each.pair.candidate.bad:.0f}/{each.pair.candidate.trials:.0f} against "
+        f"{each.pair.baseline.bad:.0f}/{each.pair.baseline.trials:.0f}"
         for each in findings
         if each.enough or each.alarms or each.required
     )

@@ -31,6 +31,7 @@ def settings_of(artefact: Artefact) -> dict[str, JsonValue]:
         raise InvalidRequest("The settings are too long.", "settings")
     try:
         found: object = json.loads(artefact.settings, parse_constant=_no_number)
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # not true of 1e999, nor of half a character
     except (ValueError, RecursionError):
         raise InvalidRequest("The settings must be a JSON object.", "settings") from None
     if not isinstance(found, dict):
@@ -53,6 +54,8 @@ def check_artefact(artefact: Artefact) -> None:
         parts = each.path.split("/")
         if any(part in {"", ".", ".."} for part in parts) or "\\" in each.path or "\0" in each.path:
             raise InvalidRequest("A file's path must lead below the artefact's.", "files")
+        if not each.path.isascii() and each.path != each.path.encode(errors="ignore").decode():
+            raise InvalidRequest("The name of every file must be UTF-8.", "files")
         if each.size < 0 or _HEX.fullmatch(each.sha256) is None:
             raise InvalidRequest("A file has a size and a SHA-256 of 64 hex digits.", "files")
     if bool(artefact.files) != bool(artefact.path):
@@ -61,9 +64,14 @@ def check_artefact(artefact: Artefact) -> None:
         raise InvalidRequest("An artefact has files or settings.", "files")
 
 
+def is_rollout_id(text: str) -> bool:
+    """True for what may be the id of a rollout; nothing else is looked for."""
+    return _ROLLOUT.fullmatch(text) is not None
+
+
 def check_plan(plan: Plan) -> None:
     """Raise `InvalidRequest` unless a plan can be carried out."""
-    if _ROLLOUT.fullmatch(plan.rollout_id) is None:
+    if not is_rollout_id(plan.rollout_id):
         raise InvalidRequest("'rollout_id' must be 1 to 128 letters, digits and '._:-'.", "rollout_id")
     for name, value in (("change_id", plan.change_id), ("target", plan.target)):
         if _ID.fullmatch(value) is None:
@@ -74,6 +82,11 @@ def check_plan(plan: Plan) -> None:
     grows = all(one < other for one, other in zip(shares, shares[1:], strict=False))
     if not shares or shares[-1] != 100 or shares[0] < 1 or not grows:
         raise InvalidRequest("The shares must grow, from 1 at least to 100.", "shares")
+    if len(shares) == 1 and not plan.shadow:
+        # With nothing to compare with, no revision is ever shown to be worse.
+        raise InvalidRequest(
+            "A share below 100, or a shadow, must come first: it shows how the one before does.", "shares"
+        )
     if plan.eval_cases is not None and not 1 <= plan.eval_cases <= MOST_CASES:
         raise InvalidRequest(f"An evaluation has 1 to {MOST_CASES} cases.", "eval_cases")
     _check_rules(plan.rules)

@@ -81,14 +81,20 @@ def _refuse(now: Standing, condition: bool, why: str) -> None:
         raise InvalidRequest(f"The rollout is in state '{now.state.value}': {why}.", None, CONFLICT)
 
 
-def step_of(plan: Plan, now: Standing, draft: Draft, at_ms: int) -> Step | None:
-    """The step that a draft asks for, None when it was made already; raises as `after` does."""
+def step_of(plan: Plan, now: Standing, draft: Draft, at_ms: int, lasting: bool = False) -> Step | None:
+    """The step that a draft asks for, None when it was made already; raises as `after` does.
+
+    `lasting`: the configuration gives it all of the traffic, so that there is no way back.
+    """
+    way = plan
     if draft.to is not None and draft.move is Move.ADVANCE:
         if now.state is not State.ROLLED_BACK and now.share >= draft.to and not now.held:
             return None
-        # By hand nobody gets past the checks that come before traffic.
-        _refuse(now, now.state not in {State.SHADOW, State.SLICE}, "there is no next share")
-    then = after(plan, now, draft.move, at_ms)
+        # By hand nobody gets past the checks that come before traffic; what has all of it would be caught in them.
+        too_late = lasting and now.state is State.EVAL
+        _refuse(now, now.state not in {State.SHADOW, State.SLICE} and not too_late, "there is no next share")
+        way = replace(plan, shadow=plan.shadow and not too_late)
+    then = after(way, now, draft.move, at_ms)
     if then is None:
         return None
     if draft.to is not None and draft.move is Move.ADVANCE and then.share != draft.to:

@@ -166,8 +166,11 @@ class RolloutStore:
         return await self._found(_rollouts.c.open_target.is_not(None), None)
 
     async def recent(self) -> Sequence[Rollout]:
-        """The newest rollouts, the newest first."""
-        return await self._found(_rollouts.c.rollout_id.is_not(None), _MOST_SHOWN)
+        """The newest rollouts, the newest first; one that has not ended is among them, however old it is."""
+        found = await self._found(_rollouts.c.rollout_id.is_not(None), _MOST_SHOWN)
+        shown = {each.plan.rollout_id for each in found}
+        older = [each for each in await self.open_ones() if each.plan.rollout_id not in shown]
+        return [*found[: max(0, _MOST_SHOWN - len(older))], *older]
 
     async def in_force(self) -> Sequence[Rollout]:
         """Those that say where traffic goes: the open ones, and of the others the last finished of each target."""
@@ -250,6 +253,20 @@ class RolloutStore:
             for row in await connection.execute(query):
                 found.setdefault(Metric(row.metric), {})[bool(row.candidate)] = Tally(row.trials, row.bad)
         return found
+
+    async def before_the_window(self, plan: Plan) -> dict[Metric, dict[bool, Tally]]:
+        """The baseline's figures of the stage before all of the traffic; of a metric that has too few also older ones.
+
+        Whoever promotes by hand leaves stages of which little is known.
+        """
+        found = {each.metric: Tally() for each in plan.rules.bounds}
+        for share in (*reversed(plan.shares[:-1]), 0):
+            lacking = [each for each in plan.rules.bounds if found[each.metric].trials < each.min_count]
+            stage = await self.figures(plan.rollout_id, share) if lacking else {}
+            for each in lacking:
+                known, more = found[each.metric], stage.get(each.metric, {}).get(False, Tally())
+                found[each.metric] = Tally(known.trials + more.trials, known.bad + more.bad)
+        return {metric: {False: tally} for metric, tally in found.items()}
 
     async def _found(self, which: ColumnElement[bool], most: int | None) -> list[Rollout]:
         pending = and_(

@@ -110,7 +110,7 @@ def registration(artefact: Artefact, revision: str) -> dict[str, JsonValue]:
 def _figure(name: str, each: Mapping[str, Any]) -> str:
     (bad, trials), (base_bad, base_trials) = each["candidate"], each["baseline"]
     return (
-        f"{name}: bad {bad:g} of {trials:g}, before {base_bad:g} of {base_trials:g}; "
+        f"{name}: bad {bad:.0f} of {trials:.0f}, before {base_bad:.0f} of {base_trials:.0f}; "
         f"worse {each['worse']:g}, near {each['near']:g}, needed {each['needed']:g}"
     )
 

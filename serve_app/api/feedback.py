@@ -80,8 +80,8 @@ def create_feedback_router(
             with suppress(GatehouseError):  # the verdict is taken; a figure of a rollout is not worth an error
                 found = await difficulty.explain(principal.tenant, RouteId(body.route_id))
                 sent = found.decision if found.cascade is None else found.cascade.sent or found.decision
-                event_id = f"{principal.tenant}:{body.event_id}"
-                revisions.rated(sent, event_id, body.verdict is FeedbackVerdict.WRONG)
+                turn = f"{principal.tenant}:{body.route_id}"
+                revisions.rated(sent, turn, body.verdict is FeedbackVerdict.WRONG)
         return FeedbackReply(
             event_id=body.event_id,
             route_id=body.route_id,

@@ -31,9 +31,12 @@ class ApiClient:
                 f"no key: set GATEHOUSE_KEY, or start the server once so that {environment.key_file} exists.",
             )
         self.url = environment.url
-        self._http = httpx.Client(
-            base_url=environment.url, headers={"authorization": f"Bearer {environment.key}"}, timeout=timeout_s
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=environment.url, headers={"authorization": f"Bearer {environment.key}"}, timeout=timeout_s
+            )
+        except httpx.InvalidURL:
+            fail(f"{environment.url} is no URL.")
 
     def request(self, method: str, path: str, body: Mapping[str, object] | None = None, **params: str) -> Any:
         """The decoded JSON reply; any error ends the process with one sentence."""

@@ -30,7 +30,7 @@ _LONGEST_WAIT_S: Final = 30.0
 
 
 class Outcome(BaseModel):
-    """What `--save` writes: of each case whether it was passed, and no word of it. `suite`: SHA-256 of its file."""
+    """What `--save` writes: of each answered case whether it was passed, no word of it. `suite`: its file's SHA-256."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -84,8 +84,11 @@ def evaluate(
     passed, unanswered = _ask_all(model, chosen, parallel, timeout_s)
     outcome = Outcome(model=model, suite=read.digest, passed=passed)
     if save is not None:
+        # Of what was not answered nobody knows: as failed it would make every later answer look as good.
+        known = {name: good for name, good in passed.items() if name not in unanswered}
         try:
-            save.write_text(outcome.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            text = outcome.model_copy(update={"passed": known}).model_dump_json(indent=2)
+            save.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             fail(f"{save} cannot be written: {error.strerror}.")
     families = {each.name: each.family for each in read.cases}
@@ -121,7 +124,11 @@ def _ask_all(
         fail(f"no key: set GATEHOUSE_KEY, or start the server once so that {environment.key_file} exists.")
     unanswered = dict[str, str]()
     headers = {"authorization": f"Bearer {environment.key}"}
-    with httpx.Client(base_url=environment.url, headers=headers, timeout=timeout_s) as http:
+    try:
+        client = httpx.Client(base_url=environment.url, headers=headers, timeout=timeout_s)
+    except httpx.InvalidURL:
+        fail(f"{environment.url} is no URL.")
+    with client as http:
         _check(http, model, environment.url)
 
         def one(case: Case) -> bool:

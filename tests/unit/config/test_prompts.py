@@ -46,6 +46,12 @@ def test_a_first_prompt_is_rolled_out_from_none(tmp_path: Path) -> None:
     assert prompts_of(found)[MODEL][0] == Prompt("none", "")
 
 
+def test_no_prompt_is_called_what_none_is_called(tmp_path: Path) -> None:
+    """Its rollback would lead to nothing, and its evaluation would compare with nothing."""
+    with pytest.raises(ConfigError, match="prompt.revision must not be 'none'"):
+        config(prompt=prompt(tmp_path / "old.txt", "Be brief.", "none"))
+
+
 def test_a_configuration_without_prompts_has_none() -> None:
     assert prompts_of(config()) == {}
     assert several(config()) == {}

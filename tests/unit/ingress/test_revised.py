@@ -200,15 +200,19 @@ async def test_a_shadow_is_asked_the_same_and_nobody_is_told_what_it_says() -> N
     assert len(here.world.ledger.settled) == 2
 
 
-async def test_verdicts_on_answers_are_counted_once_and_of_the_revision_that_is_named() -> None:
+async def test_an_answer_counts_once_whatever_is_said_of_it_and_of_the_revision_that_is_named() -> None:
     here = house(difficulty=Revised())
     await here.hears()
     told = {"route_id": KNOWN_ROUTE, "source": "user"}
     async with client(here) as http:
-        for verdict, event in (("wrong", "e1"), ("wrong", "e1"), ("ok", "e2"), ("underpowered", "e3")):
+        for verdict, event in (
+            ("underpowered", "e0"),
+            *(("wrong", f"e{number}") for number in range(1, 6)),
+            ("ok", "e9"),
+        ):
             reply = await http.post("/v1/feedback", json={**told, "verdict": verdict, "event_id": event})
             assert reply.status_code == 200, reply.text
-    assert await here.counted() == {(True, Metric.FEEDBACK): (1, 2)}
+    assert await here.counted() == {(True, Metric.FEEDBACK): (1, 1)}
 
 
 class Revised(Explaining):

@@ -89,9 +89,11 @@ def test_a_single_file_and_settings_alone_are_artefacts(model: Path) -> None:
     assert check(single, None) == revision_of(single)
     bare = scan(Kind.ENGINE, "demo-20b", None, '{"max_num_seqs": 8}')
     assert (bare.path, bare.files) == ("", ())
+    (model / "loop").symlink_to(model / "loop")
     for nothing in (
         lambda: scan(Kind.ENGINE, "demo-20b", None),
         lambda: scan(Kind.ENGINE, "demo-20b", model / "absent"),
+        lambda: scan(Kind.ENGINE, "demo-20b", model / "loop"),
     ):
         with pytest.raises(InvalidRequest):
             nothing()
@@ -132,9 +134,27 @@ def test_only_what_is_signed_by_the_key_is_good(model: Path, key_file: Path, tmp
         Artefact(Kind.MODEL, "a b", settings='{"a":1}'),
         Artefact(Kind.MODEL, "m", settings="[1]"),
         Artefact(Kind.MODEL, "m", settings='{"a":NaN}'),
+        Artefact(Kind.MODEL, "m", settings='{"a":1e999}'),
+        Artefact(Kind.MODEL, "m", settings='{"a":"\\ud800"}'),
+        Artefact(Kind.MODEL, "m", "/x", (FileSum("w\udcff", 1, SUM),)),
         Artefact(Kind.MODEL, "m", settings='{"a":'),
     ],
-    ids=["up", "abs", "empty-part", "size", "sum", "twice", "no-path", "target", "list", "nan", "cut"],
+    ids=[
+        "up",
+        "abs",
+        "empty-part",
+        "size",
+        "sum",
+        "twice",
+        "no-path",
+        "target",
+        "list",
+        "nan",
+        "infinite",
+        "half",
+        "name",
+        "cut",
+    ],
 )
 def test_an_artefact_without_a_meaning_has_no_revision(artefact: Artefact) -> None:
     with pytest.raises(InvalidRequest):
@@ -155,6 +175,7 @@ BOUND = Bound(Metric.ERROR, 0.01, 0.05, 10)
         replace(GOOD, shares=(5, 25)),
         replace(GOOD, shares=(25, 5, 100)),
         replace(GOOD, shares=(0, 100)),
+        replace(GOOD, shares=(100,)),
         replace(GOOD, rules=Rules(min_s=10, deadline_s=5)),
         replace(GOOD, rules=Rules(false_alarm=0.5)),
         replace(GOOD, rules=Rules(design_effect=0.5)),
@@ -164,11 +185,12 @@ BOUND = Bound(Metric.ERROR, 0.01, 0.05, 10)
         replace(GOOD, rules=Rules(bounds=(replace(BOUND, tolerance=0.01),))),
     ],
     ids=[
-        "change", "id", "same", "none", "no-100", "shrinks", "zero", "times", "alarm", "effect", "no-bounds", "twice",
-        "none-required", "tolerance",
+        "change", "id", "same", "none", "no-100", "shrinks", "zero", "all-at-once", "times", "alarm",
+        "effect", "no-bounds", "twice", "none-required", "tolerance",
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_carried_out_is_refused(plan: Plan) -> None:
     check_plan(GOOD)
+    check_plan(replace(GOOD, shares=(100,), shadow=True))
     with pytest.raises(InvalidRequest):
         check_plan(plan)

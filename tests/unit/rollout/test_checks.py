@@ -32,7 +32,12 @@ def call(name: str = "scale", **arguments: object) -> Reply:
         ),
         (
             {"python": ["add"]},
-            ["```python\ndef add(a, b):\n    return a + b\n```", "def add(a, b):\n    return a + b"],
+            [
+                "```python\ndef add(a, b):\n    return a + b\n```",
+                "def add(a, b):\n    return a + b",
+                "```\ndef add(a, b):\n    return a + b\n```",
+                "```python\ndef add(a, b):\n    return a + b\n```\nIt prints:\n```\nthe sum is 3\n```",
+            ],
             ["```python\ndef add(a, b)\n    return a + b\n```", "def sub(a, b):\n    return a", "", "add(1, 2)"],
         ),
         ({"python": []}, ["x = 1"], ["x = ", "\0"]),
@@ -65,6 +70,13 @@ def test_a_call_is_the_one_that_was_asked_for_or_not() -> None:
         Reply("I would scale it."),
     ):
         assert not passes(wanted, reply), reply
+
+
+def test_true_is_no_number() -> None:
+    one = case({"tool_call": {"name": "scale", "arguments": {"replicas": 1, "wait": True}}}, tools=TOOLS)
+    assert passes(one, call(replicas=1.0, wait=True))
+    assert not passes(one, call(replicas=True, wait=True))
+    assert not passes(one, call(replicas=1, wait=1))
 
 
 def test_who_is_asked_for_words_makes_no_call() -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,18 @@ def test_register_says_what_is_wrong(server: Server, tmp_path: Path) -> None:
     done = run("register", "--kind", "model", "--target", "demo-20b", "--path", str(tmp_path / "absent"))
     assert (done.exit_code, server.asked) == (1, [])
     assert "cannot be read" in done.stderr
+
+
+def test_register_takes_nothing_that_has_no_json(server: Server, tmp_path: Path) -> None:
+    of = ("register", "--kind", "engine", "--target", "demo-20b")
+    for settings in ('{"a": 1e999}', '{"a": "\\ud800"}', '{"a": NaN}', "[1]"):
+        for more in ((), ("--dry-run",)):
+            done = run(*of, "--settings", settings, *more)
+            assert (done.exit_code, done.stderr) == (1, "gatehouse: The settings must be a JSON object.\n")
+    (tmp_path / os.fsdecode(b"w\xff.bin")).write_bytes(b"weights")
+    done = run("register", "--kind", "model", "--target", "demo-20b", "--path", str(tmp_path))
+    assert (done.exit_code, done.stderr) == (1, "gatehouse: The name of every file must be UTF-8.\n")
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.errors import AuditUnavailable, InvalidRequest, NotFound
 from deployments.rollout import controller as rollout_controller
+from deployments.rollout import store as rollout_store
 from deployments.rollout.controller import Controller
 from deployments.rollout.evaluating import Evaluation
 from deployments.rollout.states import step_of
@@ -128,6 +129,7 @@ async def test_one_rollout_of_a_target_at_a_time_and_from_what_is_in_force(engin
         await world.tick()
     await world.move(Move.ADVANCE, to=25)
     await world.move(Move.ADVANCE, to=100)
+    await world.see((0, 50), (0, 0))
     assert (await world.tick(600)).standing.state is State.FINISHED
     with pytest.raises(InvalidRequest, match="way back was given up"):
         await world.move(Move.ROLL_BACK)
@@ -168,6 +170,23 @@ async def test_a_revision_that_left_the_configuration_goes_back(engine: AsyncEng
     await world.check()
 
 
+async def test_a_revision_that_has_nothing_to_be_compared_with_goes_back(engine: AsyncEngine) -> None:
+    world = World(engine, "lonely")
+    world.works.configured = world.plan.previous_revision
+    await world.until_sliced()
+    assert (await world.tick()).share == 5
+    world.works.configured = "third"
+    assert (await world.tick()).standing.state is State.ROLLED_BACK
+    assert world.events()[-1].data["reason"] == "the configuration has third in the place of the one before"
+    await world.check()
+    watched = World(engine, "watched")
+    await watched.until_sliced()
+    for share in (25, 100):
+        await watched.move(Move.ADVANCE, to=share)
+    watched.works.configured = "third"
+    assert (await watched.tick()).standing.state is State.WATCH  # compared with what was counted before
+
+
 async def test_what_the_configuration_has_made_lasting_is_not_said_to_go_back(engine: AsyncEngine) -> None:
     world = World(engine, "lasting")
     await world.until_sliced()
@@ -180,6 +199,95 @@ async def test_what_the_configuration_has_made_lasting_is_not_said_to_go_back(en
         await world.move(Move.ROLL_BACK)
     world.works.configured = world.plan.previous_revision
     assert (await world.tick()).standing.state is State.ROLLED_BACK
+
+
+async def test_what_was_made_lasting_while_it_was_evaluated_can_go_on_by_hand(engine: AsyncEngine) -> None:
+    """It can neither be compared nor go back, and keeps the next one of its target from beginning."""
+    world = await evaluating(engine, "caught", shadow=True)
+    world.works.configured, world.works.cases = world.plan.revision, 0
+    assert (await world.tick()).standing.held
+    assert "there is no way back" in str(world.events()[-1].data["reason"])
+    with pytest.raises(InvalidRequest, match="next share is 5"):
+        await world.move(Move.ADVANCE, to=25)
+    for share in (5, 25, 100):
+        assert (await world.move(Move.ADVANCE, to=share)).share == share
+    assert (await world.tick(599)).standing.state is State.WATCH
+    assert (await world.tick(1)).standing.state is State.FINISHED  # nothing counts what has one revision
+    assert "the configuration names no other" in str(world.events()[-1].data["reason"])
+    await world.check()
+
+
+async def test_what_nobody_has_seen_in_the_window_does_not_give_up_its_way_back(engine: AsyncEngine) -> None:
+    world = World(engine, "unseen")
+    await world.until_sliced()
+    for _ in range(2):
+        await world.see((0, 1000), (2, 4000))
+        await world.tick(60)
+    await world.see((0, 49), (0, 0))
+    rollout = await world.tick(600)
+    assert (rollout.standing.state, rollout.standing.held) == (State.WATCH, False)
+    rollout = await world.tick(3_000)
+    assert (rollout.standing.state, rollout.standing.held) == (State.WATCH, True)
+    assert world.events()[-1].data["reason"] == "too little was seen of it by the deadline: error 0/49 against 2/4000"
+    await world.see((0, 1), (0, 0))
+    await world.move(Move.RESUME)
+    assert (await world.tick(600)).standing.state is State.FINISHED
+    await world.check()
+
+
+async def test_a_bad_revision_goes_back_from_the_window_though_the_stages_were_passed_by_hand(
+    engine: AsyncEngine,
+) -> None:
+    world = World(engine, "hurried")
+    await world.until_sliced()
+    await world.see((0, 3), (2, 60))
+    await world.move(Move.ADVANCE, to=25)
+    await world.see((0, 1), (1, 20))
+    await world.move(Move.ADVANCE, to=100)
+    await world.see((60, 60), (0, 0))
+    assert (await world.tick(1)).standing.state is State.ROLLED_BACK
+    # Too few of the newest stage, so those of the one before it as well.
+    assert world.events()[-1].data["reason"] == "worse: error 60/60 against 3/80"
+    enough = World(engine, "enough")
+    await enough.until_sliced()
+    await enough.see((0, 3), (40, 60))
+    await enough.move(Move.ADVANCE, to=25)
+    await enough.see((0, 1), (1, 50))
+    await enough.move(Move.ADVANCE, to=100)
+    await enough.see((60, 60), (0, 0))
+    await enough.tick(1)
+    assert enough.events()[-1].data["reason"] == "worse: error 60/60 against 1/50"
+
+
+async def test_one_that_has_not_ended_is_shown_however_many_came_later(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout_store, "_MOST_SHOWN", 2)
+    old = World(engine, "old")
+    await old.begin()
+    for number in range(3):
+        world = World(engine, f"later{number}")
+        world.clock.advance(number * 1000 + 1000)
+        await world.begin()
+        await world.move(Move.ROLL_BACK)
+    assert [each.plan.rollout_id for each in await old.controller.rollouts()] == ["ro-later2", "ro-old"]
+
+
+async def test_large_figures_are_on_record_to_the_last_request(engine: AsyncEngine) -> None:
+    world = World(engine, "large")
+    await world.until_sliced()
+    await world.see((123_457, 1_234_567), (2_345, 2_345_671))
+    await world.tick()
+    said = world.events()[-1].data
+    assert said["reason"] == "worse: error 123457/1234567 against 2345/2345671"
+    assert str(said["figures"]).startswith("['error: bad 123457 of 1234567, before 2345 of 2345671; ")
+
+
+async def test_an_id_that_none_can_have_is_not_found(engine: AsyncEngine) -> None:
+    world = World(engine, "ids")
+    for name in ("a\0b", "", "a/b", "x" * 129):
+        with pytest.raises(NotFound):
+            await world.controller.get(name)
 
 
 async def test_one_that_takes_long_to_load_keeps_no_other_from_going_back(engine: AsyncEngine) -> None:

@@ -53,7 +53,10 @@ async def begins_with_cases(world: World) -> None:
 
 EVALUATE: tuple[Act, ...] = (begins_with_cases, ticks(), ticks(), ticks(), ticks())
 WAYS: dict[str, tuple[tuple[Act, ...], State]] = {
-    "to_the_end": ((*BEGIN, sees(GOOD), ticks(60), sees(GOOD), ticks(60), ticks(600), ticks()), State.FINISHED),
+    "to_the_end": (
+        (*BEGIN, sees(GOOD), ticks(60), sees(GOOD), ticks(60), sees(GOOD), ticks(600), ticks()),
+        State.FINISHED,
+    ),
     "back_by_itself": ((*BEGIN, sees(GOOD), ticks(60), sees(BAD), ticks(), ticks()), State.ROLLED_BACK),
     "by_hand": (
         (*BEGIN, moves(Move.HOLD), moves(Move.RESUME), moves(Move.ADVANCE, 25), moves(Move.ROLL_BACK), ticks()),

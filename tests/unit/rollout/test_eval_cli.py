@@ -131,6 +131,15 @@ def test_a_busy_server_is_asked_again_and_a_dead_one_counts_against_the_model(mo
     assert "Not answered: case-3 (status 500)." in done.stdout
 
 
+def test_a_baseline_says_nothing_of_what_was_not_answered(model: Model, suite: str, tmp_path: Path) -> None:
+    saved = tmp_path / "before.json"
+    model.dead = {f"question {number}" for number in range(10)}
+    assert run(suite, "--save", str(saved)).exit_code == 0
+    assert json.loads(saved.read_text())["passed"] == {f"case-{number}": True for number in range(10, 20)}
+    again = run(suite, "--baseline", str(saved))  # counted against the model now, but not of what nobody knew then
+    assert "10/10 against 10/10" in again.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -154,6 +163,13 @@ def test_what_cannot_be_done_is_said(
     assert done.exit_code in {1, 2}
     assert says in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_a_url_that_is_none_is_said(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEHOUSE_URL", "http://[::1")
+    monkeypatch.setenv("GATEHOUSE_KEY", "secret")
+    for done in (run(suite), CliRunner().invoke(rollout.app, ["status"])):
+        assert (done.exit_code, done.stderr) == (1, "gatehouse: http://[::1 is no URL.\n")
 
 
 def test_without_a_server_it_says_so(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:

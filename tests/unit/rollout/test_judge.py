@@ -155,5 +155,9 @@ def test_a_window_allows_for_drift_and_ends_with_time() -> None:
     assert judge(alone, NOW, slightly, 1).verdict is Verdict.ROLL_BACK
     assert judge(alone, watch, slightly, 1).verdict is Verdict.WAIT
     assert judge(alone, watch, slightly, 3_600_000).verdict is Verdict.PROMOTE
+    unseen = {Metric.ERROR: Pair(Tally(49, 0), Tally(100_000, 1_500))}
+    assert judge(alone, watch, unseen, 3_600_000).verdict is Verdict.WAIT
+    assert judge(alone, watch, unseen, 86_400_000).verdict is Verdict.HOLD
+    assert judge(alone, watch, unseen, 3_600_000, lasting=True).verdict is Verdict.PROMOTE
     badly = {Metric.ERROR: Pair(Tally(1_000, 300), Tally(100_000, 1_500))}
     assert judge(alone, watch, badly, 3_600_000).verdict is Verdict.ROLL_BACK
