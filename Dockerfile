@@ -39,6 +39,8 @@ RUN apt-get update \
     && install --directory --owner=1000 --group=1000 /var/cache/gatehouse /var/lib/gatehouse
 COPY --from=build /opt/gatehouse /opt/gatehouse
 COPY configs /opt/gatehouse/configs
+# Where an installed package looks for `configs/`, whatever its working directory is.
+RUN ln -s /opt/gatehouse/configs /opt/gatehouse/venv/lib/python3.11/site-packages/configs
 
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="gatehouse" \

@@ -53,7 +53,8 @@ class Restored:
     """A restored system: where its state is, and where each store of the manifest went (a path or a URL).
 
     `files`: where each of the files that the configuration names is, by its path in the backup; `links`: where links
-    are, and where they lead.
+    are, and where they lead. `signing_key`, `vault_key`: keys that are the site's own and in no backup, where they are
+    known.
     """
 
     state: Path
@@ -61,6 +62,8 @@ class Restored:
     stores: Mapping[str, str]
     files: Mapping[str, Path] = field(default_factory=dict[str, Path])
     links: Mapping[Path, Path] = field(default_factory=dict[Path, Path])
+    signing_key: Path | None = None
+    vault_key: Path | None = None
 
 
 def check(restored: Restored) -> list[Check]:
@@ -170,23 +173,35 @@ def _operator(state: Path, tenancy: str, pepper: bytes) -> Check:
 def _audit_keys(restored: Restored) -> list[Check]:
     state, log = restored.state, restored.manifest.log
     found: list[Check] = []
-    if (state / AUDIT_KEYS_DIR / KEY_FILE).is_file():
+    signing_key = restored.signing_key or state / AUDIT_KEYS_DIR / KEY_FILE
+    if restored.signing_key is None and _is_the_sites(restored, "signing_key_file"):
+        found.append(Check("the log can be signed", None, "its key is the site's own: audit.signing_key_file"))
+    elif restored.signing_key is not None or signing_key.is_file():
         try:
-            own = str(read_signer_key(state / AUDIT_KEYS_DIR / KEY_FILE).verifier)
-        except BadKey as error:
+            own = str(read_signer_key(signing_key).verifier)
+        except (BadKey, OSError) as error:
             found.append(Check("the log can be signed", False, f"{error}"))
         else:
             found.append(
                 Check("the log can be signed", own == log.key, own if own == log.key else "by another log's key")
             )
     if (state / AUDIT_DIR / BODIES_DIR / CHECK_FILE).is_file() and (state / AUDIT_KEYS_DIR).is_dir():
+        vault_key = None if restored.vault_key is None else str(restored.vault_key)
+        if vault_key is None and _is_the_sites(restored, "vault_key_file"):
+            found.append(Check("kept bodies can be opened", None, "their key is the site's own: audit.vault_key_file"))
+            return found
         try:
-            open_reader(state / AUDIT_DIR, state / AUDIT_KEYS_DIR)
+            open_reader(state / AUDIT_DIR, state / AUDIT_KEYS_DIR, vault_key)
         except VaultRefused as error:
             found.append(Check("kept bodies can be opened", False, str(error)))
         else:
             found.append(Check("kept bodies can be opened", True, ""))
     return found
+
+
+def _is_the_sites(restored: Restored, setting: str) -> bool:
+    """Whether the backup was made where a setting names a key, which no backup copies."""
+    return any(each.startswith(f"audit.{setting}: ") for each in restored.manifest.left_out)
 
 
 # --- the log ---------------------------------------------------------------------------------------------------------

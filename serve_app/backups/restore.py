@@ -86,12 +86,15 @@ def restore(
     digest: str | None = None,
     files_into: Path | None = None,
     installation: Path = ROOT,
+    signing_key: Path | None = None,
+    vault_key: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Restore a backup into a state directory that does not exist, and a dump into an empty database.
 
     The directory is made beside its place and gets its name when all is in it. The files that the configuration names
-    go where it names them, or below `files_into`. What the checks afterwards find is in the outcome; then everything is
+    go where it names them, or below `files_into`. `signing_key`, `vault_key`: the log's and the bodies', where they are
+    the site's own; the checks try them. What the checks afterwards find is in the outcome; then everything is
     where it belongs, and Gatehouse should not be started before somebody has looked.
     `BackupError` and `OSError`: the state directory was not made, and no file was left anywhere.
     """
@@ -142,7 +145,7 @@ def restore(
         name: where if store_is_remote(manifest, name) else str(into / "state" / Path(name).name)
         for name, where in stores.items()
     }
-    restored = Restored(into, manifest, stores, wanted, links)
+    restored = Restored(into, manifest, stores, wanted, links, signing_key, vault_key)
     return Outcome(into, manifest, found, tuple(check(restored)), tuple(newer_records(restored)))
 
 

@@ -213,9 +213,11 @@ def _environment(found: Opened, release: Path, start: Run, python: str) -> None:
         release,
         _clean(),
     )
-    # Where an installed package looks for `configs/`, whatever its working directory is.
+    # Where an installed package looks for `configs/` and for the manifests, whatever its working directory is.
     packages = release / "venv" / "lib" / f"python{found.manifest.python}" / "site-packages"
-    (packages / CONFIGS_DIR).symlink_to(release / CONFIGS_DIR)
+    for name in (CONFIGS_DIR, KUBERAY_DIR):
+        if (release / name).is_dir():
+            (packages / name).symlink_to(release / name)
 
 
 def serve_file(manifest: Manifest, target: Path, release: Path) -> str:

@@ -8,6 +8,8 @@
 # the first two commands below by hand before it. Nothing is installed outside TARGET.
 set -eu
 [ $# -eq 2 ] || { echo 'gatehouse: sh install.sh KEY TARGET' >&2; exit 2; }
+machine=$(uname -sm)
+[ "$machine" = 'Linux x86_64' ] || { echo "gatehouse: the bundle is for Linux x86_64, and this is $machine" >&2; exit 1; }
 key=$(realpath "$1") target=$(realpath -m "$2")
 cd -P "$(dirname "$0")"
 openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in SHA256SUMS -sigfile SHA256SUMS.sig

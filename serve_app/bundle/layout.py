@@ -21,6 +21,7 @@ SHA256SUMS is the one list: `sha256sum` and `openssl` check a bundle before any 
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -178,8 +179,11 @@ def read_manifest(data: bytes) -> Manifest:
 def read_small(path: Path) -> bytes:
     """A file that is read whole: the list, its signature, the manifest. `BundleRefused` above 16 MiB."""
     try:
-        if path.is_symlink():
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
             raise BundleRefused(f"{path.name} is a link; a bundle has plain files only.")
+        if not stat.S_ISREG(mode):  # a pipe would be waited for
+            raise BundleRefused(f"{path.name} is no file; a bundle has plain files only.")
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > _LARGEST_BYTES:
                 raise BundleRefused(f"{path.name} is too large to be one of a bundle.")

@@ -148,7 +148,12 @@ class Cluster:
             api, self._token_file = f"https://{host}:{port}", _ACCOUNT / "token"
             verify = _trusting(_ACCOUNT / "ca.crt")
         self.api = api
-        self._http = httpx.Client(base_url=api, timeout=_TIMEOUT_S, verify=verify, trust_env=False, transport=transport)
+        try:
+            self._http = httpx.Client(
+                base_url=api, timeout=_TIMEOUT_S, verify=verify, trust_env=False, transport=transport
+            )
+        except httpx.InvalidURL:
+            raise CanaryError(f"{api} is no address: no API server can be asked.") from None
 
     def __enter__(self) -> Self:
         return self

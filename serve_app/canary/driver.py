@@ -49,10 +49,18 @@ class AuditBook:
 
     def __init__(self, url: str, key: str | None, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url
-        self._known = key is not None
-        self._http = httpx.Client(
-            base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30.0, trust_env=False, transport=transport
-        )
+        self._http = httpx.Client(timeout=30.0, trust_env=False, transport=transport)
+        self._unusable: str | None = None  # said when something is to be recorded: the way back needs no log
+        if not key:
+            self._unusable = "no key: set GATEHOUSE_KEY, for nothing can be recorded without one."
+        elif not (key.isascii() and key.isprintable()):
+            self._unusable = "what GATEHOUSE_KEY holds is no key: nothing can be recorded with it."
+        else:
+            self._http.headers["authorization"] = f"Bearer {key}"
+        try:
+            self._http.base_url = url
+        except httpx.InvalidURL:
+            self._unusable = f"{url} is no address of a Gatehouse: nothing can be recorded."
 
     def __enter__(self) -> Self:
         return self
@@ -73,8 +81,8 @@ class AuditBook:
             "reason": entry.reason,
             "change_id": entry.change_id,
         }
-        if not self._known:
-            raise Unreachable("no key: set GATEHOUSE_KEY, for nothing can be recorded without one.")
+        if self._unusable is not None:
+            raise Unreachable(self._unusable)
         headers = {"idempotency-key": f"canary:{memory.id}:{entry.number}"}
         try:
             reply = self._http.post(_PATH, json=body, headers=headers)

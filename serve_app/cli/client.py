@@ -8,13 +8,26 @@ from typing import Any, NoReturn
 import httpx
 import typer
 
-from serve_app.config import client_environment
+from serve_app.config import ClientEnvironment, client_environment
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """Print one sentence to stderr and leave with `code`."""
     typer.echo(f"gatehouse: {message}", err=True)
     raise typer.Exit(code)
+
+
+def http_of(environment: ClientEnvironment, timeout_s: float) -> httpx.Client:
+    """A client with the URL and the key; without either the process ends with one sentence."""
+    if environment.key is None:
+        fail(f"no key: set GATEHOUSE_KEY, or start the server once so that {environment.key_file} exists.")
+    headers = {"authorization": f"Bearer {environment.key}"}
+    try:
+        return httpx.Client(base_url=environment.url, headers=headers, timeout=timeout_s)
+    except httpx.InvalidURL:
+        fail(f"GATEHOUSE_URL is {environment.url}, which is no address.")
+    except UnicodeEncodeError:
+        fail("GATEHOUSE_KEY is no key of Gatehouse.")
 
 
 class ApiClient:
@@ -26,17 +39,8 @@ class ApiClient:
 
     def __init__(self, state_dir: Path | None = None, timeout_s: float = 30.0) -> None:
         environment = client_environment(state_dir)
-        if environment.key is None:
-            fail(
-                f"no key: set GATEHOUSE_KEY, or start the server once so that {environment.key_file} exists.",
-            )
         self.url = environment.url
-        try:
-            self._http = httpx.Client(
-                base_url=environment.url, headers={"authorization": f"Bearer {environment.key}"}, timeout=timeout_s
-            )
-        except httpx.InvalidURL:
-            fail(f"{environment.url} is no URL.")
+        self._http = http_of(environment, timeout_s)
 
     def request(self, method: str, path: str, body: Mapping[str, object] | None = None, **params: str) -> Any:
         """The decoded JSON reply; any error ends the process with one sentence."""

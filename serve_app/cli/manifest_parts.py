@@ -106,6 +106,11 @@ def serve_document(overlay: Path) -> tuple[Tree, AppConfig]:
         unknown = layer.keys() - {"config", "args", "models"}
         if unknown:
             raise ConfigError(f"{overlay.name}/{SETTINGS}: unknown key '{min(unknown)}'.")
+        tiers: object = layer.get("models") or {}
+        held: list[object] = [layer.get("args") or {}]
+        held += cast(Tree, tiers).values() if isinstance(tiers, dict) else [tiers]
+        if not all(isinstance(each, dict) for each in held):
+            raise ConfigError(f"{overlay.name}/{SETTINGS}: 'args', 'models' and each tier must hold a mapping.")
         _lay_over(args, cast(Tree, layer.get("args") or {}))
         for tier, settings in cast(Mapping[str, Tree], layer.get("models") or {}).items():
             for model in cast(Sequence[Tree], args["models"]):
@@ -236,6 +241,8 @@ def _possible(overlay: Path, config: AppConfig) -> None:
         )
     if "airgap" in used and order[-2:] != ["site", "airgap"]:
         raise ConfigError(f"{overlay.name}: list the components site and airgap last, in this order.")
+    if "airgap" in used:
+        _renamed(overlay.name, *components(overlay)[-2:])
     if config.device != "cuda":
         raise ConfigError(f"{overlay.name}: kuberay/ runs engines on GPUs; set device to cuda.")
     if "witness" in used and not config.audit.witnesses:
@@ -247,6 +254,18 @@ def _possible(overlay: Path, config: AppConfig) -> None:
     if "canary" in used and (config.audit.witnesses or config.audit.signing_key_file):
         raise ConfigError(
             f"{overlay.name}: each generation of a canary writes a log of its own: no signing_key_file, no witnesses."
+        )
+
+
+def _renamed(name: str, site: Path, airgap: Path) -> None:
+    """Kustomize leaves an image alone that has another name than the one that is to be replaced; `ConfigError`."""
+    named, replaced = (cast(Sequence[Tree], _read(each / "kustomization.yaml").get("images") or [])
+                       for each in (site, airgap))  # fmt: skip
+    left = {str(each.get("newName", each["name"])) for each in named} - {str(each["name"]) for each in replaced}
+    if left:
+        raise ConfigError(
+            f"{name}: the component site calls the image {min(left)}, and airgap replaces another one, so it would "
+            "still come from outside. Name the same registry in both."
         )
 
 

@@ -22,7 +22,7 @@ _Overlays = Annotated[list[Path] | None, typer.Argument(help="Overlays; by defau
 
 def _chosen(overlays: Sequence[Path] | None) -> Sequence[Path]:
     if not (ROOT / KUBERAY).is_dir():
-        fail("kuberay/ is not part of the package; run this in a checkout.", 2)
+        fail("kuberay/ is not part of the package; run this in a checkout, or where a bundle with it is installed.", 2)
     own = sorted(path for path in (ROOT / KUBERAY / "overlays").glob("*") if path.is_dir())
     return [path.resolve() for path in overlays or own]
 

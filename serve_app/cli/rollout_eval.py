@@ -18,7 +18,7 @@ from deployments.rollout.checks import passes
 from deployments.rollout.paired import Comparison, compare, wilson, worse
 from deployments.rollout.suite import Suite, read_suite
 from deployments.rollouts import MOST_CASES
-from serve_app.cli.client import fail
+from serve_app.cli.client import fail, http_of
 from serve_app.cli.tables import show_rows
 from serve_app.config import client_environment
 
@@ -120,15 +120,8 @@ def _ask_all(
 ) -> tuple[dict[str, bool], dict[str, str]]:
     """Which cases were passed, and why some have no answer."""
     environment = client_environment(None)
-    if environment.key is None:
-        fail(f"no key: set GATEHOUSE_KEY, or start the server once so that {environment.key_file} exists.")
     unanswered = dict[str, str]()
-    headers = {"authorization": f"Bearer {environment.key}"}
-    try:
-        client = httpx.Client(base_url=environment.url, headers=headers, timeout=timeout_s)
-    except httpx.InvalidURL:
-        fail(f"{environment.url} is no URL.")
-    with client as http:
+    with http_of(environment, timeout_s) as http:
         _check(http, model, environment.url)
 
         def one(case: Case) -> bool:

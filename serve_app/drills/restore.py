@@ -60,9 +60,14 @@ def run(source: Source, scratch: Path | None, environment: Mapping[str, str], cl
         backup = Path(folder) / "backup.tar"
         taken = take(source, backup, clock.now_ms(), environment, with_secrets=True, remember=False)
         copied_s = clock.monotonic_s()
+        signing_key, vault_key = (
+            None if each is None else Path(each)
+            for each in (source.audit.signing_key_file, source.audit.vault_key_file)
+        )
         outcome = restore(
             backup, Path(folder) / "restored", environment,
             database=database, digest=taken.digest, files_into=Path(folder) / "files",
+            signing_key=signing_key, vault_key=vault_key,
         )  # fmt: skip
         restored_s = clock.monotonic_s()
         report = DrillReport(

@@ -346,6 +346,7 @@ MUTATIONS: Mapping[str, Sequence[Mutation]] = {
     ],
     "spread": [
         ungroup("edge", f"{_POD}.topologySpreadConstraints"),
+        ungroup("edge", f"{_POD}.topologySpreadConstraints.0.nodeTaintsPolicy"),
         put(f"{_HEAD}.template.metadata.annotations", {}),
         group("gpu-20b", f"{_POD}.topologySpreadConstraints.0.labelSelector", {"matchLabels": {"a": "b"}}),
     ],

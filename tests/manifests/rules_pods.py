@@ -242,6 +242,10 @@ def spread(world: World) -> Iterator[str]:
                     if matches(each["labelSelector"], pod.labels)}  # fmt: skip
             needed = {"topology.kubernetes.io/zone"} | ({"kubernetes.io/hostname"} if pod.part == "edge" else set())
             yield from (f"{pod.name}: not spread over {key}" for key in sorted(needed - keys))
+        # A node that is drained, or kept for GPUs, would count as one without such a pod: no other may take a second.
+        for each in pod.spec.get("topologySpreadConstraints", []):
+            if each["whenUnsatisfiable"] == "DoNotSchedule" and each.get("nodeTaintsPolicy") != "Honor":
+                yield f"{pod.name}: waits for nodes that it may not run on ({each['topologyKey']})"
 
 
 def spot(world: World) -> Iterator[str]:

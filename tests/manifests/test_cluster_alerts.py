@@ -1,7 +1,7 @@
 """Alerts of the cluster itself, evaluated by Prometheus' own promtool: each fires when it should, and only then.
 
 Their metrics are those of the operator, of Ray's autoscaler, of kube-state-metrics and of the DCGM exporter, none of
-which runs here: their names and labels are as the documentation of each has them.
+which runs here: their names and labels are as the documentation of each has them. The autoscaler's are in the package.
 """
 
 import shutil
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
 
 from tests.manifests.kube import KUBERAY, load
 
@@ -23,7 +24,7 @@ UPGRADES = 'kuberay_service_condition_upgrade_in_progress{namespace="gatehouse",
 PENDING = 'kube_pod_status_phase{namespace="%s",pod="p",phase="%s"}'
 HEAD = 'kube_pod_created{namespace="gatehouse",pod="gatehouse-abcde-head",uid="%s"}'
 POD = 'kube_pod_created{namespace="gatehouse",pod="gatehouse-abcde-gpu-20b",uid="%s"}'
-WORKERS = 'autoscaler_running_workers{namespace="%s"}'
+WORKERS = 'autoscaler_running_workers_nodes{namespace="%s"}'
 XID = 'DCGM_FI_DEV_XID_ERRORS{exported_namespace="%s",gpu="0"}'
 DRIVER = 'kube_deployment_status_replicas_available{namespace="gatehouse",deployment="%s"}'
 
@@ -96,6 +97,16 @@ def test_an_alert_fires_when_it_should_and_not_otherwise(tmp_path: Path, name: s
     assert alerts(tmp_path, name, at, firing, fires=True) == ""
     assert alerts(tmp_path, name, at, silent, fires=False) == ""
     assert alerts(tmp_path, name, at, silent, fires=True) != ""  # a wrong expectation is found
+
+
+def test_the_autoscaler_exports_what_its_alert_looks_for() -> None:
+    """`absent` of a name that nobody exports would be true for ever."""
+    from ray.autoscaler._private.prom_metrics import AutoscalerPrometheusMetrics
+
+    exported = generate_latest(AutoscalerPrometheusMetrics("session", CollectorRegistry()).registry).decode()
+    name = WORKERS.partition("{")[0]
+    assert f"\n{name}{{" in exported
+    assert name in rules()["GatehouseAutoscalerGone"]["expr"]
 
 
 def test_a_canary_that_goes_well_is_no_release_that_is_stuck(tmp_path: Path) -> None:

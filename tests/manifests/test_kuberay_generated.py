@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from deployments.audit.notes import COSIGNATURE_V1, generate_key
+from deployments.audit.vault_keys import open_ring
 from serve_app.cli import manifests as cli
 from serve_app.cli.manifest_parts import GENERATED, GROUPS, alert_rules, generate, placements, serve_document
 from serve_app.config import ConfigError, parse_config
@@ -152,19 +154,35 @@ def test_the_image_keeps_what_it_writes_where_pods_mount_something() -> None:
         ("s", [], {"args": {"device": "cpu"}}, "set device to cuda"),
         ("s", [], {"args": {"nonsense": 1}}, "unknown key 'nonsense'"),
         ("s", [], {"argss": {}}, "unknown key 'argss'"),
+        ("s", [], {"models": ["20b"]}, "must hold a mapping"),
+        ("s", [], {"models": {"20b": "fast"}}, "must hold a mapping"),
         ("s", [], {"args": {"models": [{"tier": "20b", "engine": SYNTHETIC}]}},
          "of kind vllm, not synthetic"),
         ("s", ["site", "spot"], {}, "site last"),
         ("s", ["airgap"], {}, "site and airgap last"),
     ],
     ids=["witness-without-key", "canary-on-sqlite", "canary-with-one-key", "driver-alone", "cpu", "setting", "key",
-         "synthetic", "site-not-last", "airgap-before-site"],
+         "list", "no-settings", "synthetic", "site-not-last", "airgap-before-site"],
 )  # fmt: skip
 def test_a_combination_that_cannot_work_is_refused(
     tmp_path: Path, profile: str, used: Sequence[str], own: Tree, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         compose(tmp_path, profile, ["weights-pvc", *used, "site"], own)
+
+
+def test_an_image_that_the_air_gap_does_not_rename_is_refused(tmp_path: Path) -> None:
+    """A site's own registry in one of the two components alone: kustomize would say nothing."""
+    for name in ("site", "airgap"):
+        shutil.copytree(KUBERAY / "components" / name, tmp_path / name)
+    used = ["weights-oci", *(str(tmp_path / name) for name in ("site", "airgap"))]
+    for name, works in (("site", False), ("airgap", True)):
+        file = tmp_path / name / "kustomization.yaml"
+        file.write_text(file.read_text().replace("registry.example.org", "registry.site.test"))
+        overlays = tmp_path / f"after-{name}"
+        overlays.mkdir()
+        with nullcontext() if works else pytest.raises(ConfigError, match=r"image registry\.site\.test/gatehouse, and"):
+            compose(overlays, "s", used)
 
 
 def test_settings_are_laid_over_in_order(tmp_path: Path) -> None:
@@ -333,6 +351,44 @@ def test_a_canary_keeps_a_log_for_each_generation(combination: tuple[str, World]
     for each in state["volumeMounts"]:
         each.pop("subPathExpr", None)
     assert len(list(RULES["upgrade"](world))) == 2
+
+
+@pytest.mark.parametrize(
+    "combination", [name for name in COMBINATIONS if "canary" in COMBINATIONS[name][1]], indirect=True
+)
+@pytest.mark.parametrize("mode", [0o2775, 0o777], ids=["with-fs-group", "open-to-all"])
+def test_a_generation_finds_folders_that_it_keeps_keys_in(
+    combination: tuple[str, World], tmp_path: Path, mode: int
+) -> None:
+    """Kubelet makes what a `subPathExpr` names, and is not there, with the mode of the volume's root."""
+    _, world = combination
+    (pod,) = [each for each in world.pods if each.part == "state"]
+    volume, name = tmp_path / "volume", "gatehouse-abcde"
+    volume.mkdir()
+    volume.chmod(mode)
+    for container in pod.containers():
+        for mount in container["volumeMounts"]:
+            for folder in reversed(_folders(mount.get("subPathExpr", "").replace("$(GATEHOUSE_GENERATION)", name))):
+                if not (volume / folder).exists():
+                    (volume / folder).mkdir()
+                    (volume / folder).chmod(mode)
+        if container["name"] == "generation":
+            words = [
+                each.replace("/var/lib/gatehouse", str(volume)).replace("$(GATEHOUSE_GENERATION)", name)
+                for each in (*container["command"], *container["args"])
+            ]
+            subprocess.run(words, check=True)
+    key = tmp_path / "vault.key"
+    key.write_text("ab" * 32 + "\n")
+    key.chmod(0o440)
+    open_ring(volume / "audit" / name / "bodies", volume / "audit-keys" / name, str(key))
+    for folder in ("audit", "audit-keys"):
+        assert (volume / folder / name).stat().st_mode & 0o077 == 0
+
+
+def _folders(path: str) -> Sequence[Path]:
+    """The folders that lead to a path, itself first."""
+    return [each for each in (Path(path), *Path(path).parents) if each != Path()]
 
 
 # --- beside the manifests ----------------------------------------------------------------------------------------

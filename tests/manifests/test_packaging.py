@@ -399,6 +399,29 @@ def test_the_container_is_offline_and_takes_code_from_the_image_only(name: str, 
     assert environment[name] == value
 
 
+def test_the_package_in_the_image_finds_what_it_looks_for_beside_itself(tmp_path: Path) -> None:
+    """The shipped policy, which an operator's own extends by name, and the alerts of a drill."""
+    place = tmp_path / "opt"
+    minor = (ROOT / ".python-version").read_text(encoding="utf-8").strip()
+    packages = place / "venv" / "lib" / f"python{minor}" / "site-packages"
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "configs", place / "configs")
+    for rest in rest_of("RUN", LAST_STAGE):
+        for command in rest.split("&&"):
+            if command.split()[0] == "ln":
+                subprocess.run(command.replace("/opt/gatehouse", str(place)).split(), check=True)
+    asked = (
+        "from deployments.gate.bundle import bundle_path; from serve_app.drills.rules import rules_of; "
+        "print(bundle_path('default').is_file(), bool(rules_of('INC-01').alerts), bundle_path('default'))"
+    )
+    done = subprocess.run(
+        (sys.executable, "-c", asked), cwd=tmp_path, env={"PYTHONPATH": str(packages)}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["True", "True", str(packages / "configs" / "policies" / "default.yaml")]
+
+
 def test_health_is_the_clusters_question() -> None:
     assert rest_of("HEALTHCHECK", LAST_STAGE) == ["NONE"]
 

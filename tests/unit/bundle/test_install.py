@@ -80,6 +80,15 @@ def test_pip_gets_the_wheels_of_the_bundle_and_asks_nobody_else(made: Path, worl
     assert [path.name for path in listed] == ["torch-cpu.lock", "cpu.lock", "own.txt"]
 
 
+def test_the_package_finds_what_lies_beside_it(made: Path, world: World, tmp_path: Path) -> None:
+    """So that `gatehouse manifests` says there, too, whether an overlay fits its configuration."""
+    release = put(made, tmp_path / "target", world).release
+    packages = release / "venv" / "lib" / "python3.11" / "site-packages"
+    assert {path.name: path.resolve() for path in packages.iterdir()} == {
+        name: release.resolve() / name for name in ("configs", "kuberay")
+    }
+
+
 def test_a_second_installation_finds_that_it_is_done(made: Path, world: World, tmp_path: Path) -> None:
     first = put(made, tmp_path / "target", world)
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "target").rglob("*"))
@@ -159,6 +168,18 @@ def test_a_machine_that_does_not_fit_is_told_why(
 ) -> None:
     with pytest.raises(BundleRefused, match=message):
         put(made, tmp_path / "target", world, machine=machine)
+    assert not (tmp_path / "target").exists()
+
+
+def test_the_script_says_so_before_pip_finds_no_wheel(made: Path, world: World, tmp_path: Path) -> None:
+    (tmp_path / "uname").write_text("#!/bin/sh\necho Linux aarch64\n")
+    (tmp_path / "uname").chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", str(made / "install.sh"), str(world.public), str(tmp_path / "target")],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": "/bin/false"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "gatehouse: the bundle is for Linux x86_64, and this is Linux aarch64\n"
     assert not (tmp_path / "target").exists()
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,18 @@ def added(path: str) -> Callable[[Path], None]:
     return act
 
 
+def piped(path: str) -> Callable[[Path], None]:
+    """A pipe that holds the same bytes, for whoever opens it."""
+
+    def act(bundle: Path) -> None:
+        data = (bundle / path).read_bytes()
+        (bundle / path).unlink()
+        os.mkfifo(bundle / path)
+        threading.Thread(target=(bundle / path).write_bytes, args=(data,), daemon=True).start()
+
+    return act
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a byte more": (longer, f"1 of .* files has changed: {WEIGHTS}"),
     "two files swapped": (swapped, f"2 of .* files have changed: weights/tiny/config.json, {WEIGHTS}"),
@@ -102,6 +115,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a link that leads nowhere": (linked("more", "/nowhere"), "more is neither a file"),
     "a pipe": (lambda bundle: os.mkfifo(bundle / "pipe"), "pipe is neither a file"),
     "the list is a link": (linked("SHA256SUMS", "bundle.json"), "SHA256SUMS is a link"),
+    "the list is a pipe": (piped("SHA256SUMS"), "SHA256SUMS is no file"),
     "another manifest": (lambda bundle: (bundle / "bundle.json").write_text("{}"), "bundle.json has changed"),
     "no signature": (lambda bundle: (bundle / "SHA256SUMS.sig").unlink(), "not signed: there is no SHA256SUMS.sig"),
     "half a signature": (lambda bundle: (bundle / "SHA256SUMS.sig").write_bytes(b"0" * 32), "is no signature of"),

@@ -12,9 +12,9 @@ from serve_app.cli import canary as cli
 from tests.unit.canary.conftest import TERMS, Bench
 
 
-def run(bench: Bench, *words: str, key: str | None = "key") -> Any:
-    environment = {"GATEHOUSE_URL": bench.url, "GATEHOUSE_KUBE_API": bench.url, "GATEHOUSE_PROMETHEUS": bench.url,
-                   "GATEHOUSE_KEY": key, "GATEHOUSE_STATE_DIR": "/nonexistent"}  # fmt: skip
+def run(bench: Bench, *words: str, key: str | None = "key", url: str | None = None) -> Any:
+    environment = {"GATEHOUSE_URL": url or bench.url, "GATEHOUSE_KUBE_API": bench.url, "GATEHOUSE_KEY": key,
+                   "GATEHOUSE_PROMETHEUS": bench.url, "GATEHOUSE_STATE_DIR": "/nonexistent"}  # fmt: skip
     return CliRunner().invoke(cli.app, list(words), env=environment)
 
 
@@ -55,6 +55,30 @@ def test_without_a_canary(served_bench: Bench) -> None:
         assert done.exit_code == 1
         assert "no canary" in done.stderr
         assert "Traceback" not in done.output
+
+
+def test_an_address_that_is_none_is_a_sentence(served_bench: Bench) -> None:
+    done = run(served_bench, "status", "--api", "http://a:b")
+    assert (done.exit_code, done.stderr) == (1, "gatehouse: http://a:b is no address: no API server can be asked.\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "words"),
+    [
+        ("http://a:b", "key", "http://a:b is no address of a Gatehouse"),
+        (None, "Schlüssel", "what GATEHOUSE_KEY holds is no key"),
+        (None, None, "no key: set GATEHOUSE_KEY"),
+    ],
+    ids=["address", "key", "no-key"],
+)
+def test_what_nothing_can_be_recorded_with_is_said_and_the_way_back_is_open(
+    served_bench: Bench, tmp_path: Path, url: str | None, key: str | None, words: str
+) -> None:
+    order = ("start", "c-1", manifest(served_bench, tmp_path), "--change-id", "CHG-1")
+    refused = run(served_bench, *order, key=key, url=url)
+    assert (refused.exit_code, words in refused.stderr) == (1, True), refused.output
+    assert run(served_bench, *order, key="key\n").exit_code == 0
+    assert run(served_bench, "back", "--change-id", "CHG-1", key=key, url=url).exit_code == 0
 
 
 def test_without_a_key_nothing_begins(served_bench: Bench, tmp_path: Path) -> None:

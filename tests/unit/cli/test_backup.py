@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deployments.audit.signing import RefusedLog
 from deployments.audit.verify import verify
@@ -204,6 +205,30 @@ def test_keys_that_lie_elsewhere_are_named_and_not_copied(tmp_path: Path, file: 
     result = backed_up(tmp_path / "b", file, "--with-secrets")
     assert f"not in it: audit.keys_dir: {tmp_path}/hsm" in result.stdout
     assert not any("log.key" in name for name in files_of(tmp_path / "b"))
+
+
+def test_keys_of_the_site_are_tried_where_they_are_known(tmp_path: Path, file: Path, stopped: AppConfig) -> None:
+    """As on Kubernetes, where they are mounted: no backup has them, and a drill is a success all the same."""
+    site = tmp_path / "site"
+    site.mkdir()
+    document = yaml.safe_load(file.read_text())
+    audit = document["applications"][0]["args"]["audit"]
+    for setting, name in (("signing_key_file", "log.key"), ("vault_key_file", "vault.key")):
+        (stopped.state_path / "audit-keys" / name).rename(site / name)
+        audit[setting] = str(site / name)
+    file.write_text(yaml.safe_dump(document))
+    tried = ("the log can be signed", "kept bodies can be opened")
+    drill = json.loads(gatehouse("drill", "restore", "--config", file, "--scratch", tmp_path, "--json").stdout)
+    assert [each["held"] for each in drill["checks"] if each["what"] in tried] == [True, True]
+    backed_up(tmp_path / "b", file, "--with-secrets")
+    found = checks(put_back(tmp_path / "b", tmp_path / "restored", "--json"))
+    assert [found[each] for each in tried] == [None, None]
+    (site / "vault.key").write_text("cd" * 32 + "\n")
+    (site / "log.key").unlink()
+    drill = json.loads(
+        gatehouse("drill", "restore", "--config", file, "--scratch", tmp_path, "--json", status=1).stdout
+    )
+    assert [each["held"] for each in drill["checks"] if each["what"] in tried] == [False, False]
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

@@ -126,6 +126,23 @@ def test_totals_are_a_table_with_their_sum_and_what_to_know_of_it(server: Server
     assert "saved by routing, estimated: 0.750000 EUR against gpt-oss-120b for 2 requests" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("GATEHOUSE_URL", "http://a:b", "GATEHOUSE_URL is http://a:b, which is no address."),
+        ("GATEHOUSE_KEY", "ключ", "GATEHOUSE_KEY is no key of Gatehouse."),
+    ],
+    ids=["url", "key"],
+)
+def test_what_the_environment_has_wrong_is_a_sentence(
+    server: Server, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    done = run()
+    assert (done.exit_code, done.stderr) == (1, f"gatehouse: {words}\n")
+    assert server.asked == []
+
+
 def test_without_groups_there_is_one_line(server: Server) -> None:
     server.report = report([], unpriced_models=[], saved_by_routing=None)
     done = run()

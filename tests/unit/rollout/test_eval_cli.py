@@ -169,7 +169,7 @@ def test_a_url_that_is_none_is_said(suite: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("GATEHOUSE_URL", "http://[::1")
     monkeypatch.setenv("GATEHOUSE_KEY", "secret")
     for done in (run(suite), CliRunner().invoke(rollout.app, ["status"])):
-        assert (done.exit_code, done.stderr) == (1, "gatehouse: http://[::1 is no URL.\n")
+        assert (done.exit_code, done.stderr) == (1, "gatehouse: GATEHOUSE_URL is http://[::1, which is no address.\n")
 
 
 def test_without_a_server_it_says_so(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
