@@ -35,6 +35,11 @@ class RayQueueMeter:
         self._counts[priority] += change
         self._waiting.set(self._counts[priority], self._tags(priority))
 
+    def remind(self) -> None:
+        """How many wait, once more: Ray forgets a gauge within 30 s, and a queue that stands still sets none."""
+        for priority, count in self._counts.items():
+            self._waiting.set(count, self._tags(priority))
+
     def waited(self, priority: Priority, seconds: float) -> None:
         """A request has its seat."""
         self._seconds.observe(seconds, self._tags(priority))

@@ -1351,7 +1351,8 @@ class AuditStatus:
 
     `unsealed`: acknowledged records that no checkpoint covers yet, the oldest of them for `unsealed_s`.
     `witnessed_size`: what the quorum of witnesses has cosigned. `witness_stale`: too long ago, so no R2 or R3 call
-    leaves. `exported_*` are None without an export. `failure` says why nothing is acknowledged any more, `problems`
+    leaves. `exported_*` are None without an export; before its first success `exported_size` is None, and
+    `exported_age_s` counts from the sink's start. `failure` says why nothing is acknowledged any more, `problems`
     what else an operator should look at, `notices` what was put right or could not be asked since the start.
     """
 

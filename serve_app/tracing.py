@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from secrets import randbits
 from time import time_ns
 from typing import Any, Final, cast
 
@@ -25,7 +26,7 @@ from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ParentBased, SamplingResult, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -74,6 +75,7 @@ _HEADERS: Final = {
 }
 _INDEX: Final = b"x-gatehouse-audit-index"
 _SERVER_ERROR: Final = 500
+_ID_BITS: Final = 128
 _FAILED: Final = "failed"
 _UNKNOWN: Final = "_OTHER"  # the conventions' word for a failure without a name of its own
 _TRACE_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
@@ -111,12 +113,19 @@ class _Inference:
 _INFERENCES: ContextVar[list[_Inference] | None] = ContextVar("gatehouse_inferences", default=None)
 
 
+class _OwnShare(TraceIdRatioBased):
+    """A share of requests. Neither the flag of a caller's trace nor its id, which the caller chose, is asked."""
+
+    def should_sample(self, parent_context: Context | None, trace_id: int, *rest: Any, **more: Any) -> SamplingResult:
+        return super().should_sample(parent_context, randbits(_ID_BITS), *rest, **more)
+
+
 class Tracing:
     """Wraps the parts of an ingress replica. Does nothing to what they answer or raise."""
 
     def __init__(self, settings: TracingSettings, processor: SpanProcessor) -> None:
-        ratio = TraceIdRatioBased(settings.ratio)
-        sampler = ParentBased(root=ratio, remote_parent_sampled=ratio, remote_parent_not_sampled=ALWAYS_OFF)
+        share = _OwnShare(settings.ratio)
+        sampler = ParentBased(root=share, remote_parent_sampled=share, remote_parent_not_sampled=share)
         resource = Resource({"service.name": settings.service})  # `create` would add what the environment says
         self._provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(processor)

@@ -198,10 +198,13 @@ def filled_by(bundle: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class ExportStatus:
-    """How far the copy reaches, seconds since log and copy last agreed, and why the last attempt failed, if it did."""
+    """How far the copy reaches, seconds since log and copy last agreed, and why the last attempt failed, if it did.
+
+    Before they first have, `size` is None and `age_s` counts from the start: what never begins is late, too.
+    """
 
     size: int | None
-    age_s: float | None
+    age_s: float
     failure: str | None
 
 
@@ -214,7 +217,7 @@ class Exporter:
         self._clock = clock
         self._lock = Lock()
         self._size: int | None = None
-        self._agreed_s: float | None = None
+        self._agreed_s = clock.monotonic_s()
         self._failure: str | None = None
         self._bundles = 0  # full bundles that failed attempts have stored, with their tiles
         self._keys: bytes | None = None
@@ -222,8 +225,7 @@ class Exporter:
     def status(self) -> ExportStatus:
         """Where the export stands."""
         with self._lock:
-            age_s = None if self._agreed_s is None else self._clock.monotonic_s() - self._agreed_s
-            return ExportStatus(self._size, age_s, self._failure)
+            return ExportStatus(self._size, self._clock.monotonic_s() - self._agreed_s, self._failure)
 
     def newest(self) -> bytes | None:
         """The largest note that the copy knows, unverified; None before the first. `ExportFailed`, `ExportRefused`.

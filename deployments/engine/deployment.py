@@ -78,6 +78,7 @@ class UpstreamEngine:
 
     async def check_health(self) -> None:
         """Probe the upstream. Its failures open the breaker; a new replica would not heal them."""
+        self._seating.remind()
         await self._replica.check_health()
 
     def record_autoscaling_stats(self) -> dict[str, float]:

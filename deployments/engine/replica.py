@@ -196,6 +196,7 @@ class EngineReplica:
 
     async def check_health(self) -> None:
         """Raise `EngineFailed` when Serve should replace this replica: a dead core, a fatal error, or a hung core."""
+        self._seating.remind()
         self._check_alive()
         stalled_s = self._watch.stalled_s(
             self._core.load().unfinished, self._core.steps(), now_s=self._clock.monotonic_s()

@@ -42,6 +42,10 @@ class QueueMeter(Protocol):
         """The number of waiting requests changed by `change`."""
         ...
 
+    def remind(self) -> None:
+        """Say again how many wait; called every few seconds."""
+        ...
+
     def waited(self, priority: Priority, seconds: float) -> None:
         """A request has its seat, after `seconds`."""
         ...
@@ -59,6 +63,9 @@ class NoMeter:
     """Counts nothing."""
 
     def waiting(self, priority: Priority, change: int) -> None:
+        """Nothing."""
+
+    def remind(self) -> None:
         """Nothing."""
 
     def waited(self, priority: Priority, seconds: float) -> None:
@@ -100,6 +107,10 @@ class Seating:
     def waiting_tokens(self) -> int:
         """Prompt tokens of those, estimated."""
         return self._queue.waiting_tokens
+
+    def remind(self) -> None:
+        """Tell the meter again how many wait."""
+        self._meter.remind()
 
     def seat(self, call: EngineCall, deadline_s: float) -> "Seat":
         """A seat for as long as the block of `async with` lasts, which begins when it is this call's turn."""

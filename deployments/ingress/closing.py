@@ -162,7 +162,9 @@ class Closing:
         duration_s = ended_s - turn.started_s
         ttft_s = None if turn.first_byte_s is None else turn.first_byte_s - turn.started_s
         outcome = records.end_of(turn)
-        self._meter.finished(turn.ask.dialect, turn.decision.model, outcome, duration_s, ttft_s, usage)
+        # A reply that is no stream begins with its last token, and people decide when they decide: neither is slowness.
+        begun_s = None if ttft_s is None or not turn.asked.stream else ttft_s - turn.unbegun_s
+        self._meter.finished(turn.ask.dialect, turn.decision.model, outcome, duration_s, begun_s, usage)
         paced = turn.completed and turn.asked.stream and usage.output_tokens > 1 and not usage.estimated
         if paced and ttft_s is not None:
             self._meter.paced(turn.decision.model, (duration_s - ttft_s) / (usage.output_tokens - 1))

@@ -609,8 +609,11 @@ class Journey:
                         try:
                             before, verdicts = verdicts, await self._holder.wait(context, step.calls, verdicts)
                         finally:
+                            waited_s = self._clock.monotonic_s() - began_s
                             if turn.calls and not turn.calls[-1][1].ended:
-                                turn.held_s += self._clock.monotonic_s() - began_s
+                                turn.held_s += waited_s
+                            if turn.first_byte_s is None:
+                                turn.unbegun_s += waited_s
                         again = [new for old, new in zip(before, verdicts, strict=True) if new is not old]
                         self._meter.waited(turn.ask.dialect, self._clock.monotonic_s() - began_s, again)
                         self._meter.judged(turn.ask.dialect, again)

@@ -32,7 +32,10 @@ class Meter(Protocol):
     def finished(
         self, dialect: Dialect, model: ModelId, outcome: str, duration_s: float, ttft_s: float | None, usage: Usage
     ) -> None:
-        """A generation ended: `completed`, `failed` or `aborted`."""
+        """A generation ended: `completed`, `failed` or `aborted`.
+
+        `ttft_s`: until the first byte of a stream, waits for approvals left out; None where there was none.
+        """
         ...
 
     def paced(self, model: ModelId, seconds: float) -> None:

@@ -64,8 +64,8 @@ class Turn:
     `decision` is of the attempt that is under way or was sent, `spent` what malformed replies before it have used.
     `opening` is that attempt's reply as the engine sends it.
     `calls` are all calls of engines, each with the number of its attempt; `held_s` is for how long humans were waited
-    for while the last one was open. `watch`: the guardrails, where the tenant has any. `choices`: which revision of all
-    that has several the session gets.
+    for while the last one was open, `unbegun_s` the same before the first byte. `watch`: the guardrails, where the
+    tenant has any. `choices`: which revision of all that has several the session gets.
     """
 
     ask: Ask
@@ -83,6 +83,7 @@ class Turn:
     watch: Watch | None = None
     recording: asyncio.Task[Receipt | None] | None = None
     first_byte_s: float | None = None
+    unbegun_s: float = 0.0
     headed: bool = False
     tool_calls: int = 0
     engine_reached: bool = False

@@ -241,5 +241,13 @@ def _plain(request: Request, status: int, message: str, code: str) -> Response:
 
 def log_unexpected(error: BaseException, request: Request | None, request_id: str) -> None:
     """Write a bug to the log: type, place and request id; never the request's content."""
-    where = f"{request.method} {request.url.path}" if request is not None else "stream"
-    _log.error("unexpected error, request %s, %s", request_id, where, exc_info=error)
+    where = f"{request.method} {request.url.path[:200]}" if request is not None else "stream"
+    _log.error("unexpected error, request %s, %r", request_id, where, exc_info=without_text(error))
+
+
+def without_text(error: BaseException) -> BaseException:
+    """Class (of ours the code) and place of an error, for logs: its text and its causes may quote a request."""
+    kind = type(error)
+    name = error.code if isinstance(error, GatehouseError) else kind.__name__
+    bare: type[Exception] = type(name, (Exception,), {"__module__": kind.__module__})
+    return bare().with_traceback(error.__traceback__)

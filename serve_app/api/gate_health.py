@@ -1,5 +1,6 @@
 """`/healthz/approvals`: whether the gate holds what it must, and whether anybody is kept waiting. Also as metrics."""
 
+import math
 from dataclasses import asdict
 from typing import Literal
 
@@ -70,6 +71,8 @@ class GateGauges:
         self._queue = {
             name: Gauge(f"gatehouse_approvals_{name}", text, registry=registry) for name, text in _GAUGES.items()
         }
+        for name in _GAUGES.keys() - {"up"}:
+            self._queue[name].set(math.nan)  # nobody has told it yet
         self._held = Gauge(
             "gatehouse_gate_canary_held", "1 when the newest synthetic R2 call was held.", registry=registry
         )

@@ -1,11 +1,13 @@
 """Prometheus metrics of one ingress replica. No key, session or request id is ever a label."""
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import assert_never
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from deployments.errors import GatehouseError
+from deployments.errors import EngineFailed, EngineTimeout, GatehouseError
 from deployments.gate.shadow import ShadowCounts
 from deployments.ingress.trail import Recorder
 from deployments.ports import (
@@ -15,6 +17,7 @@ from deployments.ports import (
     Held,
     ModelId,
     Released,
+    Risk,
     RouteDecision,
     Usage,
     Verdict,
@@ -53,7 +56,7 @@ _AUDIT_GAUGES = {
     "witness_age_seconds": "Since the quorum of witnesses confirmed the log; NaN before the first time.",
     "witness_stale": "1 while R2 and R3 calls are held back because no quorum confirms the log.",
     "export_lag_records": "Records that are not exported yet.",
-    "export_age_seconds": "Since the last export; NaN before the first one.",
+    "export_age_seconds": "Since the last export, before the first one since the sink's start; NaN without an export.",
 }
 
 
@@ -102,7 +105,7 @@ class Counters:
             registry=registry,
         )  # fmt: skip
         self._ttft = Histogram(
-            "gen_ai_server_time_to_first_token_seconds", "From the request to the first byte of the answer.",
+            "gen_ai_server_time_to_first_token_seconds", "From the request to the first byte of a stream.",
             ["model"], buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._pace = Histogram(
@@ -120,6 +123,9 @@ class Counters:
         self._audit = {
             name: Gauge(f"gatehouse_audit_{name}", text, registry=registry) for name, text in _AUDIT_GAUGES.items()
         }
+        for name in _AUDIT_GAUGES.keys() - {"up"}:
+            self._audit[name].set(math.nan)  # nobody has told it yet: a disk with no byte left would be news
+        self._begin()
 
         self.budgets = BudgetCollector()
         registry.register(self.budgets)
@@ -127,6 +133,15 @@ class Counters:
         registry.register(self.rollouts)
         self._shadow = ShadowCollector()
         registry.register(self._shadow)
+
+    def _begin(self) -> None:
+        """Failures that alerts count come in bursts, and what begins with its burst never increases: begin at 0."""
+        for dialect, outcome in product(Dialect, ("completed", "failed", "aborted")):
+            self._ends.labels(dialect.value, outcome)
+        for dialect, code in product(Dialect, (EngineFailed.code, EngineTimeout.code, GatehouseError.code)):
+            self._requests.labels(dialect.value, "", "stream", code)
+        for dialect in Dialect:
+            self._policy.labels(Risk.R3.value, "denied", dialect.value)
 
     def watch_shadow(self, counts: Callable[[], ShadowCounts]) -> None:
         """From now on `/metrics` tells what a shadow bundle makes of calls."""
@@ -231,7 +246,7 @@ class Counters:
             "witness_lag_records": status.size - (status.witnessed_size or 0) if status.witnesses else 0,
             "witness_age_seconds": or_nan(status.witnessed_age_s),
             "witness_stale": float(status.witness_stale),
-            "export_lag_records": 0 if status.exported_size is None else status.size - status.exported_size,
+            "export_lag_records": 0 if status.exported_age_s is None else status.size - (status.exported_size or 0),
             "export_age_seconds": or_nan(status.exported_age_s),
         }
         for name, value in facts.items():

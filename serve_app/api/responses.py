@@ -31,7 +31,7 @@ from deployments.ports import (
     StoredResponse,
 )
 from serve_app.api.auth import presented_key
-from serve_app.api.errors import Caller, failure
+from serve_app.api.errors import Caller, failure, without_text
 from serve_app.api.generate import Generation, Keep
 
 _log = logging.getLogger("gatehouse.responses")
@@ -214,7 +214,7 @@ class Background:
             body: dict[str, JsonValue] = {**final, "background": True}
         else:
             if error is not None and not isinstance(error, GatehouseError):
-                _log.error("background response %s failed", record.response_id, exc_info=error)
+                _log.error("background response %s failed", record.response_id, exc_info=without_text(error))
             each = failure(error or RuntimeError("no reply"), Caller(Dialect.RESPONSES))
             told: JsonValue = {"code": each.code, "message": each.message}
             body = {**record.body, "status": ResponseStatus.FAILED.value, "error": told}

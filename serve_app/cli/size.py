@@ -69,6 +69,8 @@ def size(
         prices = card_prices(gpu_hour, [each.name for each in cards])
     except ValueError as error:
         fail(f"{error}.", 2)
+    if demand.context > known.positions:
+        fail(f"{model} has a window of {known.positions:,} tokens: --context cannot be {demand.context:,}.", 2)
     found = {each.name: options(known, each, demand) for each in cards}
     if as_json:
         typer.echo(json.dumps(_plan_json(model, demand, found, prices), indent=1))

@@ -48,8 +48,7 @@ def _crash(stage: Stage) -> None:
         else:
             back_s.append(time.perf_counter() - began)
             engine = after
-        # The first failures of a kind show in no increase, so one crash is not enough for the alert.
-        fires = stage.fires() or (len(back_s) > 1 and until(stage.fires, _settling(stage.wishes), _LOOK_S))
+        fires = stage.fires() or until(stage.fires, _settling(stage.wishes), _LOOK_S)
     figures: dict[str, Any] = {
         "model": engine.model,
         "crashes": len(back_s) + lost,

@@ -88,6 +88,7 @@ def _foreign() -> Sequence[Family]:
             Kind.GAUGE,
             _DEPLOYMENT,
             "ray_serve_deployment_replica_healthy",
+            "ray_serve_deployment_status",
             "ray_serve_deployment_queued_queries",
             "ray_serve_num_ongoing_requests_at_replicas",
         ),

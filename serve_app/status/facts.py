@@ -87,7 +87,10 @@ class CanaryFacts:
 
 @dataclass(frozen=True, slots=True)
 class AuditFacts:
-    """The audit log. Ages in seconds; None for what is not configured or never happened."""
+    """The audit log. Ages in seconds; None for what is not configured or never happened.
+
+    `exported` False: the export has not succeeded since the sink's start, which was `export_age_s` ago.
+    """
 
     up: bool
     records: int
@@ -101,6 +104,7 @@ class AuditFacts:
     witness_stale: bool
     export_age_s: float | None
     problems: Sequence[str] = ()
+    exported: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,10 @@ class Budgets:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All of it. `parts` are those of `/readyz`, "ready" or "down"."""
+    """All of it. `parts` are those of `/readyz`, "ready" or "down".
+
+    `odd`: the status of `/healthz` where something answers that is not well, or not Gatehouse.
+    """
 
     url: str
     now_ms: int
@@ -175,3 +182,4 @@ class Facts:
     running: Maybe[Running]
     backup: Maybe[Kept]
     restored: Maybe[Kept]
+    odd: int | None = None

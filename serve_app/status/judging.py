@@ -80,6 +80,9 @@ def overall(lines: Sequence[Line]) -> State:
 def _server(facts: Facts) -> Line:
     if facts.alive:
         return Line("server", State.OK, f"{facts.url} answers")
+    if facts.odd is not None:
+        said = f"{facts.url} answers {facts.odd} to /healthz"
+        return Line("server", State.DOWN, said, "what stands before it? is the URL right?")
     return Line(
         "server", State.DOWN, f"nothing answers at {facts.url}", "gatehouse doctor; is it running, is the URL right?"
     )
@@ -180,7 +183,7 @@ def _burn(facts: Facts) -> Line:
     ]
     known = [(what, span, share / allowed) for what, span, share, allowed in rates if share is not None]
     if not known:
-        return Line("budget burn", State.OK, "no requests in three days")
+        return Line("budget burn", State.OK, "no failure and no first token in three days")
     seen = ", ".join(f"{what} {rate:.2g}x in {span}" for what, span, rate in known)
     fast = any(rate > _PAGE_BURN for _, span, rate in known if span == "1 h")
     steady = any(rate > _TICKET_BURN for _, span, rate in known if span == "3 d")
@@ -247,7 +250,8 @@ def _audit(facts: Facts) -> Line:
     said = "; ".join(audit.problems)
     if not audit.up:
         return Line("audit", State.DOWN, said or "nothing is acknowledged: no tool call leaves", "docs/audit.md")
-    export = "no export" if audit.export_age_s is None else f"exported {_span(audit.export_age_s)} ago"
+    age = None if audit.export_age_s is None else _span(audit.export_age_s)
+    export = "no export" if age is None else f"exported {age} ago" if audit.exported else f"not exported for {age}"
     covered = f"{audit.unsealed} after the last checkpoint"
     kept = f"{audit.records} records, {covered}, {audit.backlog} waiting, {audit.dropped} lost"
     seen = f"{kept}; {_witness(audit)}, {export}"
@@ -298,7 +302,7 @@ def _rollouts(facts: Facts) -> Line:
         for each in rollouts
     )
     bad = any(each.held or each.going_back for each in rollouts)
-    return Line("rollouts", State.DEGRADED if bad else State.OK, seen, "gatehouse rollout history" if bad else "")
+    return Line("rollouts", State.DEGRADED if bad else State.OK, seen, "gatehouse rollout status" if bad else "")
 
 
 def _backup(facts: Facts) -> Line:

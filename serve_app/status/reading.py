@@ -25,6 +25,9 @@ from serve_app.status.facts import (
 from serve_app.status.scrape import Scrape
 
 NO_ANSWER: Final = Unseen("Gatehouse does not answer")
+_WELL: Final = 200
+_RULES: Final = "Gatehouse"
+_PRESENT: Final = "count(gatehouse_audit_up)"
 _SYSTEM: Final = "system"
 _PAGE: Final = 10_000
 _PAGES: Final = 10
@@ -42,9 +45,11 @@ class Reader:
 
     def facts(self, now_ms: int, prometheus: str | None, state: Path) -> Facts:
         """Everything. `state` is the state directory, which is looked into when it is on this machine."""
-        alive = self._alive()
+        health = self._health()
+        alive = health == _WELL
         scrape = self._scrape() if alive else NO_ANSWER
         audit = self._audit(scrape)
+        watched = _watched(prometheus)
         return Facts(
             url=str(self._http.base_url).rstrip("/"),
             now_ms=now_ms,
@@ -53,63 +58,65 @@ class Reader:
             engines=self._engines() if alive else NO_ANSWER,
             tiers=scrape if isinstance(scrape, Unseen) else scrape.tiers(),
             served=scrape if isinstance(scrape, Unseen) else scrape.served(),
-            burn=self._burn(prometheus),
+            burn=watched if isinstance(watched, Unseen) else self._burn(prometheus),
             budgets=scrape if isinstance(scrape, Unseen) else scrape.budgets(),
             queue=scrape if isinstance(scrape, Unseen) else scrape.queue(),
             canary=scrape if isinstance(scrape, Unseen) else scrape.canary(),
             audit=audit,
             rollouts=self._rollouts() if alive else NO_ANSWER,
-            alerts=self._alerts(prometheus),
+            alerts=watched if isinstance(watched, Unseen) else self._alerts(prometheus),
             running=self._running(audit) if alive else NO_ANSWER,
             backup=kept(state, "backup"),
             restored=kept(state, "restore drill"),
+            odd=None if alive else health,
         )
 
     # --- Gatehouse -------------------------------------------------------------------------------------------------
 
-    def _alive(self) -> bool:
+    def _health(self) -> int | None:
+        """The status of the answer; None: there was none."""
         try:
-            return self._http.get("/healthz").status_code == 200
-        except httpx.TransportError:
-            return False
+            return self._http.get("/healthz").status_code
+        except httpx.HTTPError:
+            return None
 
     def _parts(self) -> Maybe[Mapping[str, str]]:
         found = self._json("/readyz", fine=(200, 503))
-        if isinstance(found, Unseen):
-            return found
-        return {str(name): str(state) for name, state in found["parts"].items()}
+        return _taken(found, lambda told: {str(name): str(state) for name, state in told["parts"].items()})
 
     def _scrape(self) -> Maybe[Scrape]:
         try:
             reply = self._http.get("/metrics")
             return Scrape(reply.text) if reply.is_success else Unseen(f"/metrics answered {reply.status_code}")
-        except (httpx.TransportError, ValueError) as error:
+        except (httpx.HTTPError, ValueError) as error:
             return Unseen(f"/metrics cannot be read ({type(error).__name__})")
 
     def _engines(self) -> Maybe[Sequence[Replica]]:
-        found = self._json("/v1/admin/engines")
-        if isinstance(found, Unseen):
-            return found
-        return [
-            Replica(
-                model=str(row["model"]),
-                state=str(row["state"]),
-                revision=str(row.get("revision", "")),
-                kind=str(row.get("kind", "")),
-                running=int(row.get("running", 0)),
-                queued_tokens=int(row.get("queued_tokens", 0)),
-            )
-            for row in found["data"]
-        ]
+        def replicas(found: Mapping[str, Any]) -> Sequence[Replica]:
+            return [
+                Replica(
+                    model=str(row["model"]),
+                    state=str(row["state"]),
+                    revision=str(row.get("revision", "")),
+                    kind=str(row.get("kind", "")),
+                    running=int(row.get("running", 0)),
+                    queued_tokens=int(row.get("queued_tokens", 0)),
+                )
+                for row in found["data"]
+            ]
+
+        return _taken(self._json("/v1/admin/engines"), replicas)
 
     def _audit(self, scrape: Maybe[Scrape]) -> Maybe[AuditFacts]:
         """From the scrape; what is wrong in words needs a key that may read the log."""
         found = scrape if isinstance(scrape, Unseen) else scrape.audit()
         if isinstance(found, Unseen):
             return found
-        told = self._json("/v1/audit/status")
-        if isinstance(told, Unseen):
-            return found
+        better = _taken(self._json("/v1/audit/status"), lambda told: self._said(found, told))
+        return found if isinstance(better, Unseen) else better
+
+    @staticmethod
+    def _said(found: AuditFacts, told: Mapping[str, Any]) -> AuditFacts:
         said = [str(each) for each in (told["failure"], *told["problems"]) if each is not None]
         return AuditFacts(
             up=found.up,
@@ -124,24 +131,25 @@ class Reader:
             witness_stale=bool(told["witness_stale"]),
             export_age_s=told["exported_age_s"],
             problems=said,
+            exported=told.get("exported_size") is not None,
         )
 
     def _rollouts(self) -> Maybe[Sequence[RolloutFacts]]:
-        found = self._json("/v1/admin/rollouts")
-        if isinstance(found, Unseen):
-            return found
-        return [
-            RolloutFacts(
-                rollout_id=str(row["id"]),
-                target=str(row["target"]),
-                state=str(row["state"]),
-                share_percent=int(row["share_percent"]),
-                held=bool(row["held"]),
-                going_back=bool(row["going_back"]),
-            )
-            for row in found["data"]
-            if row["state"] not in _ENDED
-        ]
+        def under_way(found: Mapping[str, Any]) -> Sequence[RolloutFacts]:
+            return [
+                RolloutFacts(
+                    rollout_id=str(row["id"]),
+                    target=str(row["target"]),
+                    state=str(row["state"]),
+                    share_percent=int(row["share_percent"]),
+                    held=bool(row["held"]),
+                    going_back=bool(row["going_back"]),
+                )
+                for row in found["data"]
+                if row["state"] not in _ENDED
+            ]
+
+        return _taken(self._json("/v1/admin/rollouts"), under_way)
 
     def _running(self, audit: Maybe[AuditFacts]) -> Maybe[Running]:
         """What the newest `config.loaded` says, which each ingress replica records when it starts."""
@@ -150,32 +158,37 @@ class Reader:
         end = audit.records
         for _ in range(_PAGES):
             begin = max(0, end - _PAGE)
-            page = self._json(f"/v1/audit/records?tenant={_SYSTEM}&limit={_MOST}&begin={begin}")
-            if isinstance(page, Unseen):
-                return page
-            for row in reversed(cast(Sequence[Mapping[str, Any]], page["data"])):
-                if row["record"]["name"] == "config.loaded":
-                    said = row["record"]["data"]
-                    return Running(
-                        version=str(said["version"]),
-                        profile=str(said["profile"]),
-                        config_digest=str(said["config_digest"]),
-                        policy_digest=str(said.get("policy_digest") or row["record"].get("policy_digest") or ""),
-                        since_ms=int(row["record"]["at_ms"]),
-                    )
+            found = self._started(begin, end)
+            if found is not None:
+                return found
             if begin == 0:
                 break
             end = begin
         return Unseen("no start is among the last records of the log")
 
+    def _started(self, begin: int, end: int) -> Maybe[Running] | None:
+        """The newest start among these records; None: there is none. All are read: the newest stand at the end."""
+        newest: Running | None = None
+        at: int | None = begin
+        while at is not None and at < end:
+            page = self._json(f"/v1/audit/records?tenant={_SYSTEM}&limit={_MOST}&begin={at}")
+            seen = _taken(
+                page, lambda told: (_start(told["data"]), None if told["next"] is None else int(told["next"]))
+            )
+            if isinstance(seen, Unseen):
+                return seen
+            newest, at = seen[0] or newest, seen[1]
+        return newest
+
     def _json(self, path: str, fine: Sequence[int] = (200,)) -> Maybe[Mapping[str, Any]]:
         try:
             reply = self._http.get(path, headers=self._headers)
-            found: Any = reply.json()
-        except httpx.TransportError as error:
+        except httpx.HTTPError as error:
             return Unseen(f"no answer ({type(error).__name__})")
+        try:
+            found: Any = reply.json()
         except ValueError:
-            return Unseen(f"it answered {reply.status_code}, not in JSON")  # pyright: ignore[reportPossiblyUnboundVariable]
+            return Unseen(f"it answered {reply.status_code}, not in JSON")
         if reply.status_code in fine and isinstance(found, dict):
             return cast(Mapping[str, Any], found)
         if reply.status_code == 404:
@@ -187,30 +200,75 @@ class Reader:
     # --- Prometheus ------------------------------------------------------------------------------------------------
 
     def _alerts(self, prometheus: str | None) -> Maybe[Sequence[Firing]]:
-        found = _asked(prometheus, lambda api: api.ask("alerts"))
-        if isinstance(found, Unseen):
-            return found
-        return [
-            Firing(
-                name=str(each["labels"]["alertname"]),
-                severity=str(each["labels"].get("severity", "")),
-                incident=each["labels"].get("incident"),
-                summary=str(each["annotations"].get("summary", "")),
-            )
-            for each in found["alerts"]
-            if each["state"] == "firing"
-        ]
+        def firing(found: Mapping[str, Any]) -> Sequence[Firing]:
+            return [
+                Firing(
+                    name=str(each["labels"]["alertname"]),
+                    severity=str(each["labels"].get("severity", "")),
+                    incident=each["labels"].get("incident"),
+                    summary=str(each["annotations"].get("summary", "")),
+                )
+                for each in found["alerts"]
+                if each["state"] == "firing"
+            ]
+
+        return _taken(_asked(prometheus, lambda api: api.ask("alerts")), firing)
 
     def _burn(self, prometheus: str | None) -> Maybe[Burn]:
+        scraped = _taken(_asked(prometheus, lambda api: api.query(_PRESENT)), _number)
+        if isinstance(scraped, Unseen):
+            return scraped
+        if math.isnan(scraped):
+            return Unseen("Prometheus scrapes no ingress replica")
         values: list[float | None] = []
         for name in ("failed:ratio_rate1h", "failed:ratio_rate3d", "slow:ratio_rate1h", "slow:ratio_rate3d"):
-            found = _asked(prometheus, lambda api, name=name: api.query(f"gatehouse:{name}"))
-            if isinstance(found, Unseen):
-                return found
-            rows = cast(Sequence[Mapping[str, Any]], found["result"])
-            value = float(rows[0]["value"][1]) if rows else math.nan
+            value = _taken(_asked(prometheus, lambda api, name=name: api.query(f"gatehouse:{name}")), _number)
+            if isinstance(value, Unseen):
+                return value
             values.append(None if math.isnan(value) else value)
         return Burn(*values)
+
+
+def _start(rows: Sequence[Mapping[str, Any]]) -> Running | None:
+    for row in reversed(rows):
+        if row["record"]["name"] == "config.loaded":
+            said = row["record"]["data"]
+            return Running(
+                version=str(said["version"]),
+                profile=str(said["profile"]),
+                config_digest=str(said["config_digest"]),
+                policy_digest=str(said.get("policy_digest") or row["record"].get("policy_digest") or ""),
+                since_ms=int(row["record"]["at_ms"]),
+            )
+    return None
+
+
+def _number(found: Mapping[str, Any]) -> float:
+    """The one value of an instant query; NaN: there is none."""
+    rows = cast(Sequence[Mapping[str, Any]], found["result"])
+    return float(rows[0]["value"][1]) if rows else math.nan
+
+
+def _watched(prometheus: str | None) -> Unseen | None:
+    """Why this Prometheus can say nothing of Gatehouse: where nobody evaluates its rules, none of them fires."""
+
+    def names(found: Mapping[str, Any]) -> Sequence[str]:
+        return [str(rule["name"]) for group in found["groups"] for rule in group["rules"]]
+
+    loaded = _taken(_asked(prometheus, lambda api: api.ask("rules")), names)
+    if isinstance(loaded, Unseen):
+        return loaded
+    return None if any(name.startswith(_RULES) for name in loaded) else Unseen("Prometheus has no rules of Gatehouse")
+
+
+def _taken(found: Maybe[Mapping[str, Any]], take: Callable[[Mapping[str, Any]], T]) -> Maybe[T]:
+    """What `take` finds in an answer; whoever else sits at that address answers other things."""
+    if isinstance(found, Unseen):
+        return found
+    try:
+        return take(found)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        return Unseen("its answer is not Gatehouse's")
 
 
 def _asked(url: str | None, question: Callable[[PrometheusApi], Mapping[str, Any]]) -> Maybe[Mapping[str, Any]]:

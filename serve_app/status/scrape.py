@@ -110,9 +110,10 @@ class Scrape:
         up = self.value("gatehouse_audit_up")
         if up is None:
             return _QUIET
+        records = self._count("gatehouse_audit_records")
         return AuditFacts(
             up=up == 1,
-            records=self._count("gatehouse_audit_records"),
+            records=records,
             backlog=self._count("gatehouse_audit_backlog_events"),
             dropped=self._count("gatehouse_audit_dropped_events"),
             unsealed=self._count("gatehouse_audit_unsealed_records"),
@@ -122,6 +123,7 @@ class Scrape:
             witness_age_s=self.value("gatehouse_audit_witness_age_seconds"),
             witness_stale=self.value("gatehouse_audit_witness_stale") == 1,
             export_age_s=self.value("gatehouse_audit_export_age_seconds"),
+            exported=records == 0 or self._count("gatehouse_audit_export_lag_records") < records,
         )
 
     def budgets(self) -> Budgets | Unseen:

@@ -254,6 +254,15 @@ async def test_metrics_say_how_the_log_is() -> None:
     assert found["gatehouse_audit_checkpoint_age_seconds"] == 1.5
 
 
+async def test_metrics_say_that_an_export_has_not_begun() -> None:
+    world = World(ScriptedEngine([]))
+    await world.audit.append([routed(number) for number in range(9)])
+    world.audit.told = replace(world.audit.told, exported_size=None, exported_age_s=901.0)
+    found = await metrics_of(world)
+    assert found["gatehouse_audit_export_lag_records"] == 9
+    assert found["gatehouse_audit_export_age_seconds"] == 901
+
+
 @pytest.mark.parametrize("failure", [None, "The audit log stopped: No space left on device (errno 28)."])
 async def test_metrics_say_that_the_sink_is_down(failure: str | None) -> None:
     world = World(ScriptedEngine([]))

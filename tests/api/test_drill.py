@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -24,13 +24,17 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         yield found
 
 
-async def drill(house: House, key: str = ROOT) -> inc04.DrillReport:
+def _silent(line: str) -> None:
+    del line
+
+
+async def drill(house: House, key: str = ROOT, tell: Callable[[str], object] = _silent) -> inc04.DrillReport:
     async with served(house) as url:
 
         def carry_out() -> inc04.DrillReport | inc04.DrillRefused:
             with httpx.Client(base_url=url, timeout=30) as http:
                 try:
-                    return inc04.run(http, key, lambda line: None)
+                    return inc04.run(http, key, tell)
                 except inc04.DrillRefused as refused:
                     return refused
 
@@ -71,6 +75,17 @@ async def test_a_gate_that_freezes_nobody_fails_it(house: House, monkeypatch: py
     monkeypatch.setattr(inc04, "_WAIT_S", 0.5)
     monkeypatch.setattr(inc04, "_FROZEN_S", 0.5)
     assert "the keys behind the attempts are frozen" in failed(await drill(house))
+
+
+@pytest.mark.timeout(240)
+async def test_an_alert_that_fires_already_is_not_taken_for_the_drills(house: House) -> None:
+    told: list[str] = []
+    await house.desk.freeze(house.bob, house.agent.key_id, "suspicious")
+    report = await drill(house, tell=told.append)
+    assert failed(report) == []
+    assert [each.what for each in report.findings if inc04.ALERT in each.what] == []
+    assert [line for line in told if "fires already, with 1 frozen before" in line]
+    assert [each.key_id for each in await house.desk.frozen()] == [house.agent.key_id]
 
 
 async def test_without_an_operators_key_there_is_no_drill(house: House) -> None:

@@ -13,6 +13,7 @@ from deployments.ingress.settings import IngressSettings
 from deployments.ports import ApprovalState, Frozen, GateContext, KeyId, TenantId, ToolCall, Verdict
 from serve_app.api.factory import create_api
 from tests.fakes import (
+    BASE,
     KEY,
     Ready,
     RuleGate,
@@ -223,6 +224,33 @@ async def test_a_wait_ends_when_there_is_nothing_to_wait_for(
     async with client(world) as http:
         metrics = (await http.get("/metrics")).text
     assert f'gatehouse_hold_seconds_count{{dialect="{dialect}",outcome="refused"}} 1.0' in metrics
+
+
+@dialects
+async def test_people_who_take_a_minute_do_not_make_the_first_token_slow(
+    dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(ApprovalState.PENDING, ApprovalState.REJECTED)
+    world = World(
+        calling(True), gate=RuleGate(hold), approvals=desk,
+        settings=IngressSettings(record_delay_s=0, hold_poll_s=0.001),
+    )  # fmt: skip
+    looked = desk.get
+
+    async def later(tenant: object, approval_id: object) -> Any:
+        world.clock.advance(60_000)
+        return await looked(tenant, approval_id)
+
+    monkeypatch.setattr(desk, "get", later)
+    world.surface()
+    desk.key_id = world.ledger.add_key(KEY, hold_s=3600).key_id
+    await ask(world, dialect, True)
+    async with client(world) as http:
+        metrics = (await http.get("/metrics")).text
+    name = "gen_ai_server_time_to_first_token_seconds"
+    assert f'{name}_bucket{{le="0.005",model="{BASE}"}} 1.0' in metrics
+    (waited,) = [line for line in metrics.splitlines() if line.startswith("gatehouse_hold_seconds_sum")]
+    assert float(waited.split()[-1]) >= 60
 
 
 async def test_the_old_way_to_offer_functions_costs_one_request() -> None:

@@ -603,6 +603,19 @@ async def test_sessions_are_stable_and_private() -> None:
     assert sessions[0] == sessions[1] != sessions[2]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_reply_that_is_no_stream_has_no_first_token(stream: bool) -> None:
+    said = stream_reply(sse(chunk(content="Hello"), chunk(finish="stop"))) if stream else json_reply("Hello")
+    world = World(ScriptedEngine(said))
+    async with client(world) as http:
+        assert (await http.post("/v1/chat/completions", json={**HELLO, "stream": stream})).status_code == 200
+        await world.surface().journey.drain()
+        metrics = (await http.get("/metrics")).text
+    counted = f'gen_ai_server_time_to_first_token_seconds_count{{model="{BASE}"}} 1.0'
+    assert (counted in metrics) is stream
+    assert f'gen_ai_server_request_duration_seconds_count{{model="{BASE}"}} 1.0' in metrics
+
+
 async def test_what_was_released_after_waiting_is_counted_once() -> None:
     calls = [{"id": "c1", "type": "function", "function": {"name": "shell", "arguments": SECRET}}]
     tools = [{"type": "function", "function": {"name": "shell", "parameters": {"type": "object"}}}]
@@ -618,7 +631,8 @@ async def test_what_was_released_after_waiting_is_counted_once() -> None:
         reply = await http.post("/v1/chat/completions", json={**HELLO, "tools": tools})
         metrics = (await http.get("/metrics")).text
     assert reply.json()["choices"][0]["finish_reason"] == "tool_calls"
-    counted = [line for line in metrics.splitlines() if line.startswith("gatehouse_policy_total")]
+    lines = [line for line in metrics.splitlines() if line.startswith("gatehouse_policy_total")]
+    counted = [line for line in lines if not line.endswith(" 0.0")]
     assert sorted(line.split("decision=")[1].split(",")[0] for line in counted) == ['"held"', '"released"']
     assert all(line.endswith(" 1.0") for line in counted)
 

@@ -442,7 +442,8 @@ def test_a_second_checkpoint_of_a_size_with_another_root_is_refused(log: StaticL
 def test_the_status_says_how_far_how_old_and_why_not(log: StaticLog, target: MemoryTarget) -> None:
     clock = FixedClock()
     exporter = Exporter(target, clock)
-    assert exporter.status().size is None
+    clock.advance(901_000)
+    assert (exporter.status().size, exporter.status().age_s) == (None, 901.0)  # since the start: that is late, too
     with pytest.raises(ExportFailed):
         exporter.run_once(files(log))
     assert exporter.status().failure == "the log has no checkpoint yet"

@@ -135,7 +135,7 @@ def test_what_is_wrong_is_said_in_its_line_and_nowhere_else(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in Facts.__dataclass_fields__ if name not in {"url", "now_ms", "alive"}]
+    "name", [name for name in Facts.__dataclass_fields__ if name not in {"url", "now_ms", "alive", "odd"}]
 )
 def test_what_nobody_saw_is_said_and_makes_nothing_worse(name: str) -> None:
     lines = judge(replace(WELL, **{name: AWAY}))
@@ -215,6 +215,7 @@ class Gatehouse:
         self.scopes = set(scopes)
         self.rollouts: list[dict[str, Any]] | None = None
         self.status = 200
+        self.log: list[dict[str, Any]] | None = None
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
@@ -236,12 +237,20 @@ class Gatehouse:
                 "problems": ["the export is late"],
             })  # fmt: skip
         if path == "/v1/audit/records":
+            if self.log is not None:
+                return httpx.Response(200, json=self.page(int(request.url.params["begin"])))
             rows = [record("config.loaded", 5_001), record("config.loaded", 5_002), record("policy.changed", 5_003)]
             found = rows if request.url.params["begin"] == "5000" else []
             return httpx.Response(200, json={"data": found, "next": None})
         if path == "/v1/admin/rollouts" and self.rollouts is not None:
             return httpx.Response(200, json={"data": self.rollouts})
         return httpx.Response(404, json={"error": {"message": "no such URL"}})
+
+    def page(self, begin: int) -> dict[str, Any]:
+        """As the sink pages: a thousand from the place that is asked for."""
+        assert self.log is not None
+        later = [each for each in self.log if each["index"] >= begin]
+        return {"data": later[:1000], "next": later[1000]["index"] if len(later) > 1000 else None}
 
     def facts(self, state: Path, key: str | None = "gh-key") -> Facts:
         with httpx.Client(base_url="http://gatehouse", transport=httpx.MockTransport(self.answer)) as http:
@@ -263,6 +272,85 @@ def test_an_operator_sees_everything(tmp_path: Path) -> None:
     assert not isinstance(audit, Unseen)
     assert (audit.records, audit.problems) == (25_000, ["the export is late"])
     assert overall(judge(facts)) is State.DOWN  # the one engine that /v1/admin/engines names
+
+
+def test_of_two_starts_the_newer_is_told_however_many_canaries_lie_between(tmp_path: Path) -> None:
+    server = Gatehouse("admin")
+    starts = {15_001, 24_000}
+    server.log = [record("config.loaded" if at in starts else "tool_call.held", at) for at in range(15_000, 25_000)]
+    running = server.facts(tmp_path).running
+    assert not isinstance(running, Unseen)
+    assert running.profile == "p24000"
+
+
+def test_another_server_at_that_address_is_no_crash(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"data": [3], "parts": None, "size": "?"})
+
+    with httpx.Client(base_url="http://gatehouse", transport=httpx.MockTransport(answer)) as http:
+        facts = Reader(http, "gh-key").facts(NOW_MS, None, tmp_path)
+    unseen = (facts.parts, facts.engines, facts.rollouts, facts.running, facts.audit)
+    assert all(isinstance(each, Unseen) for each in unseen)
+
+
+def test_a_proxy_that_answers_for_it_is_told_apart_from_silence(tmp_path: Path) -> None:
+    with httpx.Client(
+        base_url="http://gatehouse", transport=httpx.MockTransport(lambda _: httpx.Response(502))
+    ) as http:
+        facts = Reader(http, None).facts(NOW_MS, None, tmp_path)
+    (server,) = [line for line in judge(facts) if line.topic == "server"]
+    assert (server.state, server.seen) == (State.DOWN, "http://gatehouse answers 502 to /healthz")
+
+
+class Watching:
+    """A Prometheus as `gatehouse status` asks it."""
+
+    def __init__(self, rules: list[str], present: bool) -> None:
+        self._rules = rules
+        self._present = present
+
+    def ask(self, what: str) -> Mapping[str, Any]:
+        if what == "rules":
+            return {"groups": [{"rules": [{"name": name} for name in self._rules]}]}
+        return {"alerts": []}
+
+    def query(self, promql: str) -> Mapping[str, Any]:
+        return {"result": [{"value": [0, "2"]}] if self._present and promql.startswith("count(") else []}
+
+    def __enter__(self) -> "Watching":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("rules", "present", "alerts", "burn"),
+    [
+        (["HostDown"], True, Unseen("Prometheus has no rules of Gatehouse"), None),
+        (["GatehouseTierDown"], False, [], Unseen("Prometheus scrapes no ingress replica")),
+        (["GatehouseTierDown"], True, [], Burn(None, None, None, None)),
+    ],
+    ids=["no rules", "no targets", "both"],
+)
+def test_a_prometheus_that_cannot_know_is_no_all_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: list[str], present: bool, alerts: object, burn: object
+) -> None:
+    monkeypatch.setattr("serve_app.status.reading.PrometheusApi", lambda url: Watching(rules, present))
+    with httpx.Client(base_url="http://gatehouse", transport=httpx.MockTransport(Gatehouse("admin").answer)) as http:
+        facts = Reader(http, "gh-key").facts(NOW_MS, "http://prometheus", tmp_path)
+    assert facts.alerts == alerts
+    assert facts.burn == (alerts if burn is None else burn)
+
+
+def test_an_export_that_never_worked_is_late_and_not_said_to_be_none() -> None:
+    (line,) = [
+        line
+        for line in judge(replace(WELL, audit=replace(AUDIT, export_age_s=1_200.0, exported=False)))
+        if line.topic == "audit"
+    ]
+    assert line.state is State.DEGRADED
+    assert "not exported for 20 min" in line.seen
 
 
 def test_rollouts_that_the_graph_does_not_have_are_no_fault(tmp_path: Path) -> None:

@@ -36,9 +36,13 @@ class Counts:
         self.now = Counter[Priority]()
         self.seated: list[tuple[Priority, float]] = []
         self.refusals = Counter[Priority]()
+        self.reminders = 0
 
     def waiting(self, priority: Priority, change: int) -> None:
         self.now[priority] += change
+
+    def remind(self) -> None:
+        self.reminders += 1
 
     def waited(self, priority: Priority, seconds: float) -> None:
         self.seated.append((priority, seconds))
@@ -283,10 +287,15 @@ async def test_metrics_name_the_model_and_the_priority_and_no_tenant(monkeypatch
     await waiting(where, 1)
     with pytest.raises(EngineOverloaded):
         await Guest(where, call("secret-a", share=LOW)).task
+    where.remind()  # Ray's gauges last for seconds only
     clock.advance(1500)
     await first.leave()
     await second.leave()
-    assert made["gatehouse_queue_waiting"].told == {("m", "normal"): [1, 0], ("m", "low"): [1, 0]}
+    assert made["gatehouse_queue_waiting"].told == {
+        ("m", "high"): [0],
+        ("m", "normal"): [1, 0, 0],
+        ("m", "low"): [1, 1, 0],
+    }
     assert made["gatehouse_queue_seconds"].told == {("m", "normal"): [0.0], ("m", "low"): [1.5]}
     assert made["gatehouse_queue_refused"].told == {("m", "low"): [1.0]}
 
@@ -294,7 +303,7 @@ async def test_metrics_name_the_model_and_the_priority_and_no_tenant(monkeypatch
 # --- in front of engines -------------------------------------------------------------------------------------------
 
 
-def replica(**fields: object) -> tuple[TokenClock, EngineReplica]:
+def replica(meter: Counts | None = None, **fields: object) -> tuple[TokenClock, EngineReplica]:
     settings = SyntheticSettings.model_validate(
         {
             "model": "syn",
@@ -307,7 +316,15 @@ def replica(**fields: object) -> tuple[TokenClock, EngineReplica]:
         | fields
     )
     core = TokenClock(settings, FixedClock())
-    return core, EngineReplica(core, settings, FixedClock(), 0.0)
+    return core, EngineReplica(core, settings, FixedClock(), 0.0, meter)
+
+
+async def test_a_queue_in_which_nothing_moves_is_told_whenever_serve_asks_for_the_replicas_health() -> None:
+    counts = Counts()
+    _, engine = replica(counts)
+    for asked in (1, 2):
+        await engine.check_health()
+        assert counts.reminders == asked
 
 
 class Reader:

@@ -1,4 +1,4 @@
-"""Logs as JSON: a line is an object, and no text of an exception is in it."""
+"""Logs: no text of an exception is in them; as JSON a line is an object."""
 
 import io
 import json
@@ -6,8 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from starlette.requests import Request
 
 from deployments.errors import EngineFailed
+from serve_app.api.errors import log_unexpected
 from serve_app.observe.logs import write_json
 
 SECRET = "my password is hunter2"
@@ -47,6 +49,22 @@ def test_the_text_of_an_exception_is_not_written(written: io.StringIO) -> None:
     assert SECRET not in written.getvalue()
     assert (line["error"], line["message"]) == ("ValueError", "a bug")
     assert "test_the_text_of_an_exception_is_not_written" in str(line["at"])
+
+
+def test_a_bug_is_told_without_its_text_however_the_log_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    asked = Request({"type": "http", "method": "POST", "path": "/v1/x\nERROR all is lost", "headers": []})
+    try:
+        try:
+            raise KeyError(SECRET)
+        except KeyError as error:
+            raise ValueError(SECRET) from error
+    except ValueError as error:
+        log_unexpected(error, asked, "req_1")
+    assert SECRET not in caplog.text
+    assert "ValueError" in caplog.text
+    assert "test_a_bug_is_told_without_its_text" in caplog.text
+    assert "req_1" in caplog.text
+    assert not [line for line in caplog.text.splitlines() if line.startswith("ERROR all")]
 
 
 def test_our_own_errors_are_told_by_their_code(written: io.StringIO) -> None:

@@ -148,6 +148,18 @@ async def test_nobody_else_decides_how_much_is_traced() -> None:
     assert call.headers["traceparent"].endswith("-00")
 
 
+@pytest.mark.parametrize("flag", ["00", "01"])
+@pytest.mark.parametrize(("drawn", "traced_ids"), [(0, 1), (2**128 - 1, 0)], ids=["drawn", "not drawn"])
+async def test_a_caller_can_neither_force_nor_prevent_a_trace(
+    monkeypatch: pytest.MonkeyPatch, flag: str, drawn: int, traced_ids: int
+) -> None:
+    monkeypatch.setattr("serve_app.tracing.randbits", lambda bits: drawn)
+    for chosen in ("1".zfill(32), "f" * 32):  # what a share by the caller's id would always take, and never
+        traced = Traced(World(ScriptedEngine(json_reply(ANSWER))), ratio=0.5)
+        assert await traced.post(traceparent=f"00-{chosen}-00f067aa0ba902b7-{flag}") == 200
+        assert len([name for name in traced.spans if name.startswith("POST ")]) == traced_ids
+
+
 async def test_verdicts_of_the_gate_have_their_audit_indexes() -> None:
     reply = stream_reply(sse(call_chunk(0, "shell", '{"command":"ls"}'), chunk(finish="tool_calls")))
     traced = Traced(World(ScriptedEngine(reply), gate=RuleGate(hold_dangerous)))

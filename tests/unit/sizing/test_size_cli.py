@@ -51,6 +51,13 @@ def test_json_holds_every_card_and_case() -> None:
     assert document["gpus"]["l40s"][0]["cost"]["hour"][0] > 0
 
 
+def test_a_context_that_the_model_does_not_have_is_no_matter_of_gpus() -> None:
+    said = _RUN.invoke(app, ["--model", "gpt-oss-20b", "--sessions", "5", "--context", "131073"])
+    assert said.exit_code == 2
+    assert "has a window of 131,072 tokens: --context cannot be 131,073." in said.output
+    assert _RUN.invoke(app, ["--model", "gpt-oss-20b", "--sessions", "5", "--context", "128k"]).exit_code == 0
+
+
 def test_targets_that_cannot_be_met_are_a_failure_with_reasons() -> None:
     said = _RUN.invoke(app, [*_ASKED, "--itl", "1ms"])
     assert said.exit_code == 1
