@@ -30,7 +30,7 @@ check() {
     samples) pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile "${samples[@]}" ;;
     api) pytest "--color=$colour" -n auto --maxprocesses 4 --dist worksteal "tests/$1" ;;
     proofs)
-      # Samples of all of this are in the unit tier: mutants of commands, bash as an oracle, races, crashes, fragmentations.
+      # Samples of all of this are in `samples` and the unit tier: mutants of commands, bash as an oracle, races, crashes, fragmentations.
       GATEHOUSE_GATE_WHOLE=1 GATEHOUSE_FULL_RACES=1 GATEHOUSE_RACES=10000 GATEHOUSE_FRAGMENTATIONS=5000 \
         pytest "--color=$colour" -n auto --maxprocesses 4 --dist loadfile --timeout 14400 \
         tests/unit/gate/test_{obfuscation,bash_differential,laws,races,permits_races,crashes,desk_machine}.py \
