@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.engine import make_url
@@ -49,12 +49,27 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteKeys:
+    """Keys of the audit log that are the site's own and in no backup, where they are known.
+
+    `folder` is `audit.keys_dir`, `signing` and `vault` are the files that `audit.signing_key_file` and
+    `audit.vault_key_file` name.
+    """
+
+    folder: Path | None = None
+    signing: Path | None = None
+    vault: Path | None = None
+
+
+NO_SITE_KEYS: Final = SiteKeys()
+
+
+@dataclass(frozen=True, slots=True)
 class Restored:
     """A restored system: where its state is, and where each store of the manifest went (a path or a URL).
 
     `files`: where each of the files that the configuration names is, by its path in the backup; `links`: where links
-    are, and where they lead. `signing_key`, `vault_key`: keys that are the site's own and in no backup, where they are
-    known.
+    are, and where they lead. `site_keys` are tried in the place of those of the backup.
     """
 
     state: Path
@@ -62,8 +77,7 @@ class Restored:
     stores: Mapping[str, str]
     files: Mapping[str, Path] = field(default_factory=dict[str, Path])
     links: Mapping[Path, Path] = field(default_factory=dict[Path, Path])
-    signing_key: Path | None = None
-    vault_key: Path | None = None
+    site_keys: SiteKeys = NO_SITE_KEYS
 
 
 def check(restored: Restored) -> list[Check]:
@@ -171,32 +185,49 @@ def _operator(state: Path, tenancy: str, pepper: bytes) -> Check:
 
 
 def _audit_keys(restored: Restored) -> list[Check]:
-    state, log = restored.state, restored.manifest.log
+    state, log, site = restored.state, restored.manifest.log, restored.site_keys
+    folder = site.folder or state / AUDIT_KEYS_DIR
     found: list[Check] = []
-    signing_key = restored.signing_key or state / AUDIT_KEYS_DIR / KEY_FILE
-    if restored.signing_key is None and _is_the_sites(restored, "signing_key_file"):
-        found.append(Check("the log can be signed", None, "its key is the site's own: audit.signing_key_file"))
-    elif restored.signing_key is not None or signing_key.is_file():
+    what = "the log can be signed"
+    missing = _not_known(restored, "signing_key_file", site.signing)
+    if missing is not None:
+        found.append(Check(what, None, missing))
+    else:
         try:
-            own = str(read_signer_key(signing_key).verifier)
+            own = str(read_signer_key(site.signing or folder / KEY_FILE).verifier)
         except (BadKey, OSError) as error:
-            found.append(Check("the log can be signed", False, f"{error}"))
+            found.append(Check(what, False, str(error)))
         else:
-            found.append(
-                Check("the log can be signed", own == log.key, own if own == log.key else "by another log's key")
-            )
-    if (state / AUDIT_DIR / BODIES_DIR / CHECK_FILE).is_file() and (state / AUDIT_KEYS_DIR).is_dir():
-        vault_key = None if restored.vault_key is None else str(restored.vault_key)
-        if vault_key is None and _is_the_sites(restored, "vault_key_file"):
-            found.append(Check("kept bodies can be opened", None, "their key is the site's own: audit.vault_key_file"))
+            found.append(Check(what, own == log.key, own if own == log.key else "by another log's key"))
+    if (state / AUDIT_DIR / BODIES_DIR / CHECK_FILE).is_file():
+        what = "kept bodies can be opened"
+        missing = _not_known(restored, "keys_dir", site.folder) or _not_known(restored, "vault_key_file", site.vault)
+        if missing is not None:
+            found.append(Check(what, None, missing))
             return found
         try:
-            open_reader(state / AUDIT_DIR, state / AUDIT_KEYS_DIR, vault_key)
-        except VaultRefused as error:
-            found.append(Check("kept bodies can be opened", False, str(error)))
+            open_reader(state / AUDIT_DIR, folder, None if site.vault is None else str(site.vault))
+        except (VaultRefused, OSError) as error:
+            found.append(Check(what, False, str(error)))
         else:
-            found.append(Check("kept bodies can be opened", True, ""))
+            found.append(Check(what, True, ""))
     return found
+
+
+def _not_known(restored: Restored, setting: str, given: Path | None) -> str | None:
+    """Why the key that a setting names cannot be tried; None: it can, or it lies with the others.
+
+    `given`: where it is, if that is known.
+    """
+    if given is not None:
+        return None
+    if _is_the_sites(restored, setting):
+        return f"its key is the site's own: audit.{setting}"
+    if restored.site_keys.folder is not None or (restored.state / AUDIT_KEYS_DIR).is_dir():
+        return None
+    if _is_the_sites(restored, "keys_dir"):
+        return "its key is the site's own: audit.keys_dir"
+    return "there is no key in the backup"
 
 
 def _is_the_sites(restored: Restored, setting: str) -> bool:

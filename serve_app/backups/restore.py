@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from serve_app.backups import age
-from serve_app.backups.checks import Check, Restored, check, newer_records
+from serve_app.backups.checks import NO_SITE_KEYS, Check, Restored, SiteKeys, check, newer_records
 from serve_app.backups.manifest import (
     AUDIT_DIR,
     SEALED_SECRETS,
@@ -86,16 +86,14 @@ def restore(
     digest: str | None = None,
     files_into: Path | None = None,
     installation: Path = ROOT,
-    signing_key: Path | None = None,
-    vault_key: Path | None = None,
+    site_keys: SiteKeys = NO_SITE_KEYS,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Restore a backup into a state directory that does not exist, and a dump into an empty database.
 
     The directory is made beside its place and gets its name when all is in it. The files that the configuration names
-    go where it names them, or below `files_into`. `signing_key`, `vault_key`: the log's and the bodies', where they are
-    the site's own; the checks try them. What the checks afterwards find is in the outcome; then everything is
-    where it belongs, and Gatehouse should not be started before somebody has looked.
+    go where it names them, or below `files_into`. The checks try `site_keys`. What they find is in the
+    outcome; then everything is where it belongs, and Gatehouse should not be started before somebody has looked.
     `BackupError` and `OSError`: the state directory was not made, and no file was left anywhere.
     """
     if into.is_symlink() or (into.exists() and not _is_empty(into)):
@@ -145,7 +143,7 @@ def restore(
         name: where if store_is_remote(manifest, name) else str(into / "state" / Path(name).name)
         for name, where in stores.items()
     }
-    restored = Restored(into, manifest, stores, wanted, links, signing_key, vault_key)
+    restored = Restored(into, manifest, stores, wanted, links, site_keys)
     return Outcome(into, manifest, found, tuple(check(restored)), tuple(newer_records(restored)))
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from deployments.clock import Clock
-from serve_app.backups.checks import Check
+from serve_app.backups.checks import Check, SiteKeys
 from serve_app.backups.last import note
 from serve_app.backups.manifest import BackupError
 from serve_app.backups.restore import restore
@@ -60,14 +60,12 @@ def run(source: Source, scratch: Path | None, environment: Mapping[str, str], cl
         backup = Path(folder) / "backup.tar"
         taken = take(source, backup, clock.now_ms(), environment, with_secrets=True, remember=False)
         copied_s = clock.monotonic_s()
-        signing_key, vault_key = (
-            None if each is None else Path(each)
-            for each in (source.audit.signing_key_file, source.audit.vault_key_file)
-        )
+        named = (source.audit.keys_dir, source.audit.signing_key_file, source.audit.vault_key_file)
+        site_keys = SiteKeys(*(None if each is None else Path(each) for each in named))
         outcome = restore(
             backup, Path(folder) / "restored", environment,
             database=database, digest=taken.digest, files_into=Path(folder) / "files",
-            signing_key=signing_key, vault_key=vault_key,
+            site_keys=site_keys,
         )  # fmt: skip
         restored_s = clock.monotonic_s()
         report = DrillReport(

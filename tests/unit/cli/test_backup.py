@@ -231,6 +231,25 @@ def test_keys_of_the_site_are_tried_where_they_are_known(tmp_path: Path, file: P
     assert [each["held"] for each in drill["checks"] if each["what"] in tried] == [False, False]
 
 
+def test_a_folder_of_the_site_is_tried_where_it_is_known(tmp_path: Path, file: Path, stopped: AppConfig) -> None:
+    site = tmp_path / "hsm"
+    (stopped.state_path / "audit-keys").rename(site)
+    document = yaml.safe_load(file.read_text())
+    document["applications"][0]["args"]["audit"]["keys_dir"] = str(site)
+    file.write_text(yaml.safe_dump(document))
+    tried = ("the log can be signed", "kept bodies can be opened")
+    drill = json.loads(gatehouse("drill", "restore", "--config", file, "--scratch", tmp_path, "--json").stdout)
+    assert [each["held"] for each in drill["checks"] if each["what"] in tried] == [True, True]
+    backed_up(tmp_path / "b", file, "--with-secrets")
+    found = checks(put_back(tmp_path / "b", tmp_path / "restored", "--json"))
+    assert [found[each] for each in tried] == [None, None]
+    (site / "log.key").unlink()
+    drill = json.loads(
+        gatehouse("drill", "restore", "--config", file, "--scratch", tmp_path, "--json", status=1).stdout
+    )
+    assert [each["held"] for each in drill["checks"] if each["what"] in tried] == [False, True]
+
+
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
