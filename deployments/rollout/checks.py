@@ -34,8 +34,8 @@ def passes(case: Case, reply: Reply) -> bool:
     elif len(reply.calls) != 1 or not _is_call(checks.tool_call, *reply.calls[0]):
         return False
     return (
-        (checks.expects is None or _found(checks.expects, reply.text))
-        and (checks.avoids is None or not _found(checks.avoids, reply.text))
+        (checks.expects is None or matches(checks.expects, reply.text))
+        and (checks.avoids is None or not matches(checks.avoids, reply.text))
         and (checks.json_schema is None or _obeys(checks.json_schema, reply.text))
         and (checks.python is None or _defines(checks.python, reply.text))
     )
@@ -67,7 +67,7 @@ def _is_call(wanted: CallCheck, name: str, arguments: str) -> bool:
     said = cast("dict[str, object]", given)
     equal = all(key in said and _is(said[key], value) for key, value in wanted.arguments.items())
     return equal and all(
-        isinstance(text := said.get(key), str) and _found(pattern, text) for key, pattern in wanted.matches.items()
+        isinstance(text := said.get(key), str) and matches(pattern, text) for key, pattern in wanted.matches.items()
     )
 
 
@@ -76,7 +76,8 @@ def _is(given: object, wanted: object) -> bool:
     return valid(cast("Json", given), {"const": cast("Json", wanted)}) is True
 
 
-def _found(pattern: str, text: str) -> bool:
+def matches(pattern: str, text: str) -> bool:
+    """Whether a pattern is found in an answer; False also for one that looks for longer than a second."""
     try:
         return regex.search(pattern, text, timeout=_SEARCH_S) is not None
     except TimeoutError:

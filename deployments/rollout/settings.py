@@ -1,8 +1,8 @@
 """Settings of the rollout controller."""
 
-import re
 from typing import Annotated, Literal
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from deployments.rollouts import MOST_CASES
@@ -22,9 +22,9 @@ class SmokePrompt(BaseModel):
     @classmethod
     def _compiles(cls, value: str) -> str:
         try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"no regular expression: {error.msg}") from None
+            regex.compile(value)
+        except regex.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
         return value
 
 

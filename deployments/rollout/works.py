@@ -5,7 +5,6 @@ A prompt is both: read as its users read it, and tried with the engine of its mo
 
 import asyncio
 import json
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout, Ga
 from deployments.ports import Engine
 from deployments.rollout.asking import ask
 from deployments.rollout.cases import Case, Reply
+from deployments.rollout.checks import matches
 from deployments.rollout.controller import Smoke
 from deployments.rollout.evaluating import Evaluation, Evaluator
 from deployments.rollout.plan import settings_of
@@ -217,7 +217,7 @@ class RevisionWorks:
             raise
         except (TimeoutError, GatehouseError):
             return False
-        return re.search(prompt.expects, text) is not None
+        return matches(prompt.expects, text)
 
 
 def _differs(base: Deployed, candidate: Deployed, artefact: Artefact) -> str | None:

@@ -45,6 +45,12 @@ async def test_every_prompt_is_asked_of_the_revision_and_the_wrong_answers_are_n
     assert await works(good).smoke(MODEL, "r2") == Smoke(2)
 
 
+async def test_a_pattern_that_would_never_end_is_not_found() -> None:
+    endless = SmokePrompt(name="endless", prompt="Say a.", expects=r"^(a|aa)+\1*$")
+    asked = RevisionWorks({("demo-20b", "r2"): ScriptedEngine(says("a" * 5_000 + "b"))}, {}, (endless,), 30.0)
+    assert await asked.smoke(MODEL, "r2") == Smoke(1, ("endless",))
+
+
 @pytest.mark.parametrize(
     "script",
     [[EngineFailed("dead")], [JSON_START, b"no json"], says(None), [JSON_START, b"{}"], [JSON_START]],
