@@ -95,10 +95,14 @@ async def test_exports_one_after_the_other_have_every_settlement_once(world: Wor
             world.clock.advance(1)
         found, place = await world.export(place)
         rows += found
+    while not rows:  # a disk that is slower than all these exports
+        await asyncio.wait([each for each in tasks if not each.done()] or tasks, return_when=asyncio.FIRST_COMPLETED)
+        world.clock.advance(1)
+        found, place = await world.export(place)
+        rows += found
     grants = await asyncio.gather(*tasks)
     world.clock.advance(1)
     found, _ = await world.export(place)
-    assert len(rows) > 0
     rows += found
     assert sorted(row.grant_id for row in rows) == sorted(grant.grant_id for grant in grants)
     assert [(row.settled_ms, row.grant_id) for row in rows] == sorted((row.settled_ms, row.grant_id) for row in rows)
