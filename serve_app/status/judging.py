@@ -155,7 +155,7 @@ def _latency(facts: Facts) -> Line:
     if isinstance(served, Unseen):
         return _unseen("latency", served)
     if served.p95_s is None:
-        return Line("latency", State.OK, "no answer since the ingress started")
+        return Line("latency", State.OK, "no stream since the ingress started")
     share = served.slow / served.begun
     seen = f"first token p95 {served.p95_s:.2g} s, {share:.1%} later than 5 s ({SLOW_OBJECTIVE:.0%} allowed)"
     bad = share > SLOW_OBJECTIVE and served.begun >= _FEWEST
