@@ -45,6 +45,11 @@ class GatehouseError(Exception):
         return self.public_message
 
 
+def name_of(error: BaseException) -> str:
+    """The code of an error of ours, the class of another one: what may be said of it where its text may not."""
+    return error.code if isinstance(error, GatehouseError) else type(error).__name__
+
+
 class Unauthenticated(GatehouseError):
     """No key, an unknown one, an expired or a revoked one."""
 

@@ -30,7 +30,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, SamplingResult, TraceI
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from deployments.errors import GatehouseError
+from deployments.errors import name_of
 from deployments.ingress.surface import AsgiApp
 from deployments.ingress.trail import Recorder
 from deployments.ports import (
@@ -186,7 +186,7 @@ def to_collector(settings: TracingSettings, endpoint: str) -> Tracing:
 def fail(span: Span, error: BaseException) -> None:
     """Mark a span as failed. Texts of errors may hold prompts: only the code, or the class, is kept."""
     if isinstance(error, Exception):
-        _broken(span, error.code if isinstance(error, GatehouseError) else type(error).__name__)
+        _broken(span, name_of(error))
     else:  # whoever waited for it went away
         span.set_attribute("gatehouse.aborted", True)
 

@@ -54,7 +54,7 @@ def check_artefact(artefact: Artefact) -> None:
         parts = each.path.split("/")
         if any(part in {"", ".", ".."} for part in parts) or "\\" in each.path or "\0" in each.path:
             raise InvalidRequest("A file's path must lead below the artefact's.", "files")
-        if not each.path.isascii() and each.path != each.path.encode(errors="ignore").decode():
+        if each.path != each.path.encode(errors="ignore").decode():
             raise InvalidRequest("The name of every file must be UTF-8.", "files")
         if each.size < 0 or _HEX.fullmatch(each.sha256) is None:
             raise InvalidRequest("A file has a size and a SHA-256 of 64 hex digits.", "files")

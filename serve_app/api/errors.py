@@ -34,6 +34,7 @@ from deployments.errors import (
     QuotaExceeded,
     Unauthenticated,
     UnknownModel,
+    name_of,
 )
 from deployments.ingress.dialects.values import Failure
 from deployments.ports import Dialect
@@ -247,7 +248,5 @@ def log_unexpected(error: BaseException, request: Request | None, request_id: st
 
 def without_text(error: BaseException) -> BaseException:
     """Class (of ours the code) and place of an error, for logs: its text and its causes may quote a request."""
-    kind = type(error)
-    name = error.code if isinstance(error, GatehouseError) else kind.__name__
-    bare: type[Exception] = type(name, (Exception,), {"__module__": kind.__module__})
+    bare: type[Exception] = type(name_of(error), (Exception,), {"__module__": type(error).__module__})
     return bare().with_traceback(error.__traceback__)

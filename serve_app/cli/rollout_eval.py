@@ -87,7 +87,7 @@ def evaluate(
         # Of what was not answered nobody knows: as failed it would make every later answer look as good.
         known = {name: good for name, good in passed.items() if name not in unanswered}
         try:
-            text = outcome.model_copy(update={"passed": known}).model_dump_json(indent=2)
+            text = Outcome(model=model, suite=read.digest, passed=known).model_dump_json(indent=2)
             save.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             fail(f"{save} cannot be written: {error.strerror}.")

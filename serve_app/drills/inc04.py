@@ -18,6 +18,7 @@ from serve_app.drills.acting import Actor, Answer, DrillRefused, DrillReport, Fi
 from serve_app.drills.records import data_of, log_key_of, named, proves, records_of
 from serve_app.drills.rules import rules_of
 from serve_app.drills.watching import can_watch, watch_over
+from serve_app.status.scrape import Scrape
 
 AUDIENCE = "gatehouse-drill"
 CANDIDATES = (
@@ -249,9 +250,8 @@ def _evidence(findings: Findings, operator: Actor, records: Sequence[Mapping[str
 
 def _frozen_now(operator: Actor) -> float:
     """How many keys are frozen, by the alert's metric; 0 where it does not say."""
-    text = str(operator.ask("GET", "/metrics").body.get("text", ""))
-    values = [line.split()[-1] for line in text.splitlines() if line.startswith("gatehouse_approvals_frozen ")]
-    return max((float(value) for value in values if value != "NaN"), default=0.0)
+    scrape = Scrape(str(operator.ask("GET", "/metrics").body.get("text", "")))
+    return scrape.value("gatehouse_approvals_frozen") or 0.0
 
 
 def _told(findings: Findings, operator: Actor, before: float) -> None:

@@ -11,7 +11,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
-from deployments.errors import GatehouseError
+from deployments.errors import name_of
 
 _FRAMES: Final = 20
 NAMES: Final = ("gatehouse",)
@@ -31,7 +31,7 @@ class JsonFormatter(logging.Formatter):
         }
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
-            line["error"] = error.code if isinstance(error, GatehouseError) else type(error).__name__
+            line["error"] = name_of(error)
             places = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
             line["at"] = [f"{place.filename}:{place.lineno} {place.name}" for place in places]
         return json.dumps(line, ensure_ascii=False)

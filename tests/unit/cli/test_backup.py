@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import Result
 
 from deployments.audit.signing import RefusedLog
 from deployments.audit.verify import verify
@@ -207,6 +208,16 @@ def test_keys_that_lie_elsewhere_are_named_and_not_copied(tmp_path: Path, file: 
     assert not any("log.key" in name for name in files_of(tmp_path / "b"))
 
 
+def drilled(file: Path, scratch: Path, status: int = 0) -> Result:
+    return gatehouse("drill", "restore", "--config", file, "--scratch", scratch, "--json", status=status)
+
+
+def tried(result: Result) -> list[bool | None]:
+    """What became of the log's key and of the bodies' key."""
+    found = checks(result)
+    return [found["the log can be signed"], found["kept bodies can be opened"]]
+
+
 def test_keys_of_the_site_are_tried_where_they_are_known(tmp_path: Path, file: Path, stopped: AppConfig) -> None:
     """As on Kubernetes, where they are mounted: no backup has them, and a drill is a success all the same."""
     site = tmp_path / "site"
@@ -217,18 +228,12 @@ def test_keys_of_the_site_are_tried_where_they_are_known(tmp_path: Path, file: P
         (stopped.state_path / "audit-keys" / name).rename(site / name)
         audit[setting] = str(site / name)
     file.write_text(yaml.safe_dump(document))
-    tried = ("the log can be signed", "kept bodies can be opened")
-    drill = json.loads(gatehouse("drill", "restore", "--config", file, "--scratch", tmp_path, "--json").stdout)
-    assert [each["held"] for each in drill["checks"] if each["what"] in tried] == [True, True]
+    assert tried(drilled(file, tmp_path)) == [True, True]
     backed_up(tmp_path / "b", file, "--with-secrets")
-    found = checks(put_back(tmp_path / "b", tmp_path / "restored", "--json"))
-    assert [found[each] for each in tried] == [None, None]
+    assert tried(put_back(tmp_path / "b", tmp_path / "restored", "--json")) == [None, None]
     (site / "vault.key").write_text("cd" * 32 + "\n")
     (site / "log.key").unlink()
-    drill = json.loads(
-        gatehouse("drill", "restore", "--config", file, "--scratch", tmp_path, "--json", status=1).stdout
-    )
-    assert [each["held"] for each in drill["checks"] if each["what"] in tried] == [False, False]
+    assert tried(drilled(file, tmp_path, status=1)) == [False, False]
 
 
 def test_a_folder_of_the_site_is_tried_where_it_is_known(tmp_path: Path, file: Path, stopped: AppConfig) -> None:
@@ -237,17 +242,11 @@ def test_a_folder_of_the_site_is_tried_where_it_is_known(tmp_path: Path, file: P
     document = yaml.safe_load(file.read_text())
     document["applications"][0]["args"]["audit"]["keys_dir"] = str(site)
     file.write_text(yaml.safe_dump(document))
-    tried = ("the log can be signed", "kept bodies can be opened")
-    drill = json.loads(gatehouse("drill", "restore", "--config", file, "--scratch", tmp_path, "--json").stdout)
-    assert [each["held"] for each in drill["checks"] if each["what"] in tried] == [True, True]
+    assert tried(drilled(file, tmp_path)) == [True, True]
     backed_up(tmp_path / "b", file, "--with-secrets")
-    found = checks(put_back(tmp_path / "b", tmp_path / "restored", "--json"))
-    assert [found[each] for each in tried] == [None, None]
+    assert tried(put_back(tmp_path / "b", tmp_path / "restored", "--json")) == [None, None]
     (site / "log.key").unlink()
-    drill = json.loads(
-        gatehouse("drill", "restore", "--config", file, "--scratch", tmp_path, "--json", status=1).stdout
-    )
-    assert [each["held"] for each in drill["checks"] if each["what"] in tried] == [False, True]
+    assert tried(drilled(file, tmp_path, status=1)) == [False, True]
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

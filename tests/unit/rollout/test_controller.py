@@ -235,26 +235,26 @@ async def test_what_nobody_has_seen_in_the_window_does_not_give_up_its_way_back(
     await world.check()
 
 
+async def hurried(engine: AsyncEngine, name: str, first: tuple[int, int], second: tuple[int, int]) -> World:
+    """Brought to its window by hand, where it only fails; `first`, `second`: of the one before, at 5 and at 25 %."""
+    world = World(engine, name)
+    await world.until_sliced()
+    await world.see((0, 3), first)
+    await world.move(Move.ADVANCE, to=25)
+    await world.see((0, 1), second)
+    await world.move(Move.ADVANCE, to=100)
+    await world.see((60, 60), (0, 0))
+    return world
+
+
 async def test_a_bad_revision_goes_back_from_the_window_though_the_stages_were_passed_by_hand(
     engine: AsyncEngine,
 ) -> None:
-    world = World(engine, "hurried")
-    await world.until_sliced()
-    await world.see((0, 3), (2, 60))
-    await world.move(Move.ADVANCE, to=25)
-    await world.see((0, 1), (1, 20))
-    await world.move(Move.ADVANCE, to=100)
-    await world.see((60, 60), (0, 0))
+    world = await hurried(engine, "hurried", (2, 60), (1, 20))
     assert (await world.tick(1)).standing.state is State.ROLLED_BACK
     # Too few of the newest stage, so those of the one before it as well.
     assert world.events()[-1].data["reason"] == "worse: error 60/60 against 3/80"
-    enough = World(engine, "enough")
-    await enough.until_sliced()
-    await enough.see((0, 3), (40, 60))
-    await enough.move(Move.ADVANCE, to=25)
-    await enough.see((0, 1), (1, 50))
-    await enough.move(Move.ADVANCE, to=100)
-    await enough.see((60, 60), (0, 0))
+    enough = await hurried(engine, "enough", (40, 60), (1, 50))
     await enough.tick(1)
     assert enough.events()[-1].data["reason"] == "worse: error 60/60 against 1/50"
 
