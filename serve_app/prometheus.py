@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
-import httpx
+import httpx2
 from pydantic import BaseModel, ValidationError
 
 _TIMEOUT_S: Final = 15.0
@@ -27,13 +27,13 @@ class PrometheusApi:
         self,
         url: str,
         token: str | None = None,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx2.BaseTransport | None = None,
         trust_env: bool = True,
     ) -> None:
         """`trust_env`: whether proxies and authorities of the environment are used."""
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._base = url.rstrip("/")
-        self._http = httpx.Client(timeout=_TIMEOUT_S, headers=headers, trust_env=trust_env, transport=transport)
+        self._http = httpx2.Client(timeout=_TIMEOUT_S, headers=headers, trust_env=trust_env, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +62,7 @@ class PrometheusApi:
         try:
             reply = self._http.request(method, f"{self._base}/api/v1/{what}", **content)
             parsed = _Reply.model_validate_json(reply.content) if reply.status_code == _OK else None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise self._silent(type(error).__name__) from None
         except ValidationError:
             raise self._silent("not in its own language") from None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import httpx
+import httpx2
 
 from deployments.audit.notes import (
     BadNote,
@@ -96,12 +96,12 @@ def newest_at(witness: WitnessSettings, origin: str, timeout_s: float) -> bytes 
     url = f"{witness.url.rstrip('/')}/logs/{log_id(origin)}/checkpoint"
     data = bytearray()
     try:
-        with httpx.Client(timeout=timeout_s, trust_env=False) as client, client.stream("GET", url) as reply:
+        with httpx2.Client(timeout=timeout_s, trust_env=False) as client, client.stream("GET", url) as reply:
             for chunk in reply.iter_bytes():
                 data += chunk
                 if len(data) > _MAX_REPLY_BYTES:
                     raise OSError(f"the witness at {witness.url} answers with more than {_MAX_REPLY_BYTES} bytes")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise OSError(f"the witness at {witness.url} does not answer ({type(error).__name__})") from error
     if reply.status_code == 404:
         return None
@@ -155,7 +155,7 @@ class Witnesses:
     """All witnesses of one log. Belongs to one event loop."""
 
     def __init__(
-        self, log: WitnessedLog, settings: AuditSettings, clock: Clock, client: httpx.AsyncClient | None = None
+        self, log: WitnessedLog, settings: AuditSettings, clock: Clock, client: httpx2.AsyncClient | None = None
     ) -> None:
         """Nothing is asked yet. `BadKey` for witnesses that cannot be believed."""
         keys = parse_witness_keys(each.key for each in settings.witnesses)
@@ -271,7 +271,7 @@ class Witnesses:
         if not self._witnesses:
             return
         if self._client is None:
-            self._client = httpx.AsyncClient(timeout=self._settings.witness_timeout_s, trust_env=False)
+            self._client = httpx2.AsyncClient(timeout=self._settings.witness_timeout_s, trust_env=False)
         current = _Round(self._log)
         newest = await current.newest()
         if newest is None:
@@ -292,7 +292,7 @@ class Witnesses:
                     await asyncio.sleep(_GATHER_S)
             self._soon.clear()
 
-    async def _ask_one(self, client: httpx.AsyncClient, current: _Round, witness: _Witness) -> None:
+    async def _ask_one(self, client: httpx2.AsyncClient, current: _Round, witness: _Witness) -> None:
         problem = fatal = None
         started_s = self._clock.monotonic_s()
         try:
@@ -302,7 +302,7 @@ class Witnesses:
             problem = fatal = str(error)
         except _NoCosignature as error:
             problem, fatal = str(error), witness.fatal
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
             problem, fatal = f"Witness {witness.key.name} does not answer ({type(error).__name__}).", witness.fatal
         except Exception as error:
             # The log's own side failed: no proof, or no room for the cosignature. Not confirmed, hence stale in time.
@@ -314,7 +314,7 @@ class Witnesses:
             _log.warning("%s", problem or f"Witness {witness.key.name} confirms the log.")
         witness.problem, witness.fatal = problem, fatal
 
-    async def _confirm(self, client: httpx.AsyncClient, current: _Round, witness: _Witness) -> int:
+    async def _confirm(self, client: httpx2.AsyncClient, current: _Round, witness: _Witness) -> int:
         """The size that the witness cosigned just now. Raises what `_ask_one` turns into its state."""
         name = witness.key.name
         for _ in range(_ATTEMPTS):
@@ -346,7 +346,7 @@ class Witnesses:
             witness.known = known
         raise _NoCosignature(f"Witness {name} names another size each time: somebody else asks it about this log.")
 
-    async def _post(self, client: httpx.AsyncClient, witness: _Witness, body: bytes) -> tuple[int, bytes]:
+    async def _post(self, client: httpx2.AsyncClient, witness: _Witness, body: bytes) -> tuple[int, bytes]:
         """Status and body of the answer."""
         data = bytearray()
         async with (

@@ -23,7 +23,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 
 from deployments.clock import Clock
 from deployments.engine.breaker import Breaker, BreakerState, Refused, Ticket
@@ -95,7 +95,7 @@ class UpstreamReplica:
         settings: UpstreamSettings,
         secret: str | None,
         clock: Clock,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -215,9 +215,9 @@ class UpstreamReplica:
                     if response.status_code != 200:
                         return f"its health path answers {response.status_code}"
                     body = await _read(response, _MODELS_BYTES)
-        except (TimeoutError, httpx.TimeoutException):
+        except (TimeoutError, httpx2.TimeoutException):
             return "its health path does not answer in time"
-        except (httpx.HTTPError, GatehouseError) as error:
+        except (httpx2.HTTPError, GatehouseError) as error:
             return f"its health path cannot be read ({type(error).__name__})"
         if path.endswith("/models") and not _lists(body, self._settings.name_there):
             return f"it does not list the model '{self._settings.name_there}'"
@@ -235,11 +235,11 @@ class UpstreamReplica:
             error, blame = busy, False  # it answers; asking later is the cure
         except GatehouseError as failed:
             error = failed
-        except httpx.PoolTimeout:
+        except httpx2.PoolTimeout:
             error, blame = EngineOverloaded("The model is busy. Please try again in 2s.", 2), False
-        except (TimeoutError, httpx.TimeoutException):
+        except (TimeoutError, httpx2.TimeoutException):
             error = EngineTimeout("The model did not answer in time.")
-        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as lost:
+        except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL) as lost:
             _log.warning("the upstream of %s: %s", self._settings.model, type(lost).__name__)
             error = EngineFailed("The model's server cannot be reached." if mail.start is None else _CUT)
         except asyncio.CancelledError:
@@ -258,7 +258,7 @@ class UpstreamReplica:
 
     async def _carry(self, exchange: "_Exchange", mail: "_Mail", ticket: Ticket) -> None:
         settings = self._settings
-        timeout = httpx.Timeout(
+        timeout = httpx2.Timeout(
             connect=settings.connect_s,
             pool=settings.pool_s,
             write=settings.read_s,
@@ -322,7 +322,7 @@ class UpstreamReplica:
             own["authorization"] = f"Bearer {self._secret}"
         return {**headers, **own}
 
-    def _refused(self, response: httpx.Response, body: bytes) -> tuple[EngineStart, bytes]:
+    def _refused(self, response: httpx2.Response, body: bytes) -> tuple[EngineStart, bytes]:
         """What another status than 200 means: an error for the client, or an exception of ours."""
         status = response.status_code
         message, code = error_text(body)
@@ -619,19 +619,19 @@ def retry_after_s(header: str | None, now_ms: int) -> int:
     return 2 if wait_s != wait_s else int(max(1.0, min(60.0, wait_s)))
 
 
-def _client(settings: UpstreamSettings, transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
+def _client(settings: UpstreamSettings, transport: httpx2.AsyncBaseTransport | None) -> httpx2.AsyncClient:
     try:
         verify = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
     except (OSError, ssl.SSLError):
         raise EngineFailed(f"The file {settings.ca_file} does not hold certificates that can be read.") from None
-    return httpx.AsyncClient(
+    return httpx2.AsyncClient(
         verify=verify,
         trust_env=False,  # no proxy that the environment happens to name
         follow_redirects=False,
         # An upstream's cookies would be sent along with the next tenant's request.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         timeout=settings.health_timeout_s,
-        limits=httpx.Limits(
+        limits=httpx2.Limits(
             max_connections=settings.max_connections + 1,  # one more, so that the health probe need not wait
             max_keepalive_connections=settings.max_connections,
             keepalive_expiry=settings.keep_alive_s,
@@ -640,7 +640,7 @@ def _client(settings: UpstreamSettings, transport: httpx.AsyncBaseTransport | No
     )
 
 
-async def _read(response: httpx.Response, limit_bytes: int, cut: bool = False) -> bytes:
+async def _read(response: httpx2.Response, limit_bytes: int, cut: bool = False) -> bytes:
     """A body of at most `limit_bytes`; a longer one is cut, or `EngineFailed`."""
     _check_encoding(response)
     body = bytearray()
@@ -653,14 +653,14 @@ async def _read(response: httpx.Response, limit_bytes: int, cut: bool = False) -
     return bytes(body)
 
 
-def _check_type(response: httpx.Response, stream: bool) -> None:
+def _check_type(response: httpx2.Response, stream: bool) -> None:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if (kind == "text/event-stream") is not stream:
         raise EngineFailed(_BROKEN)
     _check_encoding(response)
 
 
-def _check_encoding(response: httpx.Response) -> None:
+def _check_encoding(response: httpx2.Response) -> None:
     """Compressed bodies were not asked for: what they unpack to would have no bound."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise EngineFailed(_BROKEN)

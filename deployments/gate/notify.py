@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from deployments.clock import Clock
 from deployments.errors import GatehouseError
@@ -48,7 +48,7 @@ class Notifier:
         outbox: Outbox,
         settings: NoticeSettings,
         clock: Clock,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
         pick: Callable[[int], int] = secrets.randbelow,
     ) -> None:
         """Read the secrets, or raise `BadSecret`: a message that nobody can verify is worse than none."""
@@ -58,7 +58,7 @@ class Notifier:
         self._pick = pick
         self._keys = {name: read_secret(Path(hook.secret_file)) for name, hook in settings.webhooks.items()}
         # A redirect would carry the message to somebody whom nobody configured.
-        self._http = httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
+        self._http = httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
 
     async def round(self) -> float:
         """Send what is due; seconds until it is worth to look again."""
@@ -113,7 +113,7 @@ class Notifier:
                 answer = await self._http.post(hook.url, content=notice.body, headers=headers)
         except TimeoutError:
             return "it did not answer in time"
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             return f"it could not be reached ({type(error).__name__})"
         return None if answer.is_success else f"it answered with status {answer.status_code}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 import jwt
 
 from deployments.clock import Clock
@@ -77,7 +77,7 @@ class KeySets:
         now_s = self._clock.monotonic_s()
         try:
             keys = parse_keys(await self._fetch(issuer), issuer)
-        except (httpx.HTTPError, OSError, ValueError) as error:
+        except (httpx2.HTTPError, OSError, ValueError) as error:
             _log.warning("the keys of %s could not be renewed: %s", issuer.issuer, type(error).__name__)
             if known is not None:
                 known.tried_s = now_s
@@ -114,7 +114,7 @@ async def fetch_keys(issuer: IssuerSettings) -> bytes:
     if issuer.jwks_file is not None:
         return await asyncio.to_thread(_read, Path(issuer.jwks_file))
     async with (
-        httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client,
+        httpx2.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client,
         client.stream("GET", cast(str, issuer.jwks_url), headers={"accept": "application/json"}) as reply,
     ):
         if reply.status_code != 200:

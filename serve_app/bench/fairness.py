@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
-import httpx
+import httpx2
 import yaml
 
 from deployments.engine.replica import EngineReplica
@@ -280,7 +280,7 @@ def make_keys(url: str, operator_key: str) -> dict[str, str]:
     made: dict[str, str] = {}
     for tenant in ("quiet", "flood"):
         headers = {"authorization": f"Bearer {operator_key}"}
-        reply = httpx.post(f"{url}/v1/admin/keys", json={"tenant": tenant, "name": "bench"}, headers=headers)
+        reply = httpx2.post(f"{url}/v1/admin/keys", json={"tenant": tenant, "name": "bench"}, headers=headers)
         if reply.status_code != _CREATED:
             raise BenchRefused(f"the server made no key: status {reply.status_code}.")
         made[tenant] = str(cast(Mapping[str, Any], reply.json())["key"])

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 import yaml
 from pydantic import JsonValue
 
@@ -455,9 +455,9 @@ def _shows_finite_logits(endpoint: Endpoint, suite: GpuSuite) -> bool:
     del body["stream_options"]
     headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     try:
-        reply = httpx.post(f"{endpoint.url}/v1/completions", json=body, headers=headers, timeout=_REQUEST_S)
+        reply = httpx2.post(f"{endpoint.url}/v1/completions", json=body, headers=headers, timeout=_REQUEST_S)
         return reply.status_code == 200 and finite_logits(reply.json())
-    except (httpx.HTTPError, ValueError):
+    except (httpx2.HTTPError, ValueError):
         return False
 
 
@@ -512,9 +512,9 @@ def _wait_healthy(process: "subprocess.Popen[bytes]", url: str, clock: Clock, lo
         if clock.monotonic_s() > deadline_s:
             raise BenchRefused(f"bare vLLM was not ready after {_START_S:.0f} s; its log is {log}.")
         try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+            if httpx2.get(f"{url}/health", timeout=5).status_code == 200:
                 return
-        except httpx.TransportError:
+        except httpx2.TransportError:
             pass
         try:
             process.wait(0.5)

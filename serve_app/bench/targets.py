@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import yaml
 
 from deployments.clock import SystemClock
@@ -375,8 +375,8 @@ class Server:
         if self.plan.ready_text is not None:
             return self.plan.ready_text in self._output()
         try:
-            return httpx.get(f"{self.plan.url}{self.plan.ready_path}", timeout=5.0).status_code == 200
-        except httpx.TransportError:
+            return httpx2.get(f"{self.plan.url}{self.plan.ready_path}", timeout=5.0).status_code == 200
+        except httpx2.TransportError:
             return False
 
     def _printed_key(self) -> str:

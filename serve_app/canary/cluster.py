@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-import httpx
+import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
 from serve_app.canary.values import CanaryError, Changed, Generation, Options, Seen, Unreachable
@@ -133,7 +133,7 @@ class Cluster:
         namespace: str,
         name: str,
         environment: Mapping[str, str],
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         """`api`: the address of a `kubectl proxy`, or `in-cluster`."""
         self.name = name
@@ -149,10 +149,10 @@ class Cluster:
             verify = _trusting(_ACCOUNT / "ca.crt")
         self.api = api
         try:
-            self._http = httpx.Client(
+            self._http = httpx2.Client(
                 base_url=api, timeout=_TIMEOUT_S, verify=verify, trust_env=False, transport=transport
             )
-        except httpx.InvalidURL:
+        except httpx2.InvalidURL:
             raise CanaryError(f"{api} is no address: no API server can be asked.") from None
 
     def __enter__(self) -> Self:
@@ -262,7 +262,7 @@ class Cluster:
         if self._ask("PATCH", self._path, content) is None:
             raise Changed(f"the RayService {self.name} is gone.")
 
-    def _ask(self, method: str, path: str, content: bytes | None = None) -> httpx.Response | None:
+    def _ask(self, method: str, path: str, content: bytes | None = None) -> httpx2.Response | None:
         """The reply; None for what is not there."""
         headers = {"accept": "application/json"}
         if content is not None:
@@ -274,7 +274,7 @@ class Cluster:
                 raise Unreachable("in-cluster: the account's token cannot be read.") from None
         try:
             reply = self._http.request(method, path, content=content, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unreachable(f"the API server does not answer at {self.api} ({type(error).__name__}).") from None
         if reply.status_code == 404:
             return None
@@ -297,7 +297,7 @@ def _trusting(authority: Path) -> Any:
         raise CanaryError("in-cluster: the cluster's certificate cannot be read.") from None
 
 
-def _parsed(model: type[_M], reply: httpx.Response) -> _M:
+def _parsed(model: type[_M], reply: httpx2.Response) -> _M:
     try:
         return model.model_validate_json(reply.content)
     except ValidationError as error:
@@ -319,7 +319,7 @@ class _Refusal(BaseModel):
     details: _Details = _Details()
 
 
-def _message(reply: httpx.Response) -> str:
+def _message(reply: httpx2.Response) -> str:
     """Why the API server refuses. What came of a patch stands among the causes alone."""
     try:
         found = _Refusal.model_validate_json(reply.content)
@@ -329,7 +329,7 @@ def _message(reply: httpx.Response) -> str:
     return " ".join(" ".join(said).split())[:300]
 
 
-def _date(reply: httpx.Response) -> int:
+def _date(reply: httpx2.Response) -> int:
     """The API server's clock: one clock for the operator's times and ours."""
     try:
         return int(parsedate_to_datetime(reply.headers["date"]).timestamp() * 1000)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
-import httpx
+import httpx2
 import yaml
 from pydantic import BaseModel, ValidationError
 
@@ -47,9 +47,9 @@ class Book(Protocol):
 class AuditBook:
     """The audit log of a running Gatehouse, through its API. Without a key nothing is recorded and nothing goes on."""
 
-    def __init__(self, url: str, key: str | None, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, url: str, key: str | None, transport: httpx2.BaseTransport | None = None) -> None:
         self.url = url
-        self._http = httpx.Client(timeout=30.0, trust_env=False, transport=transport)
+        self._http = httpx2.Client(timeout=30.0, trust_env=False, transport=transport)
         self._unusable: str | None = None  # said when something is to be recorded: the way back needs no log
         if not key:
             self._unusable = "no key: set GATEHOUSE_KEY, for nothing can be recorded without one."
@@ -59,7 +59,7 @@ class AuditBook:
             self._http.headers["authorization"] = f"Bearer {key}"
         try:
             self._http.base_url = url
-        except httpx.InvalidURL:
+        except httpx2.InvalidURL:
             self._unusable = f"{url} is no address of a Gatehouse: nothing can be recorded."
 
     def __enter__(self) -> Self:
@@ -86,7 +86,7 @@ class AuditBook:
         headers = {"idempotency-key": f"canary:{memory.id}:{entry.number}"}
         try:
             reply = self._http.post(_PATH, json=body, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             said = f"no Gatehouse answers at {self.url} ({type(error).__name__}): nothing can be recorded."
             raise Unreachable(said) from None
         if reply.status_code >= 400:
@@ -101,7 +101,7 @@ class _Refusal(BaseModel):
     error: _Error
 
 
-def _message(reply: httpx.Response) -> str:
+def _message(reply: httpx2.Response) -> str:
     try:
         return printable(_Refusal.model_validate_json(reply.content).error.message)
     except ValidationError:

@@ -7,7 +7,7 @@ Prometheus' own clock. `ray_io_cluster` is the label that the PodMonitors take f
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, Self
 
-import httpx
+import httpx2
 from pydantic import BaseModel, ValidationError
 
 from deployments.rollouts import Metric
@@ -62,7 +62,7 @@ class _Data(BaseModel):
 class Prometheus:
     """Instant queries to one server."""
 
-    def __init__(self, url: str, token: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, transport: httpx2.BaseTransport | None = None) -> None:
         """`token`: of a proxy before it, sent as a bearer's."""
         self._api = PrometheusApi(url, token, transport, trust_env=False)
 

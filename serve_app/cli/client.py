@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import httpx
+import httpx2
 import typer
 
 from serve_app.config import ClientEnvironment, client_environment
@@ -17,14 +17,14 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def http_of(environment: ClientEnvironment, timeout_s: float) -> httpx.Client:
+def http_of(environment: ClientEnvironment, timeout_s: float) -> httpx2.Client:
     """A client with the URL and the key; without either the process ends with one sentence."""
     if environment.key is None:
         fail(f"no key: set GATEHOUSE_KEY, or start the server once so that {environment.key_file} exists.")
     headers = {"authorization": f"Bearer {environment.key}"}
     try:
-        return httpx.Client(base_url=environment.url, headers=headers, timeout=timeout_s)
-    except httpx.InvalidURL:
+        return httpx2.Client(base_url=environment.url, headers=headers, timeout=timeout_s)
+    except httpx2.InvalidURL:
         fail(f"GATEHOUSE_URL is {environment.url}, which is no address.")
     except UnicodeEncodeError:
         fail("GATEHOUSE_KEY is no key of Gatehouse.")
@@ -46,14 +46,14 @@ class ApiClient:
         """The decoded JSON reply; any error ends the process with one sentence."""
         try:
             reply = self._http.request(method, path, json=body, params=params or None)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             fail(f"no Gatehouse answers at {self.url} ({type(error).__name__}). Start one with `make run`.")
         if reply.status_code >= 400:
             fail(_message(reply))
         return reply.json()
 
 
-def _message(reply: httpx.Response) -> str:
+def _message(reply: httpx2.Response) -> str:
     try:
         return str(reply.json()["error"]["message"])
     except (json.JSONDecodeError, KeyError, TypeError):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import typer
 
 from serve_app.cli.client import fail
@@ -115,9 +115,9 @@ def _address(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-def make_http(key: str) -> httpx.Client:
+def make_http(key: str) -> httpx2.Client:
     """The client that asks for the models; follows no redirect, so the key stays with the URL it was meant for."""
-    return httpx.Client(headers={"authorization": f"Bearer {key}"}, timeout=_ASK_S)
+    return httpx2.Client(headers={"authorization": f"Bearer {key}"}, timeout=_ASK_S)
 
 
 def _ask(url: str, key: str, key_env: str) -> tuple[ClientModel, ...]:
@@ -130,7 +130,7 @@ def _ask(url: str, key: str, key_env: str) -> tuple[ClientModel, ...]:
         with make_http(key) as http:
             reply = http.get(f"{url}/v1/models")
             listing: object = reply.json() if reply.status_code == 200 else None
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise _NotAsked(f"no Gatehouse answers at {url} ({type(error).__name__})") from None
     except ValueError:
         raise _NotAsked(f"the answer of {url} is not JSON") from None

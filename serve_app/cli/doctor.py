@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
-import httpx
+import httpx2
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -246,8 +246,8 @@ def free_port(host: str) -> int:
 
 def _gatehouse_answers(port: int) -> bool:
     try:
-        reply = httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=1.0, trust_env=False)
-    except httpx.HTTPError:
+        reply = httpx2.get(f"http://127.0.0.1:{port}/healthz", timeout=1.0, trust_env=False)
+    except httpx2.HTTPError:
         return False
     return reply.status_code == 200 and "x-request-id" in reply.headers
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, NoReturn
 
-import httpx
+import httpx2
 import typer
 
 from serve_app.cli.client import fail
@@ -119,12 +119,12 @@ def bypass(
     _conduct(lambda http, key, tell: inc04.run(http, key, tell, approver_role or (), prometheus), as_json)
 
 
-def _conduct(run: Callable[[httpx.Client, str, _Tell], DrillReport], as_json: bool) -> None:
+def _conduct(run: Callable[[httpx2.Client, str, _Tell], DrillReport], as_json: bool) -> None:
     environment = client_environment(None)
     if environment.key is None:
         fail(f"no key: set GATEHOUSE_KEY, or start the server once so that {environment.key_file} exists.", 2)
     before = signal.signal(signal.SIGTERM, _end)  # so that a drill that is stopped puts away what it made
-    with httpx.Client(base_url=environment.url, timeout=30.0) as http:
+    with httpx2.Client(base_url=environment.url, timeout=30.0) as http:
         try:
             report = run(http, environment.key, _quiet if as_json else typer.echo)
         except DrillRefused as error:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import httpx
+import httpx2
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -142,11 +142,11 @@ class _Unanswered(Exception):
     """There is no answer to look at."""
 
 
-def _check(http: httpx.Client, model: str, url: str) -> None:
+def _check(http: httpx2.Client, model: str, url: str) -> None:
     """Whether anybody is there who has the model, before many cases fail for want of it."""
     try:
         reply = http.get("/v1/models")
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         fail(f"no Gatehouse answers at {url} ({type(error).__name__}). Start one with `make run`.")
     if reply.status_code != 200:
         fail(f"the server answered {reply.status_code} to /v1/models; the key must be good for inference.")
@@ -155,12 +155,12 @@ def _check(http: httpx.Client, model: str, url: str) -> None:
         fail(f"there is no model '{model}'; there are {', '.join(names)}.")
 
 
-def _ask(http: httpx.Client, model: str, case: Case, sleep: Callable[[float], None] = time.sleep) -> bytes:
+def _ask(http: httpx2.Client, model: str, case: Case, sleep: Callable[[float], None] = time.sleep) -> bytes:
     body = body_of(model, case.conversation, case.max_tokens, case.tools)
     for left in reversed(range(_TRIES)):
         try:
             reply = http.post("/v1/chat/completions", json=body)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise _Unanswered(type(error).__name__) from None
         if reply.status_code == 200:
             return reply.content
@@ -170,7 +170,7 @@ def _ask(http: httpx.Client, model: str, case: Case, sleep: Callable[[float], No
     raise AssertionError
 
 
-def _pause_s(reply: httpx.Response) -> float:
+def _pause_s(reply: httpx2.Response) -> float:
     """How long a busy server asks to wait, within bounds."""
     said = reply.headers.get("retry-after", "")
     return min(float(said), _LONGEST_WAIT_S) if said.isdecimal() else 1.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import httpx
+import httpx2
 import typer
 
 from deployments.clock import Clock, SystemClock
@@ -88,7 +88,7 @@ def make_labels(
     out: Path,
     key: str | None,
     clock: Clock,
-    transport: httpx.AsyncBaseTransport | None = None,
+    transport: httpx2.AsyncBaseTransport | None = None,
 ) -> "Progress":
     """Run the plan to its end; progress goes to standard error."""
     from serve_app.routing.labels import connect, read_prompts, run

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import httpx
+import httpx2
 import typer
 
 from deployments.clock import SystemClock
@@ -75,6 +75,6 @@ async def _measured(
 
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     url = base_url.rstrip("/") + "/"
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, trust_env=False) as http:
         models = {Tier.BASE: weak, Tier.STRONG: strong}
         return report(await measure(http, prompts, models, SystemClock().monotonic_s, concurrency))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Annotated, Final
 
-import httpx
+import httpx2
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -37,8 +37,8 @@ def status(
     """
     environment = client_environment(None)
     try:
-        http = httpx.Client(base_url=environment.url, timeout=_TIMEOUT_S)
-    except httpx.InvalidURL:
+        http = httpx2.Client(base_url=environment.url, timeout=_TIMEOUT_S)
+    except httpx2.InvalidURL:
         typer.echo(f"gatehouse: {environment.url} is no URL.", err=True)
         raise typer.Exit(2) from None
     with http:

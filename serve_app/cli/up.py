@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
-import httpx
+import httpx2
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -304,7 +304,7 @@ def _watch(
 def _development_key(file: ServeFile, url: str) -> str | None:
     """A key for the first calls, made once and never shown again; None when one exists."""
     operator = (file.app.state_path / "operator.key").read_text(encoding="utf-8").strip()
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {operator}"}, timeout=30) as http:
+    with httpx2.Client(base_url=url, headers={"authorization": f"Bearer {operator}"}, timeout=30) as http:
         keys: list[Mapping[str, Any]] = http.get("/v1/admin/keys").raise_for_status().json()["data"]
         if any("inference" in key["scopes"] and key["revoked_ms"] is None for key in keys):
             return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 from urllib.parse import urlencode
 
-import httpx
+import httpx2
 import typer
 
 from serve_app.api.usage import NEXT_HEADER, Format, cell
@@ -31,7 +31,7 @@ class Exports(ApiClient):
     """The client for replies that are longer than memory."""
 
     @contextmanager
-    def opened(self, path: str, params: Mapping[str, str]) -> Generator[httpx.Response]:
+    def opened(self, path: str, params: Mapping[str, str]) -> Generator[httpx2.Response]:
         """A reply whose body is still to come; an error ends the process with one sentence."""
         try:
             with self._http.stream("GET", path, params=params) as reply:
@@ -39,7 +39,7 @@ class Exports(ApiClient):
                     reply.read()
                     fail(_reason(reply))
                 yield reply
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             fail(f"the export from {self.url} broke off ({type(error).__name__}). With --resume it goes on.")
 
 
@@ -146,7 +146,7 @@ def _place(line: bytes, form: Format) -> str | None:
         return ""
 
 
-def _copy(reply: httpx.Response, file: BinaryIO, *, skips_header: bool) -> None:
+def _copy(reply: httpx2.Response, file: BinaryIO, *, skips_header: bool) -> None:
     head = b"" if skips_header else None
     for chunk in reply.iter_bytes():
         if head is not None:
@@ -187,7 +187,7 @@ def _given(**options: str | None) -> dict[str, str]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _reason(reply: httpx.Response) -> str:
+def _reason(reply: httpx2.Response) -> str:
     try:
         return str(reply.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import httpx
+import httpx2
 import pydantic
 
 from serve_app.demo import recipe
@@ -66,7 +66,7 @@ async def evaluate(
     per_category: int = 20,
     seed: int = 1,
     report: Callable[[str], None],
-    transport: httpx.AsyncBaseTransport | None = None,
+    transport: httpx2.AsyncBaseTransport | None = None,
 ) -> Mapping[Category, Score]:
     """Scores `name`, served as `model` under `base_url` (which ends in `/v1`), on fresh examples of the recipe.
 
@@ -77,7 +77,7 @@ async def evaluate(
     examples = [recipe.sample_of(name, category, rng) for category in recipe.CATEGORIES for _ in range(per_category)]
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     limit = asyncio.Semaphore(_CONCURRENCY)
-    async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=300.0, transport=transport) as client:
+    async with httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=300.0, transport=transport) as client:
 
         async def ask(example: Example) -> Outcome:
             body = request_body(example, model or name, temperature)
@@ -86,7 +86,7 @@ async def evaluate(
                     response = await client.post("chat/completions", json=body)
                     response.raise_for_status()
                     completion = _Completion.model_validate_json(response.content)
-                except (httpx.HTTPError, ValueError) as error:
+                except (httpx2.HTTPError, ValueError) as error:
                     report(f"{example.category}: {type(error).__name__}: {error}")
                     return "malformed"
             outcome = _judge(completion, example)

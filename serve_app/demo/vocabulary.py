@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import httpx
+import httpx2
 
 VOCABULARY_FILE = "o200k_base.tiktoken"
 VOCABULARY_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
@@ -134,13 +134,13 @@ def _from_folder(environ: Mapping[str, str]) -> bytes:
 
 
 def _get(url: str) -> bytes:
-    timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+    timeout = httpx2.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
     try:
-        response = httpx.get(url, timeout=timeout, follow_redirects=True)
+        response = httpx2.get(url, timeout=timeout, follow_redirects=True)
         response.raise_for_status()
-    except httpx.HTTPStatusError as error:
+    except httpx2.HTTPStatusError as error:
         raise _SourceFailed(f"HTTP {error.response.status_code}") from error
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise _SourceFailed(f"not reachable ({type(error).__name__})") from error
     return response.content
 

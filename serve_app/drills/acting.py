@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import httpx
+import httpx2
 
 _WAIT_S = 20.0
 _PAUSE_S = 0.25
@@ -87,7 +87,7 @@ class Answer:
 class Actor:
     """Somebody with a key."""
 
-    def __init__(self, http: httpx.Client, key: str, key_id: str = "") -> None:
+    def __init__(self, http: httpx2.Client, key: str, key_id: str = "") -> None:
         self.http = http
         self.headers = {"authorization": f"Bearer {key}"}
         self.key_id = key_id
@@ -96,7 +96,7 @@ class Actor:
         """The server's answer, whatever it is; `DrillRefused` when there is none."""
         try:
             reply = self.http.request(method, path, json=body, headers=self.headers)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise DrillRefused(f"no Gatehouse answers at {self.http.base_url} ({type(error).__name__})") from None
         try:
             value: Any = reply.json()

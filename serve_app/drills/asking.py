@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import httpx
+import httpx2
 
 from serve_app.drills.acting import Actor
 
@@ -69,7 +69,7 @@ class Crowd:
         last = ""
         try:
             with (
-                httpx.Client(base_url=self._who.http.base_url, timeout=_LONGEST_S) as http,
+                httpx2.Client(base_url=self._who.http.base_url, timeout=_LONGEST_S) as http,
                 http.stream("POST", "/v1/completions", json=self._body, headers=self._who.headers) as reply,
             ):
                 if reply.status_code != 200:
@@ -82,7 +82,7 @@ class Crowd:
                         last = line[6:]
                         if '"error"' in last:
                             return Stream(first_s, "error", _code(json.loads(last)))
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             return Stream(first_s, "truncated", type(error).__name__)
         finally:
             begun.set()
@@ -101,7 +101,7 @@ def ask(who: Actor, model: str, question: str, tokens: int) -> Reply:
         reply = who.http.post("/v1/chat/completions", json=body, headers=who.headers, timeout=_LONGEST_S)
         found: Any = reply.json()
         text = str(found["choices"][0]["message"].get("content") or "") if reply.is_success else _code(found)
-    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+    except (httpx2.HTTPError, ValueError, LookupError, TypeError):
         return Reply(0, "", "")
     return Reply(reply.status_code, text, reply.headers.get("x-gatehouse-route-id", ""))
 

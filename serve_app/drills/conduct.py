@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from serve_app.drills.acting import Actor, DrillRefused, DrillReport, Findings, until
 from serve_app.drills.records import log_key_of, named, proves, records_of
@@ -74,7 +74,7 @@ Failure = Callable[[Stage], None]
 
 
 def conduct(
-    plan: Plan, http: httpx.Client, operator_key: str, tell: Callable[[str], object], wishes: Wishes, fail: Failure
+    plan: Plan, http: httpx2.Client, operator_key: str, tell: Callable[[str], object], wishes: Wishes, fail: Failure
 ) -> DrillReport:
     """Carry a drill out; `tell` hears of every finding at once. The key needs the scope `admin`.
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 
 from serve_app.drills.acting import DrillRefused, DrillReport
 from serve_app.drills.asking import Crowd, Stream
@@ -30,7 +30,7 @@ _STREAMS = 12
 _TOKENS = 4
 
 
-def run(http: httpx.Client, operator_key: str, tell: Callable[[str], object], wishes: Wishes) -> DrillReport:
+def run(http: httpx2.Client, operator_key: str, tell: Callable[[str], object], wishes: Wishes) -> DrillReport:
     """Carry the drill out; see `conduct`."""
     return conduct(PLAN, http, operator_key, tell, wishes, _slow)
 

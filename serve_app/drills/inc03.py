@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import httpx
+import httpx2
 
 from serve_app.drills.acting import Answer, DrillRefused, DrillReport, until
 from serve_app.drills.asking import ask
@@ -32,7 +32,7 @@ _LOOK_S = 2.0
 _KNOWN_S = 30.0
 
 
-def run(http: httpx.Client, operator_key: str, tell: Callable[[str], object], wishes: Wishes) -> DrillReport:
+def run(http: httpx2.Client, operator_key: str, tell: Callable[[str], object], wishes: Wishes) -> DrillReport:
     """Carry the drill out; see `conduct`."""
     return conduct(PLAN, http, operator_key, tell, wishes, _regress)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from serve_app.drills.acting import Actor, Answer, DrillRefused, DrillReport, Findings, until
 from serve_app.drills.records import data_of, log_key_of, named, proves, records_of
@@ -38,7 +38,7 @@ _KEY_TTL_S = 3600
 
 
 def run(
-    http: httpx.Client,
+    http: httpx2.Client,
     operator_key: str,
     tell: Callable[[str], object],
     roles: Sequence[str] = (),
@@ -267,7 +267,7 @@ def _told(findings: Findings, operator: Actor, before: float) -> None:
     findings.add("the gate's canary is held", held, str(canary.get("problem") or "held"))
 
 
-def _alerted(findings: Findings, http: httpx.Client, tell: Callable[[str], object], prometheus: str | None) -> None:
+def _alerted(findings: Findings, http: httpx2.Client, tell: Callable[[str], object], prometheus: str | None) -> None:
     """The shipped alert fires as well, where somebody can evaluate it."""
     if prometheus is None and not can_watch():
         tell(f"       {ALERT} was not evaluated: there is no promtool, and no --prometheus")

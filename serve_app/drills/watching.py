@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
-import httpx
+import httpx2
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -55,7 +55,7 @@ class Watch(Protocol):
         ...
 
 
-def watch_over(http: httpx.Client, rules: Rules, prometheus: str | None, lapse_s: int) -> Watch:
+def watch_over(http: httpx2.Client, rules: Rules, prometheus: str | None, lapse_s: int) -> Watch:
     """The Prometheus at a URL, or promtool over a recording; `DrillRefused` when there is neither."""
     if prometheus is not None:
         return Prometheus(prometheus, rules)
@@ -219,13 +219,13 @@ class Lapse:
 
     def _record(self) -> None:
         began = time.perf_counter()
-        with httpx.Client(timeout=_SCRAPE_S) as http:
+        with httpx2.Client(timeout=_SCRAPE_S) as http:
             while not self._over.is_set():
                 step = int((time.perf_counter() - began) / _STEP_S)
                 try:
                     text = http.get(f"{self._url}/metrics").raise_for_status().text
                     found = read(text, self._rules.metrics)
-                except (httpx.HTTPError, ValueError):
+                except (httpx2.HTTPError, ValueError):
                     found = None
                 self._recording.add(step, found)
                 self._over.wait(max(0.0, (step + 1) * _STEP_S - (time.perf_counter() - began)))

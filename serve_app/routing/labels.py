@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-import httpx
+import httpx2
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from deployments.clock import Clock
@@ -174,7 +174,7 @@ async def run(
     prompts: Sequence[Prompt],
     plan: Plan,
     out: Path,
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     clock: Clock,
     sleep: Callable[[float], Any] = asyncio.sleep,
     shown: Callable[[Progress], None] | None = None,
@@ -259,12 +259,12 @@ def rows(
 
 @asynccontextmanager
 async def connect(
-    plan: Plan, key: str | None, transport: httpx.AsyncBaseTransport | None = None
-) -> AsyncGenerator[httpx.AsyncClient]:
+    plan: Plan, key: str | None, transport: httpx2.AsyncBaseTransport | None = None
+) -> AsyncGenerator[httpx2.AsyncClient]:
     """A client for `plan.base_url`, with the key as bearer token where there is one."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    limits = httpx.Limits(max_connections=plan.concurrency)
-    async with httpx.AsyncClient(
+    limits = httpx2.Limits(max_connections=plan.concurrency)
+    async with httpx2.AsyncClient(
         base_url=plan.base_url.rstrip("/") + "/",
         headers=headers,
         timeout=plan.timeout_s,
@@ -301,7 +301,7 @@ def _body(job: Job, plan: Plan) -> dict[str, Any]:
 
 
 async def _label(
-    job: Job, plan: Plan, http: httpx.AsyncClient, clock: Clock, sleep: Callable[[float], Any]
+    job: Job, plan: Plan, http: httpx2.AsyncClient, clock: Clock, sleep: Callable[[float], Any]
 ) -> Label | str:
     """The label of a job, or the kind of failure that its last try ended with."""
     failure = "untried"
@@ -311,10 +311,10 @@ async def _label(
         began = clock.monotonic_s()
         try:
             reply = await http.post("chat/completions", json=_body(job, plan))
-        except httpx.TimeoutException:
+        except httpx2.TimeoutException:
             failure = "timeout"
             continue
-        except httpx.TransportError:
+        except httpx2.TransportError:
             failure = "unreachable"
             continue
         ms = round((clock.monotonic_s() - began) * 1000)
@@ -350,7 +350,7 @@ class _Reply(BaseModel):
     usage: _Usage | None = None
 
 
-def _read_reply(reply: httpx.Response) -> _Reply | str:
+def _read_reply(reply: httpx2.Response) -> _Reply | str:
     try:
         return _Reply.model_validate_json(reply.content)
     except ValidationError:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, cast
 
-import httpx
+import httpx2
 
 from router.types import Tier
 from serve_app.routing.checkers import Numeric, Pattern, is_right
@@ -75,7 +75,7 @@ class LiveFailed(Exception):
 
 
 async def measure(
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     prompts: Sequence[Prompt],
     models: Mapping[Tier, str],
     monotonic_s: Callable[[], float],
@@ -104,7 +104,7 @@ async def measure(
             started_s = monotonic_s()
             try:
                 reply = await http.post("chat/completions", json=body, headers=headers)
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 raise LiveFailed(f"the server does not answer ({type(error).__name__})") from None
             ms = (monotonic_s() - started_s) * 1_000
         if not reply.is_success:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from deployments.ports import JsonValue
 
@@ -30,9 +30,9 @@ class Unknown(Refused):
 class House:
     """A small client of the runner's API. Close it with `aclose`."""
 
-    def __init__(self, url: str, key: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, url: str, key: str, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self.url = url
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30.0, transport=transport
         )
 
@@ -83,7 +83,7 @@ class House:
     async def _ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None = None) -> Reply:
         try:
             reply = await self._http.request(method, path, json=body)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise Unavailable(f"no Gatehouse answers at {self.url} ({type(error).__name__})") from None
         if reply.status_code >= 500 or reply.status_code == 429:
             raise Unavailable(_message(reply))
@@ -139,7 +139,7 @@ def _permit(permit_id: str) -> str:
     return f"/v1/permits/{quote(permit_id, safe='')}"
 
 
-def _message(reply: httpx.Response) -> str:
+def _message(reply: httpx2.Response) -> str:
     try:
         return str(reply.json()["error"]["message"])
     except (json.JSONDecodeError, KeyError, TypeError):

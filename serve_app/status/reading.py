@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-import httpx
+import httpx2
 
 from serve_app.backups.last import LAST_FILE
 from serve_app.prometheus import PrometheusApi, PrometheusSilent
@@ -39,7 +39,7 @@ T = TypeVar("T")
 class Reader:
     """Questions to one server with one key; `key` None: only what needs none."""
 
-    def __init__(self, http: httpx.Client, key: str | None) -> None:
+    def __init__(self, http: httpx2.Client, key: str | None) -> None:
         self._http = http
         self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
 
@@ -77,7 +77,7 @@ class Reader:
         """The status of the answer; None: there was none."""
         try:
             return self._http.get("/healthz").status_code
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             return None
 
     def _parts(self) -> Maybe[Mapping[str, str]]:
@@ -88,7 +88,7 @@ class Reader:
         try:
             reply = self._http.get("/metrics")
             return Scrape(reply.text) if reply.is_success else Unseen(f"/metrics answered {reply.status_code}")
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             return Unseen(f"/metrics cannot be read ({type(error).__name__})")
 
     def _engines(self) -> Maybe[Sequence[Replica]]:
@@ -183,7 +183,7 @@ class Reader:
     def _json(self, path: str, fine: Sequence[int] = (200,)) -> Maybe[Mapping[str, Any]]:
         try:
             reply = self._http.get(path, headers=self._headers)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             return Unseen(f"no answer ({type(error).__name__})")
         try:
             found: Any = reply.json()

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 
 SHELL = {
     "type": "function",
@@ -80,7 +80,7 @@ def job(url: str, gatehouse: str, output: Path, target: Path, environment: dict[
         made = run(gatehouse, "keys", "create", "--tenant", "default", "--name", output.stem, environment=environment)
         found = KEY.search(made.stdout)
     assert found is not None, "no key"
-    http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {found[0]}"}, timeout=CALL_S, trust_env=False)
+    http = httpx2.Client(base_url=url, headers={"authorization": f"Bearer {found[0]}"}, timeout=CALL_S, trust_env=False)
     asked = http.post("/v1/chat/completions", json=chat([{"role": "user", "content": "Who are you?"}]))
     response = http.post("/v1/responses", json={"model": "auto", "temperature": 0, "input": "Who are you?"})
     kept = http.get(f"/v1/responses/{response.json().get('id')}")
@@ -125,12 +125,12 @@ def chat(messages: object) -> dict[str, object]:
     return {"model": "auto", "temperature": 0, "max_tokens": 256, "messages": messages}
 
 
-def text(reply: httpx.Response) -> str:
+def text(reply: httpx2.Response) -> str:
     """What was said, or the whole reply where it is an error."""
     return reply.text if reply.is_error else str(reply.json()["choices"][0]["message"].get("content"))
 
 
-def said_in(reply: httpx.Response) -> str:
+def said_in(reply: httpx2.Response) -> str:
     """The text of an answer in the dialect of responses, or the whole reply where it is an error."""
     if reply.is_error:
         return reply.text
@@ -138,7 +138,7 @@ def said_in(reply: httpx.Response) -> str:
     return "".join(part["text"] for item in items for part in item["content"])
 
 
-def calls(reply: httpx.Response) -> list[str]:
+def calls(reply: httpx2.Response) -> list[str]:
     """The arguments of the calls in an answer, or the whole reply where it is an error."""
     if reply.is_error:
         return [reply.text]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from deployments.audit.deployment import open_writer
 from deployments.audit.settings import AuditSettings
@@ -229,11 +229,11 @@ class Tenants:
         self.ledger.add_key(text, *scopes, tenant=tenant, person=person, gate_profile=GateProfile.OPS)
         return text
 
-    async def send(self, key: str, request: Request) -> httpx.Response:
+    async def send(self, key: str, request: Request) -> httpx2.Response:
         """The reply, once everything that it sets in motion has come to rest."""
         headers = {**request.headers, "authorization": f"Bearer {key}"}
-        transport = httpx.ASGITransport(self.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gatehouse", headers=headers) as http:
+        transport = httpx2.ASGITransport(self.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://gatehouse", headers=headers) as http:
             reply = await http.request(
                 request.method.upper(), request.url(), params=request.query or None, json=request.json
             )
@@ -247,7 +247,7 @@ class Tenants:
         assert reply.is_success, (method, path, reply.text)
         return reply.json()
 
-    async def chat(self, key: str, says: str, **headers: str) -> httpx.Response:
+    async def chat(self, key: str, says: str, **headers: str) -> httpx2.Response:
         """One turn of a conversation with the tool `shell`."""
         body = {"model": "auto", "messages": [{"role": "user", "content": says}], "tools": TOOLS}
         reply = await self.send(key, Request("post", "/v1/chat/completions", json=body, headers=headers))
@@ -418,7 +418,7 @@ class Told:
     body: str
 
 
-def told(reply: httpx.Response, ids: Ids, *also: str) -> Told:
+def told(reply: httpx2.Response, ids: Ids, *also: str) -> Told:
     """What a reply tells, apart from the ids of the request and from `also`, other words of it."""
     words = [*also, *ids.values()]
     headers = sorted((name.lower(), value) for name, value in reply.headers.multi_items())
@@ -437,7 +437,7 @@ def unnamed(text: str, words: Sequence[str]) -> str:
     return text
 
 
-def quoted(reply: httpx.Response, marks: Sequence[str], sent: str) -> list[str]:
+def quoted(reply: httpx2.Response, marks: Sequence[str], sent: str) -> list[str]:
     """Those of the marks that a reply has in it, but for what the asker has said itself: `sent`."""
     text = "\n".join((reply.text, *(f"{name}: {value}" for name, value in reply.headers.multi_items())))
     return [

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import uvicorn
 
 from deployments.audit.record import fields_of, to_object
@@ -103,9 +103,9 @@ class House:
         finally:
             await self.store.close()
 
-    def client(self, key: str = AGENT) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.app),
+    def client(self, key: str = AGENT) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(self.app),
             base_url="http://gatehouse",
             headers={"authorization": f"Bearer {key}"},
         )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import pytest
 
@@ -56,10 +56,10 @@ class House:
         )
         self.world.ledger.add_key("front", Scope.INFERENCE, Scope.ACT_AS, person="the-front-end")
 
-    async def ask(self, key: str, **headers: str) -> httpx.Response:
-        transport = httpx.ASGITransport(create_api(self.world.surface()), raise_app_exceptions=False)
+    async def ask(self, key: str, **headers: str) -> httpx2.Response:
+        transport = httpx2.ASGITransport(create_api(self.world.surface()), raise_app_exceptions=False)
         body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "list the files"}]}
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.post(
                 "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}", **headers}
             )

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request, Response
 from typer.testing import CliRunner
@@ -109,8 +109,8 @@ def app(ledger: InMemoryLedger, approvals: InMemoryApprovals, classifier: Classi
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gatehouse") as client:
+async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://gatehouse") as client:
         yield client
 
 
@@ -137,7 +137,7 @@ def ballot(shown: dict[str, Any] | None = None, decision: str = "approve", **cha
     }
 
 
-async def test_from_held_to_approved(client: httpx.AsyncClient, held: Approval) -> None:
+async def test_from_held_to_approved(client: httpx2.AsyncClient, held: Approval) -> None:
     path = f"/v1/approvals/{held.approval_id}"
     (listed,) = (await client.get("/v1/approvals", headers=as_("bob"))).json()["data"]
     assert (listed["id"], listed["state"]) == (held.approval_id, "NEEDS_PLAN")
@@ -155,7 +155,9 @@ async def test_from_held_to_approved(client: httpx.AsyncClient, held: Approval) 
     assert voted.json()["votes"][0]["person"] == "bob"
 
 
-async def test_r3_says_that_a_second_person_is_missing(client: httpx.AsyncClient, approvals: InMemoryApprovals) -> None:
+async def test_r3_says_that_a_second_person_is_missing(
+    client: httpx2.AsyncClient, approvals: InMemoryApprovals
+) -> None:
     found = await approvals.propose(proposal(risk=Risk.R3))
     assert isinstance(found, Approval)
     path = f"/v1/approvals/{found.approval_id}"
@@ -168,13 +170,13 @@ async def test_r3_says_that_a_second_person_is_missing(client: httpx.AsyncClient
     assert second.json()["state"] == "APPROVED"
 
 
-async def test_a_plan_goes_to_the_call_as_well(client: httpx.AsyncClient, held: Approval) -> None:
+async def test_a_plan_goes_to_the_call_as_well(client: httpx2.AsyncClient, held: Approval) -> None:
     path = f"/v1/gate/calls/{held.proposal.gate_call_id}"
     reply = await client.post(f"{path}/plan", headers=as_("agent"), json=PLAN)
     assert (reply.json()["id"], reply.json()["state"]) == (held.approval_id, "PENDING")
 
 
-async def test_the_call_shows_once_it_is_approved(client: httpx.AsyncClient, held: Approval) -> None:
+async def test_the_call_shows_once_it_is_approved(client: httpx2.AsyncClient, held: Approval) -> None:
     path = f"/v1/gate/calls/{held.proposal.gate_call_id}"
     before = (await client.get(path, headers=as_("agent"))).json()
     assert (before["state"], before["arguments"]) == ("NEEDS_PLAN", None)
@@ -188,7 +190,7 @@ async def test_the_call_shows_once_it_is_approved(client: httpx.AsyncClient, hel
     ("key", "status"),
     [("agent", 403), ("auditor", 403), ("nobody", 403), ("eve", 404), ("stranger", 401)],
 )
-async def test_who_may_not_vote(client: httpx.AsyncClient, held: Approval, key: str, status: int) -> None:
+async def test_who_may_not_vote(client: httpx2.AsyncClient, held: Approval, key: str, status: int) -> None:
     planned = await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
     body = ballot(planned.json())
     reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_(key), json=body)
@@ -197,7 +199,7 @@ async def test_who_may_not_vote(client: httpx.AsyncClient, held: Approval, key: 
     assert state == "PENDING"
 
 
-async def test_the_requester_does_not_vote(client: httpx.AsyncClient, ledger: InMemoryLedger, held: Approval) -> None:
+async def test_the_requester_does_not_vote(client: httpx2.AsyncClient, ledger: InMemoryLedger, held: Approval) -> None:
     ledger.add_key("ann-2", Scope.APPROVE, person="Ann")
     planned = await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
     body = ballot(planned.json())
@@ -206,7 +208,7 @@ async def test_the_requester_does_not_vote(client: httpx.AsyncClient, ledger: In
 
 
 @pytest.mark.parametrize("field", ["action_digest", "display_digest"])
-async def test_a_vote_echoes_what_was_shown(client: httpx.AsyncClient, held: Approval, field: str) -> None:
+async def test_a_vote_echoes_what_was_shown(client: httpx2.AsyncClient, held: Approval, field: str) -> None:
     planned = await client.post(f"/v1/approvals/{held.approval_id}/plan", headers=as_("agent"), json=PLAN)
     body = ballot(planned.json(), **{field: "0" * 64})
     reply = await client.post(f"/v1/approvals/{held.approval_id}/votes", headers=as_("bob"), json=body)
@@ -214,7 +216,7 @@ async def test_a_vote_echoes_what_was_shown(client: httpx.AsyncClient, held: App
 
 
 async def test_each_tenant_has_its_own_queue(
-    client: httpx.AsyncClient, approvals: InMemoryApprovals, held: Approval
+    client: httpx2.AsyncClient, approvals: InMemoryApprovals, held: Approval
 ) -> None:
     foreign = await approvals.propose(proposal("other", number=2))
     assert isinstance(foreign, Approval)
@@ -232,20 +234,20 @@ async def test_each_tenant_has_its_own_queue(
         assert (await client.request(method, path, headers=as_("bob"), json=body)).status_code == 404
 
 
-async def test_the_queue_is_filtered_by_state(client: httpx.AsyncClient, held: Approval) -> None:
+async def test_the_queue_is_filtered_by_state(client: httpx2.AsyncClient, held: Approval) -> None:
     empty = await client.get("/v1/approvals?state=PENDING", headers=as_("bob"))
     assert empty.json()["data"] == []
     found = await client.get("/v1/approvals?state=NEEDS_PLAN", headers=as_("bob"))
     assert [each["id"] for each in found.json()["data"]] == [held.approval_id]
 
 
-async def test_a_key_without_a_scope_sees_nothing(client: httpx.AsyncClient, held: Approval) -> None:
+async def test_a_key_without_a_scope_sees_nothing(client: httpx2.AsyncClient, held: Approval) -> None:
     for path in ("/v1/approvals", f"/v1/approvals/{held.approval_id}", f"/v1/gate/calls/{held.approval_id}"):
         assert (await client.get(path, headers=as_("auditor"))).status_code == 403
         assert (await client.get(path)).status_code == 401
 
 
-async def test_a_request_can_be_cancelled(client: httpx.AsyncClient, held: Approval) -> None:
+async def test_a_request_can_be_cancelled(client: httpx2.AsyncClient, held: Approval) -> None:
     path = f"/v1/approvals/{held.approval_id}/cancel"
     reply = await client.post(path, headers=as_("agent"), json={"reason": "no longer needed"})
     assert reply.json()["state"] == "CANCELLED"
@@ -270,7 +272,7 @@ async def test_a_request_can_be_cancelled(client: httpx.AsyncClient, held: Appro
     ],
 )
 async def test_a_body_that_is_not_exactly_right_is_refused(
-    client: httpx.AsyncClient, held: Approval, suffix: str, body: dict[str, Any]
+    client: httpx2.AsyncClient, held: Approval, suffix: str, body: dict[str, Any]
 ) -> None:
     reply = await client.post(f"/v1/approvals/{held.approval_id}/{suffix}", headers=as_("bob"), json=body)
     assert reply.status_code == 400
@@ -281,7 +283,7 @@ async def test_a_body_that_is_not_exactly_right_is_refused(
 
 
 async def test_a_voter_needs_one_of_the_roles_that_the_policy_asks_for(
-    client: httpx.AsyncClient, ledger: InMemoryLedger, approvals: InMemoryApprovals
+    client: httpx2.AsyncClient, ledger: InMemoryLedger, approvals: InMemoryApprovals
 ) -> None:
     ledger.add_key("dora", Scope.APPROVE, person="dora", roles=frozenset({"dba"}))
     found = await approvals.propose(replace(proposal(), approver_roles=("sre", "dba")))
@@ -298,7 +300,7 @@ async def test_a_voter_needs_one_of_the_roles_that_the_policy_asks_for(
     assert voted.json()["state"] == "APPROVED"
 
 
-async def test_to_say_no_takes_no_role(client: httpx.AsyncClient, approvals: InMemoryApprovals) -> None:
+async def test_to_say_no_takes_no_role(client: httpx2.AsyncClient, approvals: InMemoryApprovals) -> None:
     found = await approvals.propose(replace(proposal(), approver_roles=("sre",)))
     assert isinstance(found, Approval)
     path = f"/v1/approvals/{found.approval_id}"
@@ -311,7 +313,7 @@ async def test_to_say_no_takes_no_role(client: httpx.AsyncClient, approvals: InM
     ("key", "status"), [("agent", 403), ("auditor", 403), ("eve", 404), ("stranger", 401), ("bob", 200), ("root", 200)]
 )
 async def test_who_may_end_a_request_before_its_time(
-    client: httpx.AsyncClient, held: Approval, key: str, status: int
+    client: httpx2.AsyncClient, held: Approval, key: str, status: int
 ) -> None:
     path = f"/v1/approvals/{held.approval_id}"
     reply = await client.post(f"{path}/expire", headers=as_(key), json={"reason": "superseded"})
@@ -324,7 +326,7 @@ async def test_who_may_end_a_request_before_its_time(
 
 
 async def test_a_review_is_shown_beside_the_request_and_signed_by_nobody(
-    client: httpx.AsyncClient, approvals: InMemoryApprovals, held: Approval
+    client: httpx2.AsyncClient, approvals: InMemoryApprovals, held: Approval
 ) -> None:
     path = f"/v1/approvals/{held.approval_id}"
     before = (await client.get(path, headers=as_("bob"))).json()
@@ -343,7 +345,7 @@ async def test_a_review_is_shown_beside_the_request_and_signed_by_nobody(
 # --- frozen keys -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_key_is_frozen_listed_and_released(client: httpx.AsyncClient, held: Approval) -> None:
+async def test_a_key_is_frozen_listed_and_released(client: httpx2.AsyncClient, held: Approval) -> None:
     key_id = held.proposal.requester_key
     path = f"/v1/gate/frozen/{key_id}"
     made = (await client.post(path, headers=as_("bob"), json={"reason": "it went astray"})).json()
@@ -371,7 +373,7 @@ async def test_a_key_is_frozen_listed_and_released(client: httpx.AsyncClient, he
     ],
 )
 async def test_a_freeze_that_is_not_exactly_right_is_refused(
-    client: httpx.AsyncClient, approvals: InMemoryApprovals, path: str, body: dict[str, Any]
+    client: httpx2.AsyncClient, approvals: InMemoryApprovals, path: str, body: dict[str, Any]
 ) -> None:
     reply = await client.post(f"/v1/gate/frozen/key_1{path}", headers=as_("root"), json=body)
     assert reply.status_code == 400
@@ -379,7 +381,7 @@ async def test_a_freeze_that_is_not_exactly_right_is_refused(
 
 
 @pytest.mark.parametrize(("key", "status"), [("agent", 403), ("auditor", 403), ("stranger", 401)])
-async def test_who_may_not_freeze(client: httpx.AsyncClient, key: str, status: int) -> None:
+async def test_who_may_not_freeze(client: httpx2.AsyncClient, key: str, status: int) -> None:
     assert (await client.get("/v1/gate/frozen", headers=as_(key))).status_code == status
     assert (await client.post("/v1/gate/frozen/key_2", headers=as_(key), json={})).status_code == status
 
@@ -397,7 +399,7 @@ async def released(approvals: InMemoryApprovals, held: Approval) -> Approval:
     return held
 
 
-async def test_a_released_call_is_reported(client: httpx.AsyncClient, released: Approval) -> None:
+async def test_a_released_call_is_reported(client: httpx2.AsyncClient, released: Approval) -> None:
     path = f"/v1/approvals/{released.approval_id}"
     body = {"outcome": "failed", "exit_code": 3, "note": "it did not work"}
     found = (await client.post(f"{path}/report", headers=as_("bob"), json=body)).json()
@@ -412,14 +414,14 @@ async def test_a_released_call_is_reported(client: httpx.AsyncClient, released: 
     ("key", "status"), [("agent", 403), ("auditor", 403), ("eve", 404), ("stranger", 401), ("root", 200)]
 )
 async def test_who_may_report(
-    client: httpx.AsyncClient, released: Approval, suffix: str, key: str, status: int
+    client: httpx2.AsyncClient, released: Approval, suffix: str, key: str, status: int
 ) -> None:
     path = f"/v1/approvals/{released.approval_id}/{suffix}"
     reply = await client.post(path, headers=as_(key), json={"outcome": "succeeded"})
     assert reply.status_code == status, "the key of these tests that may infer is not the one that requested"
 
 
-async def test_a_call_that_was_not_released_is_not_reported(client: httpx.AsyncClient, held: Approval) -> None:
+async def test_a_call_that_was_not_released_is_not_reported(client: httpx2.AsyncClient, held: Approval) -> None:
     for suffix in ("report", "rollback"):
         path = f"/v1/approvals/{held.approval_id}/{suffix}"
         reply = await client.post(path, headers=as_("bob"), json={"outcome": "succeeded"})
@@ -440,14 +442,14 @@ async def test_a_call_that_was_not_released_is_not_reported(client: httpx.AsyncC
     ],
 )
 async def test_a_report_that_is_not_exactly_right_is_refused(
-    client: httpx.AsyncClient, released: Approval, suffix: str, body: dict[str, Any]
+    client: httpx2.AsyncClient, released: Approval, suffix: str, body: dict[str, Any]
 ) -> None:
     reply = await client.post(f"/v1/approvals/{released.approval_id}/{suffix}", headers=as_("bob"), json=body)
     assert reply.status_code == 400
 
 
 async def test_the_dry_run_explains_and_changes_nothing(
-    client: httpx.AsyncClient, approvals: InMemoryApprovals
+    client: httpx2.AsyncClient, approvals: InMemoryApprovals
 ) -> None:
     body = {"tool": "shell", "arguments": {"command": "bash -c 'kubectl delete ns prod'"}}
     found = (await client.post("/v1/gate/classify", headers=as_("agent"), json=body)).json()
@@ -461,7 +463,7 @@ async def test_the_dry_run_explains_and_changes_nothing(
 
 
 async def test_a_store_that_is_down_is_said_so(
-    client: httpx.AsyncClient, approvals: InMemoryApprovals, held: Approval
+    client: httpx2.AsyncClient, approvals: InMemoryApprovals, held: Approval
 ) -> None:
     approvals.down = True
     reply = await client.get(f"/v1/approvals/{held.approval_id}", headers=as_("bob"))
@@ -481,9 +483,9 @@ class LocalClient:
         self.url = "http://gatehouse"
 
     def request(self, method: str, path: str, body: dict[str, object] | None = None, **params: str) -> Any:
-        async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
-            async with httpx.AsyncClient(transport=transport, base_url=self.url) as client:
+        async def ask() -> httpx2.Response:
+            transport = httpx2.ASGITransport(self.app)
+            async with httpx2.AsyncClient(transport=transport, base_url=self.url) as client:
                 return await client.request(method, path, json=body, params=params or None, headers=as_(self.key))
 
         reply = asyncio.run(ask())

@@ -1,7 +1,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request, Response
 
@@ -27,7 +27,7 @@ def ledger() -> InMemoryLedger:
 
 
 @pytest.fixture
-async def client(ledger: InMemoryLedger) -> AsyncIterator[httpx.AsyncClient]:
+async def client(ledger: InMemoryLedger) -> AsyncIterator[httpx2.AsyncClient]:
     app = FastAPI()
     app.include_router(create_budgets_router(Authorizer(ledger), ledger, FixedClock()))
 
@@ -35,13 +35,13 @@ async def client(ledger: InMemoryLedger) -> AsyncIterator[httpx.AsyncClient]:
         return error_response(error)
 
     app.add_exception_handler(GatehouseError, on_error)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
         client.headers["authorization"] = "Bearer root"
         yield client
 
 
-async def test_money_is_kept_in_integer_millionths(client: httpx.AsyncClient, ledger: InMemoryLedger) -> None:
+async def test_money_is_kept_in_integer_millionths(client: httpx2.AsyncClient, ledger: InMemoryLedger) -> None:
     body = {"tenant": "acme", "team": "web", "money": "12.345678", "window": "week", "alerts": [90, 50, 90]}
     reply = await client.post(PATH, json=body)
     assert reply.status_code == 201
@@ -54,14 +54,14 @@ async def test_money_is_kept_in_integer_millionths(client: httpx.AsyncClient, le
     assert made["window_ends_ms"] - made["window_starts_ms"] == 7 * 86_400_000
 
 
-async def test_a_fixed_window_begins_now_unless_it_is_anchored(client: httpx.AsyncClient) -> None:
+async def test_a_fixed_window_begins_now_unless_it_is_anchored(client: httpx2.AsyncClient) -> None:
     made = (await client.post(PATH, json={**BODY, "window": "fixed", "every_s": 3600})).json()
     assert (made["window_starts_ms"], made["window_ends_ms"]) == (NOW_MS, NOW_MS + 3_600_000)
     anchored = {**BODY, "window": "fixed", "every_s": 3600, "anchor_ms": NOW_MS - 60_000}
     assert (await client.post(PATH, json=anchored)).json()["window_starts_ms"] == NOW_MS - 60_000
 
 
-async def test_a_budget_of_a_name_is_replaced_and_removed(client: httpx.AsyncClient, ledger: InMemoryLedger) -> None:
+async def test_a_budget_of_a_name_is_replaced_and_removed(client: httpx2.AsyncClient, ledger: InMemoryLedger) -> None:
     for tokens in (10, 20):
         assert (await client.put(f"{PATH}/mine", json={**BODY, "tokens": tokens})).json()["amount"] == tokens
     [shown] = (await client.get(PATH, params={"tenant": "acme"})).json()["data"]
@@ -72,7 +72,7 @@ async def test_a_budget_of_a_name_is_replaced_and_removed(client: httpx.AsyncCli
     assert ledger.actors == ["key_1", "key_1", "key_1"]
 
 
-async def test_a_key_sees_the_budgets_that_hold_for_it(client: httpx.AsyncClient, ledger: InMemoryLedger) -> None:
+async def test_a_key_sees_the_budgets_that_hold_for_it(client: httpx2.AsyncClient, ledger: InMemoryLedger) -> None:
     mine, other = ledger.add_key("mine"), ledger.add_key("other")
     for name, body in {
         "all": {}, "web": {"team": "web"}, "mine": {"key_id": mine.key_id}, "other": {"key_id": other.key_id},
@@ -83,7 +83,7 @@ async def test_a_key_sees_the_budgets_that_hold_for_it(client: httpx.AsyncClient
     assert [each["id"] for each in reply.json()["data"]] == ["all", "mine"]
 
 
-async def test_setting_and_listing_takes_the_scope_admin(client: httpx.AsyncClient) -> None:
+async def test_setting_and_listing_takes_the_scope_admin(client: httpx2.AsyncClient) -> None:
     client.headers["authorization"] = "Bearer agent"
     assert (await client.post(PATH, json=BODY)).status_code == 403
     assert (await client.put(f"{PATH}/mine", json=BODY)).status_code == 403
@@ -116,7 +116,7 @@ async def test_setting_and_listing_takes_the_scope_admin(client: httpx.AsyncClie
     ],
 )
 async def test_what_makes_no_sense_is_refused_by_name(
-    client: httpx.AsyncClient, ledger: InMemoryLedger, change: dict[str, Any], says: str
+    client: httpx2.AsyncClient, ledger: InMemoryLedger, change: dict[str, Any], says: str
 ) -> None:
     reply = await client.post(PATH, json={**BODY, **change})
     assert reply.status_code == 400
@@ -124,10 +124,10 @@ async def test_what_makes_no_sense_is_refused_by_name(
     assert ledger.kept_budgets == {}
 
 
-async def test_a_name_that_no_budget_may_have_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_name_that_no_budget_may_have_is_refused(client: httpx2.AsyncClient) -> None:
     assert (await client.put(f"{PATH}/a%20b", json=BODY)).status_code in (400, 422)
     assert (await client.put(f"{PATH}/{'x' * 65}", json=BODY)).status_code in (400, 422)
 
 
-async def test_a_key_that_does_not_exist_has_no_budget(client: httpx.AsyncClient) -> None:
+async def test_a_key_that_does_not_exist_has_no_budget(client: httpx2.AsyncClient) -> None:
     assert (await client.post(PATH, json={**BODY, "key_id": "key_nobody"})).status_code == 404

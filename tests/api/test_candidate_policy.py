@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.clock import FixedClock
@@ -137,8 +137,8 @@ class House:
         self.world.ledger.add_key(APPROVER, Scope.APPROVE, person="bob")
         canary = Canary(gate, desk, self.clock, 60.0, 60.0, policies=("", self.revision))
         surface = replace(self.world.surface(), canary=canary)
-        self.http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_api(surface)), base_url="http://gatehouse",
+        self.http = httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(create_api(surface)), base_url="http://gatehouse",
             headers={"authorization": f"Bearer {KEY}"},
         )  # fmt: skip
 
@@ -217,7 +217,7 @@ class House:
     async def requests(self) -> list[Mapping[str, Any]]:
         return (await self.http.get("/v1/approvals")).json()["data"]
 
-    async def vote(self, shown: Mapping[str, Any]) -> httpx.Response:
+    async def vote(self, shown: Mapping[str, Any]) -> httpx2.Response:
         digests = {name: shown[name] for name in ("action_digest", "display_digest")}
         return await self.http.post(
             f"/v1/approvals/{shown['id']}/votes",

@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.errors import EngineFailed
@@ -26,11 +26,11 @@ from tests.fakes import BASE, JSON_START, STRONG, RuleGate, Silence, json_reply
 from tests.unit.ingress.test_chat_stream import SECRET, hold_dangerous
 
 
-def said(reply: httpx.Response) -> str:
+def said(reply: httpx2.Response) -> str:
     return reply.json()["choices"][0]["message"]["content"]
 
 
-def headers(reply: httpx.Response) -> tuple[str | None, str | None, str | None]:
+def headers(reply: httpx2.Response) -> tuple[str | None, str | None, str | None]:
     """Word, reason, model."""
     names = ("x-gatehouse-cascade", "x-gatehouse-cascade-reason", "x-gatehouse-model")
     return tuple(reply.headers.get(name) for name in names)  # type: ignore[return-value]

@@ -1,7 +1,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request, Response
 
@@ -18,7 +18,7 @@ ADAPTER = ServedModel(ModelId("by-name"), None, "vllm", "r1", 2048, False, 1)
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+async def client() -> AsyncIterator[httpx2.AsyncClient]:
     world = World(ScriptedEngine(json_reply("hi")))
     plain = world.surface()
     windows = {BASE: 65_536, STRONG: 131_072}
@@ -35,49 +35,49 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         return error_response(error)
 
     app.add_exception_handler(GatehouseError, on_error)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
         yield client
 
 
-async def ask(client: httpx.AsyncClient, key: str) -> httpx.Response:
+async def ask(client: httpx2.AsyncClient, key: str) -> httpx2.Response:
     return await client.get(PATH, headers={"authorization": f"Bearer {key}"})
 
 
-async def slugs(client: httpx.AsyncClient, key: str) -> list[tuple[str, int]]:
+async def slugs(client: httpx2.AsyncClient, key: str) -> list[tuple[str, int]]:
     reply = await ask(client, key)
     assert reply.status_code == 200
     return [(each["slug"], each["context_window"]) for each in reply.json()["models"]]
 
 
-async def test_the_catalogue_lists_auto_first_with_the_smallest_routed_window(client: httpx.AsyncClient) -> None:
+async def test_the_catalogue_lists_auto_first_with_the_smallest_routed_window(client: httpx2.AsyncClient) -> None:
     expected = [("auto", 65_536), ("demo-20b", 65_536), ("demo-120b", 131_072), ("by-name", 2048)]
     assert await slugs(client, KEY) == expected
 
 
-async def test_a_key_sees_its_own_models_only(client: httpx.AsyncClient) -> None:
+async def test_a_key_sees_its_own_models_only(client: httpx2.AsyncClient) -> None:
     assert await slugs(client, "narrow") == [("auto", 131_072), ("demo-120b", 131_072)]
 
 
-async def test_a_key_without_a_routed_model_is_not_offered_auto(client: httpx.AsyncClient) -> None:
+async def test_a_key_without_a_routed_model_is_not_offered_auto(client: httpx2.AsyncClient) -> None:
     assert await slugs(client, "adapter") == [("by-name", 2048)]
 
 
-async def test_a_key_whose_models_are_gone_gets_an_empty_catalogue(client: httpx.AsyncClient) -> None:
+async def test_a_key_whose_models_are_gone_gets_an_empty_catalogue(client: httpx2.AsyncClient) -> None:
     assert await slugs(client, "nothing") == []
 
 
-async def test_every_entry_carries_our_own_instructions(client: httpx.AsyncClient) -> None:
+async def test_every_entry_carries_our_own_instructions(client: httpx2.AsyncClient) -> None:
     models = (await ask(client, KEY)).json()["models"]
     assert all("[gatehouse:held" in each["base_instructions"] for each in models)
 
 
 @pytest.mark.parametrize(("key", "status"), [("wrong", 401), ("admin", 403)])
-async def test_a_key_without_the_scope_is_told_nothing(client: httpx.AsyncClient, key: str, status: int) -> None:
+async def test_a_key_without_the_scope_is_told_nothing(client: httpx2.AsyncClient, key: str, status: int) -> None:
     reply = await ask(client, key)
     assert reply.status_code == status
     assert "models" not in reply.json()
 
 
-async def test_without_a_key_there_is_no_catalogue(client: httpx.AsyncClient) -> None:
+async def test_without_a_key_there_is_no_catalogue(client: httpx2.AsyncClient) -> None:
     assert (await client.get(PATH)).status_code == 401

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 
@@ -55,21 +55,21 @@ def proxy(*messages: Message) -> App:
 
 
 @asynccontextmanager
-async def served(app: App) -> AsyncGenerator[httpx.AsyncClient, None]:
+async def served(app: App) -> AsyncGenerator[httpx2.AsyncClient, None]:
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
     running = asyncio.create_task(server.serve())
     try:
         while not server.started:
             await asyncio.sleep(0.01)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             yield client
     finally:
         server.should_exit = True
         await running
 
 
-async def ask(app: App, path: str) -> httpx.Response:
+async def ask(app: App, path: str) -> httpx2.Response:
     async with served(Door(app)) as client:
         return await client.post(path, json={})
 
@@ -148,7 +148,7 @@ async def test_nothing_follows_the_last_event(path: str, last: bytes, comments: 
 
 
 async def test_a_whole_reply_that_breaks_off_does_not_look_complete() -> None:
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(httpx2.RemoteProtocolError):
         await ask(proxy(start(200, _JSON), body(b'{"half":')), "/v1/chat/completions")
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.clock import SystemClock
@@ -32,7 +32,7 @@ async def drill(house: House, key: str = ROOT, tell: Callable[[str], object] = _
     async with served(house) as url:
 
         def carry_out() -> inc04.DrillReport | inc04.DrillRefused:
-            with httpx.Client(base_url=url, timeout=30) as http:
+            with httpx2.Client(base_url=url, timeout=30) as http:
                 try:
                     return inc04.run(http, key, tell)
                 except inc04.DrillRefused as refused:
@@ -94,5 +94,5 @@ async def test_without_an_operators_key_there_is_no_drill(house: House) -> None:
 
 
 def test_without_a_server_there_is_no_drill() -> None:
-    with httpx.Client(base_url="http://127.0.0.1:9") as http, pytest.raises(inc04.DrillRefused, match="no Gatehouse"):
+    with httpx2.Client(base_url="http://127.0.0.1:9") as http, pytest.raises(inc04.DrillRefused, match="no Gatehouse"):
         inc04.run(http, "key", lambda line: None)

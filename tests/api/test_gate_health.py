@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.errors import GateUnavailable
@@ -29,7 +29,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         yield found
 
 
-async def get(house: House, path: str, key: str = AGENT) -> httpx.Response:
+async def get(house: House, path: str, key: str = AGENT) -> httpx2.Response:
     async with house.client(key) as client:
         return await client.get(path)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.ingress.settings import IngressSettings
@@ -84,10 +84,10 @@ def calling(stream: bool) -> ScriptedEngine:
     return ScriptedEngine(json_reply(None, [CALL], "tool_calls"))
 
 
-def client(world: World, **headers: str) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_api(world.surface()), raise_app_exceptions=False)
+def client(world: World, **headers: str) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(create_api(world.surface()), raise_app_exceptions=False)
     own = {"authorization": f"Bearer {KEY}", **headers}
-    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=own)
+    return httpx2.AsyncClient(transport=transport, base_url="http://test", headers=own)
 
 
 async def ask(

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -51,12 +51,14 @@ HELLO = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
 AUTH = {"authorization": f"Bearer {KEY}"}
 
 
-def client(world: World, **headers: str) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_api(world.surface()), raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test", headers={**AUTH, **headers})
+def client(world: World, **headers: str) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(create_api(world.surface()), raise_app_exceptions=False)
+    return httpx2.AsyncClient(transport=transport, base_url="http://test", headers={**AUTH, **headers})
 
 
-async def post(world: World, body: object = None, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
+async def post(
+    world: World, body: object = None, path: str = "/v1/chat/completions", **headers: str
+) -> httpx2.Response:
     async with client(world, **headers) as http:
         content = body if isinstance(body, bytes) else json.dumps(HELLO if body is None else body).encode()
         return await http.post(path, content=content)
@@ -560,8 +562,8 @@ async def test_text_flows_when_the_audit_sink_is_down_and_is_recorded_later() ->
     world = World(ScriptedEngine(json_reply("hi")))
     world.audit.down = True
     surface = world.surface()
-    transport = httpx.ASGITransport(create_api(surface), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=AUTH) as http:
+    transport = httpx2.ASGITransport(create_api(surface), raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=AUTH) as http:
         reply = await http.post("/v1/chat/completions", json=HELLO)
         assert reply.status_code == 200
         assert "x-gatehouse-audit-index" not in reply.headers

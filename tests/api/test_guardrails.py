@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.guardrails.guard import RULES, Guardrails
@@ -164,11 +164,13 @@ class Guarded:
         )  # fmt: skip
         return replace(surface, journey=journey, recorder=recorder)
 
-    async def post(self, dialect: str, body: Mapping[str, Any], stream: bool = False, **headers: str) -> httpx.Response:
+    async def post(
+        self, dialect: str, body: Mapping[str, Any], stream: bool = False, **headers: str
+    ) -> httpx2.Response:
         surface = self.surface()
         wanted = dict(body) | ({"stream": True} if stream else {}) | ({} if "model" in body else {"model": "auto"})
-        transport = httpx.ASGITransport(create_api(surface))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        transport = httpx2.ASGITransport(create_api(surface))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
             key = {"authorization": f"Bearer {KEY}"} | {name.replace("_", "-"): text for name, text in headers.items()}
             reply = await client.post(PATHS[dialect], json=wanted, headers=key)
         await surface.journey.drain()
@@ -179,12 +181,12 @@ class Guarded:
         return [dict(each.data) for each in self.world.audit.events if each.name == "guardrail.found"]
 
 
-def events_of(reply: httpx.Response) -> list[Any]:
+def events_of(reply: httpx2.Response) -> list[Any]:
     lines = [line[5:].strip() for line in reply.text.splitlines() if line.startswith("data:")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
-def said(dialect: str, reply: httpx.Response, stream: bool) -> str:
+def said(dialect: str, reply: httpx2.Response, stream: bool) -> str:
     """The text of an answer, as a client puts it together."""
     if not stream:
         body = reply.json()
@@ -212,7 +214,7 @@ def said(dialect: str, reply: httpx.Response, stream: bool) -> str:
     return text
 
 
-def ending(dialect: str, reply: httpx.Response, stream: bool) -> str:
+def ending(dialect: str, reply: httpx2.Response, stream: bool) -> str:
     """How an answer says that it ended."""
     bodies = events_of(reply) if stream else [reply.json()]
     for body in reversed(bodies):

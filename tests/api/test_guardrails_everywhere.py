@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.guardrails.guard import RULES
@@ -111,10 +111,10 @@ def answers() -> ScriptedEngine:
     return ScriptedEngine([JSON_START, b'{"token_ids": [1], "count": 1, "tokens": [1], "prompt": "x", "data": []}'])
 
 
-async def post(guarded: Guarded, path: str, body: Body) -> httpx.Response:
+async def post(guarded: Guarded, path: str, body: Body) -> httpx2.Response:
     surface = guarded.surface()
-    transport = httpx.ASGITransport(create_api(surface))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    transport = httpx2.ASGITransport(create_api(surface))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         asked = body if "requests" in body else {"model": "auto", **body}
         reply = await client.post(path, json=asked, headers={"authorization": f"Bearer {KEY}"})
     await surface.journey.drain()

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.audit.notes import parse_checkpoint, parse_note
@@ -187,7 +187,7 @@ async def test_a_proof_of_a_strangers_record_has_hashes_alone(house: Tenants) ->
     assert (await house.send(runner, held)).status_code == 200
 
 
-async def bundle(house: Tenants, key: str) -> httpx.Response:
+async def bundle(house: Tenants, key: str) -> httpx2.Response:
     """All entries of the log, as a monitor takes them."""
     await house.sink.prove((await house.sink.head()).size - 1)
     size = parse_checkpoint(parse_note(await house.sink.checkpoint()).text).size

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.ingress.session import SESSION_HEADERS, cache_salt_of, session_of
@@ -43,7 +43,7 @@ async def house(tmp_path: Path) -> AsyncIterator[Tenants]:
         yield opened
 
 
-def plain(reply: httpx.Response, ids: Ids) -> Told:
+def plain(reply: httpx2.Response, ids: Ids) -> Told:
     """What a reply tells, without what is random in it."""
     found = told(reply, ids)
     headers = tuple((name, value) for name, value in found.headers if name not in _NEW)

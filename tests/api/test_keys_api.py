@@ -1,7 +1,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request, Response
 
@@ -22,7 +22,7 @@ def ledger() -> InMemoryLedger:
 
 
 @pytest.fixture
-async def client(ledger: InMemoryLedger) -> AsyncIterator[httpx.AsyncClient]:
+async def client(ledger: InMemoryLedger) -> AsyncIterator[httpx2.AsyncClient]:
     app = FastAPI()
     app.include_router(create_keys_router(Authorizer(ledger), ledger))
 
@@ -30,8 +30,8 @@ async def client(ledger: InMemoryLedger) -> AsyncIterator[httpx.AsyncClient]:
         return error_response(error)
 
     app.add_exception_handler(GatehouseError, on_error)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
         client.headers["authorization"] = "Bearer root"
         yield client
 
@@ -39,7 +39,7 @@ async def client(ledger: InMemoryLedger) -> AsyncIterator[httpx.AsyncClient]:
 BODY: dict[str, Any] = {"tenant": "acme", "name": "laptop"}
 
 
-async def test_a_key_is_created_and_shown_once(client: httpx.AsyncClient, ledger: InMemoryLedger) -> None:
+async def test_a_key_is_created_and_shown_once(client: httpx2.AsyncClient, ledger: InMemoryLedger) -> None:
     body = {
         **BODY,
         "person": "alice",
@@ -68,7 +68,7 @@ async def test_a_key_is_created_and_shown_once(client: httpx.AsyncClient, ledger
     assert ledger.actors == ["key_1"]
 
 
-async def test_the_defaults_are_the_strict_ones(client: httpx.AsyncClient) -> None:
+async def test_the_defaults_are_the_strict_ones(client: httpx2.AsyncClient) -> None:
     created = (await client.post("/v1/admin/keys", json=BODY)).json()
     assert created["scopes"] == ["inference"]
     assert (created["gate_profile"], created["models"], created["person"]) == ("ops", None, None)
@@ -76,7 +76,7 @@ async def test_the_defaults_are_the_strict_ones(client: httpx.AsyncClient) -> No
 
 
 @pytest.mark.parametrize("change", [{"hold_s": 600}, {"hold_s": 0}, {"budget_tokens": 1}, {"budget_tokens": 2**53 - 1}])
-async def test_the_ends_of_the_ranges_are_within(client: httpx.AsyncClient, change: dict[str, int]) -> None:
+async def test_the_ends_of_the_ranges_are_within(client: httpx2.AsyncClient, change: dict[str, int]) -> None:
     created = (await client.post("/v1/admin/keys", json={**BODY, **change})).json()
     assert {name: created[name] for name in change} == change
 
@@ -114,7 +114,7 @@ async def test_the_ends_of_the_ranges_are_within(client: httpx.AsyncClient, chan
     ],
 )
 async def test_a_bad_body_names_its_field(
-    client: httpx.AsyncClient, ledger: InMemoryLedger, change: dict[str, Any], param: str
+    client: httpx2.AsyncClient, ledger: InMemoryLedger, change: dict[str, Any], param: str
 ) -> None:
     reply = await client.post("/v1/admin/keys", json={**BODY, **change})
     assert reply.status_code == 400
@@ -123,17 +123,17 @@ async def test_a_bad_body_names_its_field(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"tenant":"a","tenant":"b","name":"n"}', b"[" * 9999])
-async def test_what_is_not_an_object_is_refused(client: httpx.AsyncClient, content: bytes) -> None:
+async def test_what_is_not_an_object_is_refused(client: httpx2.AsyncClient, content: bytes) -> None:
     reply = await client.post("/v1/admin/keys", content=content)
     assert reply.status_code == 400
     assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_a_huge_body_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_huge_body_is_refused(client: httpx2.AsyncClient) -> None:
     assert (await client.post("/v1/admin/keys", json={**BODY, "name": "n" * 70_000})).status_code == 413
 
 
-async def test_a_revoked_key_is_revoked(client: httpx.AsyncClient, ledger: InMemoryLedger) -> None:
+async def test_a_revoked_key_is_revoked(client: httpx2.AsyncClient, ledger: InMemoryLedger) -> None:
     created = (await client.post("/v1/admin/keys", json=BODY)).json()
     reply = await client.delete(f"/v1/admin/keys/{created['id']}")
     assert reply.status_code == 200
@@ -141,12 +141,12 @@ async def test_a_revoked_key_is_revoked(client: httpx.AsyncClient, ledger: InMem
     assert ledger.keys[created["key"]].revoked_ms is not None
 
 
-async def test_an_unknown_key_is_404(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_key_is_404(client: httpx2.AsyncClient) -> None:
     reply = await client.delete("/v1/admin/keys/key_nobody")
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_keys_are_listed_per_tenant(client: httpx.AsyncClient) -> None:
+async def test_keys_are_listed_per_tenant(client: httpx2.AsyncClient) -> None:
     await client.post("/v1/admin/keys", json={**BODY, "tenant": "other"})
     listed = (await client.get("/v1/admin/keys", params={"tenant": "other"})).json()
     assert [key["tenant"] for key in listed["data"]] == ["other"]
@@ -157,7 +157,7 @@ async def test_keys_are_listed_per_tenant(client: httpx.AsyncClient) -> None:
     [("POST", "/v1/admin/keys"), ("GET", "/v1/admin/keys"), ("DELETE", "/v1/admin/keys/key_1")],
 )
 async def test_every_route_needs_the_admin_scope(
-    client: httpx.AsyncClient, ledger: InMemoryLedger, method: str, path: str
+    client: httpx2.AsyncClient, ledger: InMemoryLedger, method: str, path: str
 ) -> None:
     for key, status in (("agent", 403), ("stranger", 401)):
         reply = await client.request(method, path, json=BODY, headers={"authorization": f"Bearer {key}"})

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
-import httpx
+import httpx2
 import jsonschema
 import pytest
 import requests
@@ -103,8 +103,8 @@ def test_every_schema_is_one() -> None:
 
 
 async def test_the_document_needs_no_key_and_everything_else_but_probes_does() -> None:
-    transport = httpx.ASGITransport(create_api(answering().surface()), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    transport = httpx2.ASGITransport(create_api(answering().surface()), raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
         reply = await http.get("/openapi.json")
         assert reply.status_code == 200
         assert reply.headers["content-type"] == "application/json"
@@ -153,9 +153,9 @@ async def test_whole_replies_and_every_event_have_the_declared_shape(path: str, 
     body = {**GENERATING[path], **({"tools": TOOLS[path]} if path in TOOLS else {})}
     content = DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]
     world = answering(AnsweringEngine(*calls))
-    transport = httpx.ASGITransport(create_api(surface_of(world)), raise_app_exceptions=False)
+    transport = httpx2.ASGITransport(create_api(surface_of(world)), raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {ALL}"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
         whole = await http.post(path, json=body)
         assert whole.status_code == 200
         validate(content["application/json"]["schema"], whole.json())
@@ -175,9 +175,9 @@ async def test_what_is_said_of_things_that_exist_has_the_declared_shape() -> Non
     approval = await surface.approvals.propose(proposal())
     assert isinstance(approval, Approval)
     seen = set[tuple[str, str]]()
-    transport = httpx.ASGITransport(create_api(surface), raise_app_exceptions=False)
+    transport = httpx2.ASGITransport(create_api(surface), raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {ALL}"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
 
         async def ask(method: str, path: str, body: object = None, query: str = "", **names: str) -> Any:
             reply = await http.request(method, path.format(**names) + query, json=body)
@@ -326,13 +326,13 @@ def test_generated_requests_get_what_the_document_promises(method: str, path: st
     checks = [CHECKS.get_one(name) for name in CHECKED]
     with asyncio.Runner() as runner:
 
-        async def send(request: requests.PreparedRequest) -> httpx.Response:
+        async def send(request: requests.PreparedRequest) -> httpx2.Response:
             headers = [
                 (name.encode("latin-1"), value.encode("latin-1") if isinstance(value, str) else value)
                 for name, value in request.headers.items()
             ]
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport) as http:
+            transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx2.AsyncClient(transport=transport) as http:
                 reply = await http.request(
                     request.method or "", request.url or "", headers=headers, content=request.body
                 )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
@@ -98,13 +98,13 @@ def app_of(audit: InMemoryAudit, ledger: InMemoryLedger, clock: FixedClock, keep
 
 def client_of(
     audit: InMemoryAudit, ledger: InMemoryLedger, clock: FixedClock, keeps: bool = False
-) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app_of(audit, ledger, clock, keeps))
-    return httpx.AsyncClient(transport=transport, base_url="http://gatehouse", headers={"x-api-key": "alice"})
+) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(app_of(audit, ledger, clock, keeps))
+    return httpx2.AsyncClient(transport=transport, base_url="http://gatehouse", headers={"x-api-key": "alice"})
 
 
 @pytest.fixture
-async def client(audit: InMemoryAudit, ledger: InMemoryLedger, clock: FixedClock) -> AsyncIterator[httpx.AsyncClient]:
+async def client(audit: InMemoryAudit, ledger: InMemoryLedger, clock: FixedClock) -> AsyncIterator[httpx2.AsyncClient]:
     async with client_of(audit, ledger, clock) as client:
         yield client
 
@@ -114,7 +114,7 @@ async def client(audit: InMemoryAudit, ledger: InMemoryLedger, clock: FixedClock
 
 @pytest.mark.parametrize(("path", "body"), CALLS)
 async def test_a_report_is_a_record_and_answers_its_receipt(
-    client: httpx.AsyncClient, audit: Committing, path: str, body: dict[str, Any]
+    client: httpx2.AsyncClient, audit: Committing, path: str, body: dict[str, Any]
 ) -> None:
     reply = await client.post(path, json=body)
     assert reply.status_code == 201
@@ -126,7 +126,7 @@ async def test_a_report_is_a_record_and_answers_its_receipt(
     assert (told["index"], told["leaf_hash"]) == (receipt.index, receipt.leaf_hash.hex())
 
 
-async def test_a_closed_change_says_how_it_ended_and_who_says_so(client: httpx.AsyncClient, audit: Committing) -> None:
+async def test_a_closed_change_says_how_it_ended_and_who_says_so(client: httpx2.AsyncClient, audit: Committing) -> None:
     assert (await client.post("/v1/changes/team/CHG-1/close", json=CLOSED)).json()["id"] == "team/CHG-1"
     [event] = audit.reported
     assert (event.name, event.tenant) == ("change.closed", "acme")
@@ -151,12 +151,14 @@ async def test_a_reason_is_no_field_of_the_record(
     assert "it went well" not in json.dumps(dict(event.data))
 
 
-async def test_a_key_of_a_service_names_no_person(client: httpx.AsyncClient, audit: InMemoryAudit) -> None:
+async def test_a_key_of_a_service_names_no_person(client: httpx2.AsyncClient, audit: InMemoryAudit) -> None:
     await client.post("/v1/incidents", json=INCIDENT, headers={"x-api-key": "admin"})
     assert "reporter" not in audit.events[0].data
 
 
-async def test_an_incident_is_told_from_its_opening_to_its_end(client: httpx.AsyncClient, audit: InMemoryAudit) -> None:
+async def test_an_incident_is_told_from_its_opening_to_its_end(
+    client: httpx2.AsyncClient, audit: InMemoryAudit
+) -> None:
     opened = await client.post("/v1/incidents", json={**INCIDENT, "change_id": "CHG-1", "title": "Slow"})
     incident_id = opened.json()["id"]
     await client.post(f"/v1/incidents/{incident_id}/update", json={"severity": "low", "outcome": "mitigated"})
@@ -167,7 +169,7 @@ async def test_an_incident_is_told_from_its_opening_to_its_end(client: httpx.Asy
     assert audit.events[0].data["change_id"] == "CHG-1"
 
 
-async def test_a_rollout_belongs_to_no_tenant(client: httpx.AsyncClient, audit: InMemoryAudit) -> None:
+async def test_a_rollout_belongs_to_no_tenant(client: httpx2.AsyncClient, audit: InMemoryAudit) -> None:
     body = {**ROLLOUT, "model": "demo-20b", "revision": "r2", "previous_revision": "r1", "reason": "error rate 0.1 %"}
     await client.post("/v1/rollouts/events", json=body)
     [event] = audit.events
@@ -177,7 +179,7 @@ async def test_a_rollout_belongs_to_no_tenant(client: httpx.AsyncClient, audit: 
 
 @pytest.mark.parametrize(("path", "body"), CALLS[:4])
 async def test_an_administrator_may_report_for_another_tenant(
-    client: httpx.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any]
+    client: httpx2.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any]
 ) -> None:
     await client.post(path, json={**body, "tenant": "other"})
     assert audit.events[0].tenant == "other"
@@ -196,7 +198,7 @@ ONCE = [
 
 @pytest.mark.parametrize(("path", "body"), ONCE)
 async def test_what_happens_once_is_recorded_once(
-    client: httpx.AsyncClient, audit: InMemoryAudit, clock: FixedClock, path: str, body: dict[str, Any]
+    client: httpx2.AsyncClient, audit: InMemoryAudit, clock: FixedClock, path: str, body: dict[str, Any]
 ) -> None:
     first = await client.post(path, json=body)
     clock.advance(3_600_000)
@@ -207,7 +209,7 @@ async def test_what_happens_once_is_recorded_once(
 
 @pytest.mark.parametrize(("path", "body"), CALLS)
 async def test_a_repetition_with_the_same_key_answers_the_first_receipt(
-    client: httpx.AsyncClient, audit: InMemoryAudit, clock: FixedClock, path: str, body: dict[str, Any]
+    client: httpx2.AsyncClient, audit: InMemoryAudit, clock: FixedClock, path: str, body: dict[str, Any]
 ) -> None:
     headers = {"idempotency-key": "k1"}
     first = await client.post(path, json=body, headers=headers)
@@ -218,7 +220,7 @@ async def test_a_repetition_with_the_same_key_answers_the_first_receipt(
 
 
 async def test_a_repetition_is_no_conflict_in_the_log(
-    client: httpx.AsyncClient, audit: Committing, clock: FixedClock
+    client: httpx2.AsyncClient, audit: Committing, clock: FixedClock
 ) -> None:
     for body in (CLOSED, CLOSED, {**CLOSED, "outcome": "failed"}):
         await client.post("/v1/changes/CHG-1/close", json=body)
@@ -226,7 +228,7 @@ async def test_a_repetition_is_no_conflict_in_the_log(
     assert audit.conflicts == 0, "the sink would take it for an attempt at forgery"
 
 
-async def test_two_repetitions_at_once_are_one_record(client: httpx.AsyncClient, audit: Committing) -> None:
+async def test_two_repetitions_at_once_are_one_record(client: httpx2.AsyncClient, audit: Committing) -> None:
     calls = [client.post("/v1/changes/CHG-1/close", json=CLOSED) for _ in range(5)]
     replies = await asyncio.gather(*calls)
     assert len({reply.text for reply in replies}) == 1
@@ -234,7 +236,7 @@ async def test_two_repetitions_at_once_are_one_record(client: httpx.AsyncClient,
 
 
 async def test_without_a_key_what_may_happen_again_happens_again(
-    client: httpx.AsyncClient, audit: InMemoryAudit
+    client: httpx2.AsyncClient, audit: InMemoryAudit
 ) -> None:
     indices = [(await client.post("/v1/rollouts/events", json=ROLLOUT)).json()["index"] for _ in range(2)]
     assert indices == [0, 1]
@@ -251,7 +253,7 @@ CONFLICTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("path", "body", "other"), CONFLICTS)
 async def test_a_repetition_that_says_something_else_is_refused(
-    client: httpx.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any], other: dict[str, Any]
+    client: httpx2.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any], other: dict[str, Any]
 ) -> None:
     headers = {"idempotency-key": "k1"}
     await client.post(path, json=body, headers=headers)
@@ -260,13 +262,13 @@ async def test_a_repetition_that_says_something_else_is_refused(
     assert len(audit.events) == 1
 
 
-async def test_a_change_is_not_closed_again_by_somebody_else(client: httpx.AsyncClient, audit: InMemoryAudit) -> None:
+async def test_a_change_is_not_closed_again_by_somebody_else(client: httpx2.AsyncClient, audit: InMemoryAudit) -> None:
     await client.post("/v1/changes/CHG-1/close", json=CLOSED)
     again = await client.post("/v1/changes/CHG-1/close", json=CLOSED, headers={"x-api-key": "admin"})
     assert again.json()["error"]["code"] == "already_recorded"
 
 
-async def test_a_first_record_is_found_behind_many_others(client: httpx.AsyncClient, clock: FixedClock) -> None:
+async def test_a_first_record_is_found_behind_many_others(client: httpx2.AsyncClient, clock: FixedClock) -> None:
     first = await client.post("/v1/changes/CHG-1/close", json=CLOSED)
     for _ in range(11):
         await client.post("/v1/rollouts/events", json=ROLLOUT)
@@ -280,14 +282,14 @@ async def test_a_first_record_is_found_behind_many_others(client: httpx.AsyncCli
 @pytest.mark.parametrize(("path", "body"), CALLS)
 @pytest.mark.parametrize("key", [each.value for each in Scope if each is not Scope.ADMIN])
 async def test_a_report_needs_the_admin_scope(
-    client: httpx.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any], key: str
+    client: httpx2.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any], key: str
 ) -> None:
     assert (await client.post(path, json=body, headers={"x-api-key": key})).status_code == 403
     assert audit.events == []
 
 
 async def test_a_tool_that_drives_a_rollout_needs_a_narrow_scope_alone(
-    client: httpx.AsyncClient, audit: InMemoryAudit
+    client: httpx2.AsyncClient, audit: InMemoryAudit
 ) -> None:
     narrow = {"x-api-key": "rollout-events", "idempotency-key": "k1"}
     step = {**ROLLOUT, "kind": "cluster"}
@@ -298,17 +300,17 @@ async def test_a_tool_that_drives_a_rollout_needs_a_narrow_scope_alone(
     assert (event.name, event.tenant, event.data["kind"]) == ("rollout.promoted", "system", "cluster")
 
 
-class _Through(httpx.BaseTransport):
+class _Through(httpx2.BaseTransport):
     """To an app in this process, for a client that waits."""
 
     def __init__(self, app: FastAPI) -> None:
         self._client = TestClient(app)
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         reply = self._client.request(
             request.method, str(request.url), content=request.read(), headers=dict(request.headers)
         )
-        return httpx.Response(reply.status_code, content=reply.content)
+        return httpx2.Response(reply.status_code, content=reply.content)
 
 
 @pytest.mark.parametrize(("key", "why"), [("rollout-events", None), ("audit-read", "scope")])
@@ -330,7 +332,7 @@ def test_the_driver_of_a_canary_needs_no_more_than_that(
 
 @pytest.mark.parametrize("kind", [each.value for each in Kind])
 async def test_the_narrow_scope_tells_nothing_of_gatehouse_s_own_rollouts(
-    client: httpx.AsyncClient, audit: InMemoryAudit, kind: str
+    client: httpx2.AsyncClient, audit: InMemoryAudit, kind: str
 ) -> None:
     body = {**ROLLOUT, "kind": kind}
     refused = await client.post("/v1/rollouts/events", json=body, headers={"x-api-key": "rollout-events"})
@@ -341,7 +343,7 @@ async def test_the_narrow_scope_tells_nothing_of_gatehouse_s_own_rollouts(
 
 @pytest.mark.parametrize(("path", "body"), CALLS)
 async def test_a_log_that_is_down_is_no_report(
-    client: httpx.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any]
+    client: httpx2.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any]
 ) -> None:
     audit.down = True
     reply = await client.post(path, json=body)
@@ -389,7 +391,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("path", "body", "param"), BAD)
 async def test_a_bad_report_names_its_field(
-    client: httpx.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any], param: str
+    client: httpx2.AsyncClient, audit: InMemoryAudit, path: str, body: dict[str, Any], param: str
 ) -> None:
     reply = await client.post(path, json=body)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
@@ -397,14 +399,14 @@ async def test_a_bad_report_names_its_field(
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\t"])
-async def test_a_bad_idempotency_key_is_refused(client: httpx.AsyncClient, audit: InMemoryAudit, key: str) -> None:
+async def test_a_bad_idempotency_key_is_refused(client: httpx2.AsyncClient, audit: InMemoryAudit, key: str) -> None:
     reply = await client.post("/v1/incidents", json=INCIDENT, headers={"idempotency-key": key})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "idempotency-key")
     assert audit.events == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
-async def test_what_is_not_an_object_is_refused(client: httpx.AsyncClient, content: bytes) -> None:
+async def test_what_is_not_an_object_is_refused(client: httpx2.AsyncClient, content: bytes) -> None:
     assert (await client.post("/v1/incidents", content=content)).status_code == 400
 
 
@@ -467,7 +469,7 @@ def test_a_command_reports_and_prints_the_receipt(
 
 @pytest.mark.parametrize(("app", "arguments", "path", "body"), COMMANDS)
 async def test_the_server_takes_what_a_command_sends(
-    client: httpx.AsyncClient,
+    client: httpx2.AsyncClient,
     audit: InMemoryAudit,
     server: Server,
     app: Any,

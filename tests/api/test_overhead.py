@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.clock import FixedClock
@@ -57,9 +57,9 @@ def world(script: Script) -> World:
 async def took(of: World, stream: bool, status: int = 200) -> tuple[float, float]:
     """How often our own part was counted, and its sum in seconds."""
     surface = of.surface()
-    transport = httpx.ASGITransport(create_api(surface))
+    transport = httpx2.ASGITransport(create_api(surface))
     body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
         reply = await http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {KEY}"})
         assert reply.status_code == status
         await surface.journey.drain()

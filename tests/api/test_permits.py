@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.gate.permits import digest_of, verify
@@ -22,37 +22,37 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
+async def client(house: House) -> AsyncIterator[httpx2.AsyncClient]:
     async with house.client() as opened:
         yield opened
 
 
-async def propose(client: httpx.AsyncClient, arguments: object, **more: object) -> dict[str, Any]:
+async def propose(client: httpx2.AsyncClient, arguments: object, **more: object) -> dict[str, Any]:
     body = {"tool": "run", "arguments": arguments, "audience": RUNNER, **more}
     reply = await client.post("/v1/gate/calls", json=body)
     assert reply.status_code == 200, reply.text
     return reply.json()
 
 
-async def redeem(client: httpx.AsyncClient, permit: dict[str, Any], **more: object) -> httpx.Response:
+async def redeem(client: httpx2.AsyncClient, permit: dict[str, Any], **more: object) -> httpx2.Response:
     body = {"action_digest": permit["action_digest"], "audience": permit["audience"], **more}
     return await client.post(f"/v1/permits/{permit['id']}/redeem", json=body)
 
 
-async def report(client: httpx.AsyncClient, permit: dict[str, Any], **changes: object) -> httpx.Response:
+async def report(client: httpx2.AsyncClient, permit: dict[str, Any], **changes: object) -> httpx2.Response:
     body = {
         "outcome": "succeeded", "exit_code": 0, "output_digest": "7" * 64, "started_ms": 1, "ended_ms": 2, **changes,
     }  # fmt: skip
     return await client.post(f"/v1/permits/{permit['id']}/report", json=body)
 
 
-async def execute(client: httpx.AsyncClient, permit: dict[str, Any], **changes: object) -> None:
+async def execute(client: httpx2.AsyncClient, permit: dict[str, Any], **changes: object) -> None:
     assert (await redeem(client, permit)).status_code == 200
     reply = await report(client, permit, **changes)
     assert reply.status_code == 200, reply.text
 
 
-async def changed(house: House, client: httpx.AsyncClient, plan: RollbackPlan | None = None) -> dict[str, Any]:
+async def changed(house: House, client: httpx2.AsyncClient, plan: RollbackPlan | None = None) -> dict[str, Any]:
     """An approved change, executed and reported."""
     held = await propose(client, CHANGE)
     await house.approve(held["approval_id"], *([plan] if plan else []))
@@ -66,7 +66,7 @@ async def changed(house: House, client: httpx.AsyncClient, plan: RollbackPlan | 
 
 @pytest.mark.parametrize("arguments", [READ, '{"command": "git status"}', '{ "command":"git\\u0020status" }'])
 async def test_a_read_is_permitted_with_all_that_its_runner_must_check(
-    house: House, client: httpx.AsyncClient, arguments: object
+    house: House, client: httpx2.AsyncClient, arguments: object
 ) -> None:
     answer = await propose(client, arguments)
     permit = answer["permit"]
@@ -84,7 +84,7 @@ async def test_a_read_is_permitted_with_all_that_its_runner_must_check(
     assert house.judged() == {}
 
 
-async def test_a_dangerous_call_is_held_then_released_once(house: House, client: httpx.AsyncClient) -> None:
+async def test_a_dangerous_call_is_held_then_released_once(house: House, client: httpx2.AsyncClient) -> None:
     held = await propose(client, CHANGE)
     assert (held["status"], held["risk"], held["permit"], held["plan_required"]) == ("held", "R2", None, True)
     assert "change id" in held["missing"]
@@ -104,7 +104,7 @@ async def test_a_dangerous_call_is_held_then_released_once(house: House, client:
 
 
 async def test_what_the_policy_forbids_is_denied_and_what_cannot_be_recorded_withheld(
-    house: House, client: httpx.AsyncClient
+    house: House, client: httpx2.AsyncClient
 ) -> None:
     denied = await propose(client, {"command": "curl http://169.254.169.254/latest/meta-data/"})
     assert (denied["status"], denied["permit"]) == ("denied", None)
@@ -121,12 +121,12 @@ async def test_what_the_policy_forbids_is_denied_and_what_cannot_be_recorded_wit
     ],
     ids=str,
 )  # fmt: skip
-async def test_a_body_that_is_none_is_refused(client: httpx.AsyncClient, changes: dict[str, object]) -> None:
+async def test_a_body_that_is_none_is_refused(client: httpx2.AsyncClient, changes: dict[str, object]) -> None:
     body = {"tool": "run", "arguments": READ, "audience": RUNNER, **changes}
     assert (await client.post("/v1/gate/calls", json=body)).status_code == 400
 
 
-async def test_arguments_without_one_reading_are_withheld(client: httpx.AsyncClient) -> None:
+async def test_arguments_without_one_reading_are_withheld(client: httpx2.AsyncClient) -> None:
     assert (await propose(client, '{"command":"ls","command":"rm -rf /"}'))["status"] == "withheld"
 
 
@@ -143,7 +143,7 @@ async def test_only_keys_that_may_infer_are_runners(house: House) -> None:
 
 
 async def test_a_call_that_was_approved_in_a_stream_needs_no_second_approval(
-    house: House, client: httpx.AsyncClient
+    house: House, client: httpx2.AsyncClient
 ) -> None:
     tool, arguments = "mcp__gatehouse__run", '{"command":"rm marker"}'
     held = await house.emitted(tool, arguments)
@@ -173,7 +173,7 @@ async def test_nobody_else_claims_it(house: House, key: str) -> None:
 # --- redeeming -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_replay_is_refused_recorded_and_freezes_the_key(house: House, client: httpx.AsyncClient) -> None:
+async def test_a_replay_is_refused_recorded_and_freezes_the_key(house: House, client: httpx2.AsyncClient) -> None:
     permit = (await propose(client, READ))["permit"]
     assert (await redeem(client, permit)).status_code == 200
     refused = await redeem(client, permit)
@@ -186,7 +186,7 @@ async def test_a_replay_is_refused_recorded_and_freezes_the_key(house: House, cl
 
 
 async def test_a_runner_that_lost_its_answer_gets_it_again_and_another_does_not(
-    house: House, client: httpx.AsyncClient
+    house: House, client: httpx2.AsyncClient
 ) -> None:
     permit = (await propose(client, READ))["permit"]
     first, again = [await redeem(client, permit, nonce="n" * 43) for _ in range(2)]
@@ -202,7 +202,7 @@ async def test_a_runner_that_lost_its_answer_gets_it_again_and_another_does_not(
 
 @pytest.mark.parametrize("nonce", ["n" * 21, "n" * 129, "n" * 42 + "\n", "n" * 42 + "\u00e9", 7, ""])
 async def test_a_nonce_that_is_none_is_refused_before_anything_happens(
-    house: House, client: httpx.AsyncClient, nonce: object
+    house: House, client: httpx2.AsyncClient, nonce: object
 ) -> None:
     permit = (await propose(client, READ))["permit"]
     assert (await redeem(client, permit, nonce=nonce)).status_code == 400
@@ -210,7 +210,7 @@ async def test_a_nonce_that_is_none_is_refused_before_anything_happens(
     assert (await redeem(client, permit)).status_code == 200
 
 
-async def test_a_permit_of_another_tenant_does_not_exist(house: House, client: httpx.AsyncClient) -> None:
+async def test_a_permit_of_another_tenant_does_not_exist(house: House, client: httpx2.AsyncClient) -> None:
     permit = (await propose(client, READ))["permit"]
     async with house.client(RIVAL) as rival:
         assert (await redeem(rival, permit)).status_code == 404
@@ -232,7 +232,7 @@ async def test_a_permit_of_another_tenant_does_not_exist(house: House, client: h
     ],
     ids=lambda each: str(each)[:30],
 )  # fmt: skip
-async def test_a_report_that_is_none_is_refused(client: httpx.AsyncClient, changes: dict[str, object]) -> None:
+async def test_a_report_that_is_none_is_refused(client: httpx2.AsyncClient, changes: dict[str, object]) -> None:
     permit = (await propose(client, READ))["permit"]
     await redeem(client, permit)
     assert (await report(client, permit, **changes)).status_code == 400
@@ -241,12 +241,12 @@ async def test_a_report_that_is_none_is_refused(client: httpx.AsyncClient, chang
 # --- taking back -----------------------------------------------------------------------------------------------------
 
 
-async def back(client: httpx.AsyncClient, permit: dict[str, Any], step: int) -> dict[str, Any]:
+async def back(client: httpx2.AsyncClient, permit: dict[str, Any], step: int) -> dict[str, Any]:
     reply = await client.post(f"/v1/permits/{permit['id']}/rollback", json={"step": step, "audience": RUNNER})
     return reply.json() if reply.status_code == 200 else {"status": reply.status_code}
 
 
-async def test_the_signed_steps_flow_and_the_verification_ends_it(house: House, client: httpx.AsyncClient) -> None:
+async def test_the_signed_steps_flow_and_the_verification_ends_it(house: House, client: httpx2.AsyncClient) -> None:
     permit = await changed(house, client)
     for step, risk in ((0, "R1"), (1, "R0")):
         answer = await back(client, permit, step)
@@ -259,7 +259,7 @@ async def test_the_signed_steps_flow_and_the_verification_ends_it(house: House, 
     assert house.judged() == {}
 
 
-async def test_a_step_of_a_higher_class_needs_an_approval_of_its_own(house: House, client: httpx.AsyncClient) -> None:
+async def test_a_step_of_a_higher_class_needs_an_approval_of_its_own(house: House, client: httpx2.AsyncClient) -> None:
     permit = await changed(house, client, RollbackPlan(("sudo reboot",), "test -e marker"))
     held = await back(client, permit, 0)
     assert (held["status"], held["risk"]) == ("held", "R3")
@@ -273,7 +273,7 @@ async def test_a_step_of_a_higher_class_needs_an_approval_of_its_own(house: Hous
 
 
 async def test_words_for_a_human_are_held_as_a_step_and_left_to_them_as_verification(
-    house: House, client: httpx.AsyncClient
+    house: House, client: httpx2.AsyncClient
 ) -> None:
     permit = await changed(house, client, RollbackPlan(("restore the backup",), "see that customers are served"))
     held = await back(client, permit, 0)
@@ -283,12 +283,12 @@ async def test_words_for_a_human_are_held_as_a_step_and_left_to_them_as_verifica
     assert (told["status"], told["by_hand"]) == ("by_hand", "see that customers are served")
 
 
-async def test_a_forbidden_step_is_denied(house: House, client: httpx.AsyncClient) -> None:
+async def test_a_forbidden_step_is_denied(house: House, client: httpx2.AsyncClient) -> None:
     permit = await changed(house, client, RollbackPlan(("curl http://169.254.169.254/x",), "true"))
     assert (await back(client, permit, 0))["status"] == "denied"
 
 
-async def test_only_what_was_executed_under_a_plan_is_taken_back(house: House, client: httpx.AsyncClient) -> None:
+async def test_only_what_was_executed_under_a_plan_is_taken_back(house: House, client: httpx2.AsyncClient) -> None:
     read = (await propose(client, READ))["permit"]
     await execute(client, read)
     assert (await back(client, read, 0))["status"] == 400

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -43,31 +43,31 @@ async def shown(monkeypatch: pytest.MonkeyPatch, url: str, *words: str, key: str
             each._http.close()
 
 
-async def ask(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
+async def ask(client: httpx2.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
     reply = await client.post(path, json=body)
     assert reply.status_code == 200, reply.text
     return reply.json()
 
 
-async def propose(client: httpx.AsyncClient, command: str) -> dict[str, Any]:
+async def propose(client: httpx2.AsyncClient, command: str) -> dict[str, Any]:
     body = {"tool": "run", "arguments": {"command": command}, "audience": RUNNER}
     return await ask(client, "/v1/gate/calls", body)
 
 
-async def execute(client: httpx.AsyncClient, permit: dict[str, Any]) -> None:
+async def execute(client: httpx2.AsyncClient, permit: dict[str, Any]) -> None:
     place = f"/v1/permits/{permit['id']}"
     await ask(client, f"{place}/redeem", {"action_digest": permit["action_digest"], "audience": RUNNER})
     report = {"outcome": "succeeded", "exit_code": 0, "output_digest": "7" * 64, "started_ms": 1, "ended_ms": 2}
     await ask(client, f"{place}/report", report)
 
 
-async def in_house(directory: Path, work: Callable[[House, str, httpx.AsyncClient], Awaitable[_T]]) -> _T:
+async def in_house(directory: Path, work: Callable[[House, str, httpx2.AsyncClient], Awaitable[_T]]) -> _T:
     async with House(directory).opened() as house, served(house) as url, house.client() as client:
         return await work(house, url, client)
 
 
 async def test_a_read_is_shown_without_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work(house: House, url: str, client: httpx.AsyncClient) -> None:
+    async def work(house: House, url: str, client: httpx2.AsyncClient) -> None:
         del house
         permit = (await propose(client, "git status"))["permit"]
         found = await shown(monkeypatch, url, permit["id"])
@@ -84,7 +84,7 @@ async def test_a_read_is_shown_without_its_token(tmp_path: Path, monkeypatch: py
 async def test_a_change_is_shown_with_its_plan_and_what_of_it_was_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def work(house: House, url: str, client: httpx.AsyncClient) -> None:
+    async def work(house: House, url: str, client: httpx2.AsyncClient) -> None:
         held = await propose(client, "rm marker")
         await house.approve(held["approval_id"], RollbackPlan(("touch marker", "echo a\nprm_forged"), "test -e marker"))
         permit = (await propose(client, "rm marker"))["permit"]
@@ -107,7 +107,7 @@ async def test_a_change_is_shown_with_its_plan_and_what_of_it_was_taken_back(
 
 
 async def test_a_permit_of_somebody_else_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work(house: House, url: str, client: httpx.AsyncClient) -> None:
+    async def work(house: House, url: str, client: httpx2.AsyncClient) -> None:
         del house
         permit = (await propose(client, "git status"))["permit"]
         for permit_id, key in ((permit["id"], RIVAL), ("prm_unknown", AGENT)):
@@ -119,7 +119,7 @@ async def test_a_permit_of_somebody_else_is_not_shown(tmp_path: Path, monkeypatc
 
 
 async def test_a_rotated_key_signs_at_once_and_runners_believe_it_once_they_have_pinned_it(tmp_path: Path) -> None:
-    async def work(house: House, url: str, client: httpx.AsyncClient) -> None:
+    async def work(house: House, url: str, client: httpx2.AsyncClient) -> None:
         runner, pins = houses.House(url, AGENT), tmp_path / "pins.json"
         old = (await propose(client, "git status"))["permit"]["token"]
         before = await houses.pinned(runner, pins)

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -18,7 +18,7 @@ OTHER = "gh-other-tenant"
 STREAM = stream_reply(sse(chunk(reasoning="hm"), chunk(content="Hel"), chunk(content="lo"), chunk(finish="stop")))
 
 
-async def create(http: httpx.AsyncClient, **body: object) -> httpx.Response:
+async def create(http: httpx2.AsyncClient, **body: object) -> httpx2.Response:
     return await http.post("/v1/responses", json={"model": "auto", "input": "hi", **body})
 
 
@@ -94,7 +94,7 @@ async def test_another_tenants_response_is_an_unknown_one(method: str) -> None:
     world = World(ScriptedEngine(json_reply("Hello")))
     world.ledger.add_key(OTHER, tenant="rival")
 
-    async def ask(http: httpx.AsyncClient, response_id: str) -> httpx.Response:
+    async def ask(http: httpx2.AsyncClient, response_id: str) -> httpx2.Response:
         headers = {"authorization": f"Bearer {OTHER}", "x-request-id": "same"}
         path = f"/v1/responses/{response_id}"
         match method:
@@ -128,7 +128,7 @@ async def test_a_deleted_response_is_gone() -> None:
         assert (await http.get(f"/v1/responses/{response_id}")).status_code == 404
 
 
-async def finished(http: httpx.AsyncClient, response_id: str) -> dict[str, Any]:
+async def finished(http: httpx2.AsyncClient, response_id: str) -> dict[str, Any]:
     for _ in range(500):
         body = (await http.get(f"/v1/responses/{response_id}")).json()
         if body["status"] not in ("queued", "in_progress"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.clock import FixedClock
@@ -86,8 +86,8 @@ class House:
         self.controller = Controller(self.store, self.world.audit, works, self.clock)
         self.world.rollouts = self.controller
         self.principal = self.world.ledger.add_key(KEY, *Scope)
-        transport = httpx.ASGITransport(create_api(self.world.surface()))
-        self.http = httpx.AsyncClient(
+        transport = httpx2.ASGITransport(create_api(self.world.surface()))
+        self.http = httpx2.AsyncClient(
             transport=transport, base_url="http://x", headers={"authorization": f"Bearer {KEY}"}
         )
 
@@ -132,7 +132,7 @@ class House:
         session = session_of(self.principal, {"x-session-id": name}, {}, {})
         return place(ROLLOUT, self.principal.tenant, session) / PLACES
 
-    async def ask(self, session: str, path: str = "/v1/chat/completions", **body: object) -> httpx.Response:
+    async def ask(self, session: str, path: str = "/v1/chat/completions", **body: object) -> httpx2.Response:
         given = {"model": BASE, "messages": [{"role": "user", "content": KNOWN}], **body}
         reply = await self.http.post(path, json=given, headers={"x-session-id": session})
         assert reply.status_code == 200, reply.text

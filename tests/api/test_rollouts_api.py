@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request, Response
 
@@ -49,7 +49,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 @pytest.fixture
-async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
+async def client(running: Running) -> AsyncIterator[httpx2.AsyncClient]:
     ledger = InMemoryLedger()
     ledger.add_key("root", Scope.ADMIN)
     ledger.add_key("agent", Scope.INFERENCE)
@@ -60,12 +60,12 @@ async def client(running: Running) -> AsyncIterator[httpx.AsyncClient]:
         return error_response(error)
 
     app.add_exception_handler(GatehouseError, on_error)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gatehouse") as client:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://gatehouse") as client:
         client.headers["authorization"] = "Bearer root"
         yield client
 
 
-async def begin(client: httpx.AsyncClient, **more: object) -> dict[str, Any]:
+async def begin(client: httpx2.AsyncClient, **more: object) -> dict[str, Any]:
     made = await client.post(ARTEFACTS, json=SETTINGS)
     assert made.status_code == 201
     body = {"rollout_id": "ro-1", "kind": "engine", "target": "demo-20b", "previous_revision": BEFORE, **CHANGE}
@@ -74,7 +74,7 @@ async def begin(client: httpx.AsyncClient, **more: object) -> dict[str, Any]:
     return reply.json()
 
 
-async def test_a_rollout_is_begun_watched_and_taken_back(client: httpx.AsyncClient, running: Running) -> None:
+async def test_a_rollout_is_begun_watched_and_taken_back(client: httpx2.AsyncClient, running: Running) -> None:
     begun = await begin(client)
     assert (begun["id"], begun["state"], begun["share_percent"], begun["shares"]) == (
         "ro-1", "registered", 0, [5, 25, 100],
@@ -99,7 +99,7 @@ async def test_a_rollout_is_begun_watched_and_taken_back(client: httpx.AsyncClie
     assert shown == back
 
 
-async def test_the_rules_of_the_request_are_the_judge_s(client: httpx.AsyncClient, running: Running) -> None:
+async def test_the_rules_of_the_request_are_the_judge_s(client: httpx2.AsyncClient, running: Running) -> None:
     bound = {"metric": "error", "slack": 0, "tolerance": 0.5, "min_count": 5}
     await begin(client, shares=[50, 100], rules={"min_s": 1, "window_s": 1, "design_effect": 1, "bounds": [bound]})
     for _ in range(3):
@@ -110,7 +110,7 @@ async def test_the_rules_of_the_request_are_the_judge_s(client: httpx.AsyncClien
     assert (await client.get(f"{PATH}/ro-1")).json()["state"] == "watch"
 
 
-async def test_a_rollout_asks_its_cases_before_it_gets_traffic(client: httpx.AsyncClient, running: Running) -> None:
+async def test_a_rollout_asks_its_cases_before_it_gets_traffic(client: httpx2.AsyncClient, running: Running) -> None:
     running.works.cases = 64
     assert (await begin(client, eval_cases="all"))["eval_cases"] == 64
     for _ in range(4):
@@ -127,7 +127,7 @@ async def test_a_rollout_asks_its_cases_before_it_gets_traffic(client: httpx.Asy
 
 
 @pytest.mark.parametrize("cases", [0, -1, 10_001, "some", True, 1.5], ids=str)
-async def test_a_number_of_cases_that_cannot_be_is_refused(client: httpx.AsyncClient, cases: object) -> None:
+async def test_a_number_of_cases_that_cannot_be_is_refused(client: httpx2.AsyncClient, cases: object) -> None:
     revision = (await client.post(ARTEFACTS, json=SETTINGS)).json()["revision"]
     body = {"rollout_id": "ro-1", "kind": "engine", "target": "demo-20b", "previous_revision": BEFORE, **CHANGE}
     reply = await client.post(PATH, json={**body, "revision": revision, "eval_cases": cases})
@@ -135,7 +135,7 @@ async def test_a_number_of_cases_that_cannot_be_is_refused(client: httpx.AsyncCl
     assert reply.json()["error"]["param"].startswith("eval_cases")
 
 
-async def test_a_registration_is_on_record_before_it_is_answered(client: httpx.AsyncClient, running: Running) -> None:
+async def test_a_registration_is_on_record_before_it_is_answered(client: httpx2.AsyncClient, running: Running) -> None:
     assert (await client.post(ARTEFACTS, json={**SETTINGS, **CHANGE})).status_code == 201
     assert (await client.post(ARTEFACTS, json=SETTINGS)).status_code == 201
     first, again = running.audit.events
@@ -146,7 +146,7 @@ async def test_a_registration_is_on_record_before_it_is_answered(client: httpx.A
     assert (await client.post(ARTEFACTS, json={**SETTINGS, "change_id": "a b"})).status_code == 400
 
 
-async def test_files_are_read_before_the_revision_is_known(client: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_files_are_read_before_the_revision_is_known(client: httpx2.AsyncClient, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights.bin").write_bytes(b"weights")
     found = scan(Kind.MODEL, "demo-20b", tmp_path / "model")
@@ -160,7 +160,7 @@ async def test_files_are_read_before_the_revision_is_known(client: httpx.AsyncCl
 
 
 @pytest.mark.parametrize("path", ["promote", "hold", "resume", "rollback"])
-async def test_every_move_needs_a_change(client: httpx.AsyncClient, path: str) -> None:
+async def test_every_move_needs_a_change(client: httpx2.AsyncClient, path: str) -> None:
     await begin(client)
     body = {"to": 25} if path == "promote" else {}
     for change in ({}, {"change_id": ""}, {"change_id": None}):
@@ -183,7 +183,7 @@ async def test_every_move_needs_a_change(client: httpx.AsyncClient, path: str) -
     ],
     ids=["change", "id", "shrinks", "no-100", "time", "bounds", "unknown-revision", "previous", "surprise"],
 )
-async def test_what_cannot_begin_is_refused(client: httpx.AsyncClient, more: dict[str, object]) -> None:
+async def test_what_cannot_begin_is_refused(client: httpx2.AsyncClient, more: dict[str, object]) -> None:
     revision = (await client.post(ARTEFACTS, json=SETTINGS)).json()["revision"]
     body = {"rollout_id": "ro-1", "kind": "engine", "target": "demo-20b", "previous_revision": BEFORE, **CHANGE}
     reply = await client.post(PATH, json={**body, "revision": revision, **more})
@@ -191,7 +191,7 @@ async def test_what_cannot_begin_is_refused(client: httpx.AsyncClient, more: dic
     assert (await client.get(PATH)).json()["data"] == []
 
 
-async def test_a_rollback_is_in_force_while_the_log_is_down(client: httpx.AsyncClient, running: Running) -> None:
+async def test_a_rollback_is_in_force_while_the_log_is_down(client: httpx2.AsyncClient, running: Running) -> None:
     await begin(client)
     for _ in range(3):
         await running.controller.tick()
@@ -203,7 +203,7 @@ async def test_a_rollback_is_in_force_while_the_log_is_down(client: httpx.AsyncC
     assert (await client.post(f"{PATH}/ro-1/rollback", json=CHANGE)).json()["state"] == "rolled_back"
 
 
-async def test_only_an_administrator_sees_and_moves(client: httpx.AsyncClient) -> None:
+async def test_only_an_administrator_sees_and_moves(client: httpx2.AsyncClient) -> None:
     await begin(client)
     client.headers["authorization"] = "Bearer agent"
     for method, path in (
@@ -213,7 +213,7 @@ async def test_only_an_administrator_sees_and_moves(client: httpx.AsyncClient) -
         assert (await client.request(method, path, json={})).status_code == 403
 
 
-async def test_an_unknown_rollout_is_not_found(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_rollout_is_not_found(client: httpx2.AsyncClient) -> None:
     for path in ("ro-9", "ro-9/history"):
         assert (await client.get(f"{PATH}/{path}")).status_code == 404
     assert (await client.post(f"{PATH}/ro-9/hold", json=CHANGE)).status_code == 404

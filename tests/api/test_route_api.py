@@ -1,7 +1,7 @@
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
@@ -61,7 +61,7 @@ def chosen() -> dict[str, Choices]:
 
 
 @pytest.fixture
-async def client(difficulty: FixedDifficulty, chosen: dict[str, Choices]) -> AsyncIterator[httpx.AsyncClient]:
+async def client(difficulty: FixedDifficulty, chosen: dict[str, Choices]) -> AsyncIterator[httpx2.AsyncClient]:
     app = FastAPI()
 
     async def screened(principal: Principal, _: RequestId, __: Dialect, body: Mapping[str, JsonValue]) -> Question:
@@ -79,8 +79,8 @@ async def client(difficulty: FixedDifficulty, chosen: dict[str, Choices]) -> Asy
     async def failed(_: object, error: GatehouseError) -> JSONResponse:
         return JSONResponse({"code": error.code, "param": getattr(error, "param", None)}, status_code=400)
 
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gate", headers=key("gh-acme")) as made:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gate", headers=key("gh-acme")) as made:
         yield made
 
 
@@ -88,7 +88,7 @@ def key(presented: str) -> dict[str, str]:
     return {"authorization": f"Bearer {presented}"}
 
 
-async def test_a_dry_run_answers_with_the_decision(client: httpx.AsyncClient, difficulty: FixedDifficulty):
+async def test_a_dry_run_answers_with_the_decision(client: httpx2.AsyncClient, difficulty: FixedDifficulty):
     reply = await client.post("/v1/route", json={**BODY, "risk": "R2"}, headers={"x-session-id": "s1"})
     assert reply.status_code == 200
     answer = reply.json()
@@ -131,7 +131,7 @@ async def test_a_dry_run_answers_with_the_decision(client: httpx.AsyncClient, di
     assert asked.request.trusted_risk is Risk.R2
 
 
-async def test_the_session_may_be_the_cache_key(client: httpx.AsyncClient, difficulty: FixedDifficulty):
+async def test_the_session_may_be_the_cache_key(client: httpx2.AsyncClient, difficulty: FixedDifficulty):
     await client.post("/v1/route", json={**BODY, "prompt_cache_key": "c1"})
     await client.post("/v1/route", json=BODY)
     named = {**BODY, "prompt_cache_key": "c1"}
@@ -152,12 +152,12 @@ async def test_the_session_may_be_the_cache_key(client: httpx.AsyncClient, diffi
         (b'{"messages": [], "model": "gpt-4"}', "model_not_found", "model"),
     ],
 )
-async def test_bad_bodies(client: httpx.AsyncClient, content: bytes, code: str, param: str | None):
+async def test_bad_bodies(client: httpx2.AsyncClient, content: bytes, code: str, param: str | None):
     reply = await client.post("/v1/route", content=content)
     assert reply.json() == {"code": code, "param": param}
 
 
-async def test_a_model_that_is_not_granted_does_not_exist(client: httpx.AsyncClient, difficulty: FixedDifficulty):
+async def test_a_model_that_is_not_granted_does_not_exist(client: httpx2.AsyncClient, difficulty: FixedDifficulty):
     difficulty.decision = DECISION.__class__(
         **{
             **{name: getattr(DECISION, name) for name in DECISION.__slots__},
@@ -171,14 +171,14 @@ async def test_a_model_that_is_not_granted_does_not_exist(client: httpx.AsyncCli
     assert refused.json()["code"] == "model_not_found"
 
 
-async def test_keys_and_scopes(client: httpx.AsyncClient):
+async def test_keys_and_scopes(client: httpx2.AsyncClient):
     for presented, code in (("gh-none", "invalid_api_key"), ("gh-audit", "permission_denied")):
         for method, path in (("POST", "/v1/route"), ("GET", "/v1/route/route_fixed")):
             reply = await client.request(method, path, headers=key(presented), json=BODY)
             assert reply.json()["code"] == code
 
 
-async def test_an_explanation_is_for_its_tenant_only(client: httpx.AsyncClient, difficulty: FixedDifficulty):
+async def test_an_explanation_is_for_its_tenant_only(client: httpx2.AsyncClient, difficulty: FixedDifficulty):
     difficulty.owner = TenantId("acme")
     found = (await client.get("/v1/route/route_fixed")).json()
     assert (found["object"], found["id"], found["task"], found["risk"]) == (
@@ -193,7 +193,7 @@ async def test_an_explanation_is_for_its_tenant_only(client: httpx.AsyncClient, 
     assert (await client.get("/v1/route/route_unknown")).json()["code"] == "not_found"
 
 
-async def test_a_batch_is_answered_in_order(client: httpx.AsyncClient, difficulty: FixedDifficulty):
+async def test_a_batch_is_answered_in_order(client: httpx2.AsyncClient, difficulty: FixedDifficulty):
     questions = [{**BODY, "risk": risk} for risk in ("R0", "R3", "R1")]
     reply = await client.post("/v1/route", json={"requests": questions})
     assert (reply.json()["object"], len(reply.json()["data"])) == ("list", 3)
@@ -215,7 +215,7 @@ async def test_a_batch_is_answered_in_order(client: httpx.AsyncClient, difficult
         ([{"requests": [BODY]}], "requests[0].messages"),
     ],
 )
-async def test_bad_batches(client: httpx.AsyncClient, questions: object, param: str):
+async def test_bad_batches(client: httpx2.AsyncClient, questions: object, param: str):
     reply = await client.post("/v1/route", json={"requests": questions})
     assert reply.json() == {"code": "invalid_value", "param": param}
 
@@ -223,7 +223,7 @@ async def test_bad_batches(client: httpx.AsyncClient, questions: object, param: 
 DEBUG = {"x-gatehouse-route-debug": "true"}
 
 
-async def test_debug_headers_are_for_administrators_who_ask(client: httpx.AsyncClient):
+async def test_debug_headers_are_for_administrators_who_ask(client: httpx2.AsyncClient):
     shown = await client.post("/v1/route", json=BODY, headers={**key("gh-admin"), **DEBUG})
     assert [name for name in shown.headers if name.startswith("x-gatehouse-route-")] == list(DEBUG_HEADERS)
     assert "review_large=false" in shown.headers["x-gatehouse-route-rules"]
@@ -233,7 +233,7 @@ async def test_debug_headers_are_for_administrators_who_ask(client: httpx.AsyncC
         assert not [name for name in hidden.headers if name.startswith("x-gatehouse-route-")]
 
 
-async def test_an_explanation_has_its_detail(client: httpx.AsyncClient, difficulty: FixedDifficulty):
+async def test_an_explanation_has_its_detail(client: httpx2.AsyncClient, difficulty: FixedDifficulty):
     difficulty.owner = TenantId("acme")
     found = (await client.get("/v1/route/route_fixed")).json()
     assert (found["dry_run"], found["detail"]["task"]) == (False, "general")
@@ -241,7 +241,7 @@ async def test_an_explanation_has_its_detail(client: httpx.AsyncClient, difficul
 
 
 async def test_an_explanation_names_the_revisions_of_all_that_had_two(
-    client: httpx.AsyncClient, difficulty: FixedDifficulty
+    client: httpx2.AsyncClient, difficulty: FixedDifficulty
 ):
     difficulty.owner = TenantId("acme")
     names = ("revision", "router_revision", "prompt_revision", "policy_revision")
@@ -253,7 +253,7 @@ async def test_an_explanation_names_the_revisions_of_all_that_had_two(
 
 
 async def test_a_dry_run_asks_for_the_revisions_of_its_session(
-    client: httpx.AsyncClient, difficulty: FixedDifficulty, chosen: dict[str, Choices]
+    client: httpx2.AsyncClient, difficulty: FixedDifficulty, chosen: dict[str, Choices]
 ):
     chosen["mine"] = Choices(
         {ModelId("demo-20b"): Choice("e2")}, {ModelId("demo-20b"): Choice("p2")}, Choice("s2"), Choice("g2")

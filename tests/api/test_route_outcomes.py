@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -67,22 +67,22 @@ class Routed(World):
 @asynccontextmanager
 async def running(
     path: Path, base: ScriptedEngine, strong: ScriptedEngine | None = None, **fields: object
-) -> AsyncIterator[tuple[Routed, httpx.AsyncClient]]:
+) -> AsyncIterator[tuple[Routed, httpx2.AsyncClient]]:
     policy = cast(Mapping[str, object], fields.pop("policy", ROUTING_V1))
     store = sqlite_url(path / "router.db")
     router = DifficultyRouter(DifficultySettings(read_timeout_s=5), policy, TIERS, store)
     await router.check_health()
     here = Routed(base, strong=strong or ScriptedEngine(json_reply(RIGHT)), difficulty=router, **fields)  # type: ignore[arg-type]
-    transport = httpx.ASGITransport(create_api(here.surface()), raise_app_exceptions=False)
+    transport = httpx2.ASGITransport(create_api(here.surface()), raise_app_exceptions=False)
     try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=AUTH) as http:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=AUTH) as http:
             yield here, http
     finally:
         await settled(here)
         await router.close()
 
 
-async def metrics(http: httpx.AsyncClient) -> dict[str, float]:
+async def metrics(http: httpx2.AsyncClient) -> dict[str, float]:
     reply = await http.get("/metrics")
     lines = [line for line in reply.text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.clock import FixedClock, SystemClock
@@ -44,7 +44,7 @@ class Site:
         made = RunnerSettings(self.url, AGENT, self.root, AUDIENCE, self.pins)
         return replace(made, **changes)  # type: ignore[arg-type]
 
-    async def run(self, command: object, tamper: httpx.AsyncBaseTransport | None = None, **changes: object) -> Any:
+    async def run(self, command: object, tamper: httpx2.AsyncBaseTransport | None = None, **changes: object) -> Any:
         client = Client(self.url, AGENT, tamper)
         given = command if isinstance(command, dict) else {"command": command}
         try:
@@ -216,19 +216,19 @@ async def test_arguments_that_nobody_can_read_are_no_outage(site: Site) -> None:
             answer_of({"status": "withheld", "reasons": [reason]})
 
 
-class Tampering(httpx.AsyncBaseTransport):
+class Tampering(httpx2.AsyncBaseTransport):
     """Between the runner and the house: changes what `change` answers for, by path."""
 
     def __init__(self, change: Callable[[str, dict[str, Any]], None]) -> None:
-        self._inner = httpx.AsyncHTTPTransport()
+        self._inner = httpx2.AsyncHTTPTransport()
         self._change = change
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         reply = await self._inner.handle_async_request(request)
         body = json.loads(await reply.aread())
         await reply.aclose()
         self._change(request.url.path, body)
-        return httpx.Response(reply.status_code, json=body)
+        return httpx2.Response(reply.status_code, json=body)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -335,37 +335,37 @@ async def test_a_key_that_is_not_pinned_is_not_believed(site: Site) -> None:
 async def test_a_report_that_is_lost_is_tried_again(site: Site) -> None:
     lost = 2
 
-    class Losing(httpx.AsyncHTTPTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    class Losing(httpx2.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             nonlocal lost
             if request.url.path.endswith("/report") and lost:
                 lost -= 1
-                raise httpx.ConnectError("lost")
+                raise httpx2.ConnectError("lost")
             return await super().handle_async_request(request)
 
     done = await site.run("printf one", Losing())
     assert (done.unreported, len(site.house.audit.named("action.reported"))) == (None, 1)
 
 
-class Unanswered(httpx.AsyncHTTPTransport):
+class Unanswered(httpx2.AsyncHTTPTransport):
     """Loses answers of the server to `/redeem`, the first `times`; `before` they reach it, or after it has acted."""
 
     def __init__(self, times: int, *, before: bool = False) -> None:
         super().__init__()
         self.left, self.before, self.nonces = times, before, []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if not request.url.path.endswith("/redeem"):
             return await super().handle_async_request(request)
         self.nonces.append(json.loads(request.content)["nonce"])
         lost, self.left = self.left > 0, self.left - 1
         if lost and self.before:
-            raise httpx.ConnectError("lost")
+            raise httpx2.ConnectError("lost")
         reply = await super().handle_async_request(request)
         if lost:
             await reply.aread()
             await reply.aclose()
-            raise httpx.ReadError("lost")
+            raise httpx2.ReadError("lost")
         return reply
 
 
@@ -399,7 +399,7 @@ async def test_a_refused_redemption_is_not_asked_for_again(site: Site) -> None:
     transport = Unanswered(0)
 
     class Late(Unanswered):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             if request.url.path.endswith("/redeem"):
                 site.house.clock.advance(300_000)
             return await transport.handle_async_request(request)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.clock import FixedClock
@@ -74,16 +74,16 @@ def peopled(world: Any, rules: Mapping[str, object], rival: Mapping[str, object]
 
 async def send(
     world: World, key: str, path: str, body: object = None, method: str = "POST", **headers: str
-) -> httpx.Response:
-    transport = httpx.ASGITransport(create_api(surface_of(world)), raise_app_exceptions=False)
+) -> httpx2.Response:
+    transport = httpx2.ASGITransport(create_api(surface_of(world)), raise_app_exceptions=False)
     own = {"authorization": f"Bearer {key}", **headers}
-    async with httpx.AsyncClient(transport=transport, base_url="http://gatehouse", headers=own) as http:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gatehouse", headers=own) as http:
         reply = await http.request(method, path, json=body)
     await world.surface().journey.drain()
     return reply
 
 
-async def get(world: World, key: str, path: str) -> httpx.Response:
+async def get(world: World, key: str, path: str) -> httpx2.Response:
     return await send(world, key, path, method="GET")
 
 
@@ -228,7 +228,7 @@ async def routed(tmp_path: Path) -> AsyncIterator[Any]:
         await router.close()
 
 
-def went(reply: httpx.Response) -> tuple[str | None, str | None, str | None]:
+def went(reply: httpx2.Response) -> tuple[str | None, str | None, str | None]:
     """Model, effort and reason."""
     names = ("x-gatehouse-model", "x-gatehouse-effort", "x-gatehouse-route-reason")
     return tuple(reply.headers.get(name) for name in names)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.clock import FixedClock
@@ -23,9 +23,9 @@ class World:
 
     async def ask(
         self, key: str, source: str = "10.0.0.9", path: str = "/v1/chat/completions", **headers: str
-    ) -> httpx.Response:
-        transport = httpx.ASGITransport(self.app, client=(source, 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
+    ) -> httpx2.Response:
+        transport = httpx2.ASGITransport(self.app, client=(source, 1))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
             return await client.post(path, json=CHAT, headers={"authorization": f"Bearer {key}", **headers})
 
 
@@ -66,8 +66,8 @@ async def test_who_worked_before_goes_on_working(world: World) -> None:
 
 
 async def test_a_public_page_makes_no_key_a_good_one(world: World) -> None:
-    transport = httpx.ASGITransport(world.app, client=("10.0.0.9", 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
+    transport = httpx2.ASGITransport(world.app, client=("10.0.0.9", 1))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
         assert (await client.get("/healthz", headers={"authorization": "Bearer gh-next"})).status_code == 200
     await _exhaust(world)
     assert (await world.ask("gh-next")).status_code == 429

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -56,7 +56,7 @@ def books() -> InMemoryUsage:
 
 
 @pytest.fixture
-async def client(books: InMemoryUsage) -> AsyncIterator[httpx.AsyncClient]:
+async def client(books: InMemoryUsage) -> AsyncIterator[httpx2.AsyncClient]:
     ledger = InMemoryLedger()
     ledger.add_key("agent")
     ledger.add_key("voter", Scope.APPROVE, Scope.AUDIT_READ)
@@ -69,8 +69,8 @@ async def client(books: InMemoryUsage) -> AsyncIterator[httpx.AsyncClient]:
 
     app.add_exception_handler(GatehouseError, on_error)
     app.add_exception_handler(RequestValidationError, on_error)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://gatehouse") as client:
         client.headers["authorization"] = "Bearer agent"
         yield client
 
@@ -79,7 +79,7 @@ def as_key(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-async def get(client: httpx.AsyncClient, path: str = "/v1/usage", key: str = "agent", **query: str) -> Any:
+async def get(client: httpx2.AsyncClient, path: str = "/v1/usage", key: str = "agent", **query: str) -> Any:
     reply = await client.get(path, params=query, headers=as_key(key))
     assert reply.status_code == 200, reply.text
     return reply.json()
@@ -90,7 +90,7 @@ async def get(client: httpx.AsyncClient, path: str = "/v1/usage", key: str = "ag
 
 @pytest.mark.parametrize("path", ["/v1/usage", "/v1/usage/export"])
 async def test_a_key_sees_its_own_tenant_and_an_administrator_every_one(
-    client: httpx.AsyncClient, books: InMemoryUsage, path: str
+    client: httpx2.AsyncClient, books: InMemoryUsage, path: str
 ) -> None:
     for key, query, tenant in (
         ("agent", {}, "acme"),
@@ -112,7 +112,7 @@ async def test_a_key_sees_its_own_tenant_and_an_administrator_every_one(
     assert books.asked == []
 
 
-async def test_nothing_of_another_tenant_is_in_an_answer(client: httpx.AsyncClient) -> None:
+async def test_nothing_of_another_tenant_is_in_an_answer(client: httpx2.AsyncClient) -> None:
     for path in ("/v1/usage?group_by=key,tenant", *(f"/v1/usage/export?format={each}" for each in ("csv", "json"))):
         text = (await client.get(path)).text
         assert "key_1" in text
@@ -122,7 +122,7 @@ async def test_nothing_of_another_tenant_is_in_an_answer(client: httpx.AsyncClie
 # --- totals ----------------------------------------------------------------------------------------------------------
 
 
-async def test_totals_say_what_was_used_what_it_cost_and_what_routing_saved(client: httpx.AsyncClient) -> None:
+async def test_totals_say_what_was_used_what_it_cost_and_what_routing_saved(client: httpx2.AsyncClient) -> None:
     sums = {
         "requests": 1, "input_tokens": 100, "cached_tokens": 40, "output_tokens": 50, "reasoning_tokens": 20,
         "cost_micros": 150, "cost": "0.00015",
@@ -161,7 +161,7 @@ async def test_totals_say_what_was_used_what_it_cost_and_what_routing_saved(clie
 
 
 async def test_what_was_estimated_is_shown_apart_and_models_without_a_price_are_named(
-    client: httpx.AsyncClient, books: InMemoryUsage
+    client: httpx2.AsyncClient, books: InMemoryUsage
 ) -> None:
     books.add(replace(numbered(ROW, 9), estimated=True, served_model="demo-embed", tier=None, cost_micros=0))
     report = await get(client)
@@ -182,7 +182,7 @@ async def test_what_was_estimated_is_shown_apart_and_models_without_a_price_are_
     ],
 )
 async def test_a_time_is_epoch_seconds_or_rfc_3339(
-    client: httpx.AsyncClient, books: InMemoryUsage, text: str, ms: int
+    client: httpx2.AsyncClient, books: InMemoryUsage, text: str, ms: int
 ) -> None:
     report = await get(client, **{"from": text, "to": text})
     assert books.asked == [UsageQuery("acme", ms, ms)]
@@ -207,7 +207,7 @@ async def test_a_time_is_epoch_seconds_or_rfc_3339(
     ],
 )
 async def test_what_makes_no_sense_is_refused_by_its_name(
-    client: httpx.AsyncClient, query: dict[str, str], param: str
+    client: httpx2.AsyncClient, query: dict[str, str], param: str
 ) -> None:
     reply = await client.get("/v1/usage", params=query)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
@@ -224,7 +224,7 @@ def many(books: InMemoryUsage, count: int) -> list[UsageRow]:
 
 @pytest.mark.parametrize("count", [0, 1, 500, 501, 1_234])
 async def test_every_format_has_every_row_once_and_in_order(
-    client: httpx.AsyncClient, books: InMemoryUsage, count: int
+    client: httpx2.AsyncClient, books: InMemoryUsage, count: int
 ) -> None:
     rows = [asdict(row) for row in many(books, count)]
     whole = await client.get("/v1/usage/export?format=json")
@@ -241,7 +241,7 @@ async def test_every_format_has_every_row_once_and_in_order(
     assert {reply.headers["x-gatehouse-next"] for reply in (whole, lines, table)} == {str(NEW_YEAR + 10 * DAY + 1)}
 
 
-async def test_an_export_goes_on_after_any_of_its_rows(client: httpx.AsyncClient, books: InMemoryUsage) -> None:
+async def test_an_export_goes_on_after_any_of_its_rows(client: httpx2.AsyncClient, books: InMemoryUsage) -> None:
     rows = many(books, 1_234)
     for number in (0, 499, 500, 700, 1_233):
         after = f"{rows[number].settled_ms}:{rows[number].grant_id}"
@@ -252,7 +252,7 @@ async def test_an_export_goes_on_after_any_of_its_rows(client: httpx.AsyncClient
     assert (last["data"], last["next"]) == ([], found["next"])
 
 
-async def test_pages_of_one_export_end_at_the_same_moment(client: httpx.AsyncClient, books: InMemoryUsage) -> None:
+async def test_pages_of_one_export_end_at_the_same_moment(client: httpx2.AsyncClient, books: InMemoryUsage) -> None:
     """What is settled while an export runs belongs to the next one, which begins where this one says."""
     many(books, 600)
     late = replace(numbered(ROW, 10**6), settled_ms=NEW_YEAR + 10 * DAY + 1)
@@ -274,7 +274,7 @@ async def test_pages_of_one_export_end_at_the_same_moment(client: httpx.AsyncCli
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", '=HYPERLINK("http://x")'])
 async def test_no_text_of_a_client_is_a_formula_in_a_spreadsheet(
-    client: httpx.AsyncClient, books: InMemoryUsage, text: str
+    client: httpx2.AsyncClient, books: InMemoryUsage, text: str
 ) -> None:
     books.rows = [replace(ROW, request_id=text, model=text, team=text)]
     (row,) = csv.DictReader(io.StringIO((await client.get("/v1/usage/export")).text, newline=""))
@@ -283,7 +283,7 @@ async def test_no_text_of_a_client_is_a_formula_in_a_spreadsheet(
     assert kept["request_id"] == text
 
 
-async def test_what_an_earlier_version_did_not_write_is_empty(client: httpx.AsyncClient, books: InMemoryUsage) -> None:
+async def test_what_an_earlier_version_did_not_write_is_empty(client: httpx2.AsyncClient, books: InMemoryUsage) -> None:
     nothing = ("team", "served_model", "tier", "reason", "outcome", "admitted_ms", "cost_micros")
     books.rows = [replace(ROW, **dict.fromkeys(nothing))]
     (row,) = csv.DictReader(io.StringIO((await client.get("/v1/usage/export")).text, newline=""))
@@ -293,13 +293,13 @@ async def test_what_an_earlier_version_did_not_write_is_empty(client: httpx.Asyn
 
 
 @pytest.mark.parametrize("after", ["x", "1:", ":grant_1", "1:a b", "1:%00", "9" * 16, "-1", "1:" + "a" * 65])
-async def test_a_place_that_is_none_is_refused(client: httpx.AsyncClient, books: InMemoryUsage, after: str) -> None:
+async def test_a_place_that_is_none_is_refused(client: httpx2.AsyncClient, books: InMemoryUsage, after: str) -> None:
     assert (await client.get("/v1/usage/export", params={"after": after})).status_code == 400
     assert books.asked == []
 
 
 async def test_a_ledger_that_is_away_is_said_before_the_reply_begins(
-    client: httpx.AsyncClient, books: InMemoryUsage
+    client: httpx2.AsyncClient, books: InMemoryUsage
 ) -> None:
     async def away(*_: object) -> UsagePage:
         raise PartUnavailable("The ledger is not available.")
@@ -309,7 +309,7 @@ async def test_a_ledger_that_is_away_is_said_before_the_reply_begins(
 
 
 async def test_an_export_that_breaks_off_does_not_look_finished(
-    client: httpx.AsyncClient, books: InMemoryUsage
+    client: httpx2.AsyncClient, books: InMemoryUsage
 ) -> None:
     many(books, 600)
     pages = books.usage_rows

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -33,12 +33,12 @@ class Served:
         self.witness = open_witness(directory, self.clock, writes=writes)
         self.stops = 0
         app = create_witness_app(self.witness, self.clock, self.stop)
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://witness")
+        self.client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://witness")
 
     def stop(self) -> None:
         self.stops += 1
 
-    async def add(self, body: bytes) -> httpx.Response:
+    async def add(self, body: bytes) -> httpx2.Response:
         return await self.client.post("/add-checkpoint", content=body)
 
 

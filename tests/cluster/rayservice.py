@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from serve_app.config import ROOT
 from tests.cluster.scenario import cluster_config
@@ -115,7 +115,7 @@ def nodes() -> dict[str, str]:
     return found
 
 
-def details(client: httpx.Client) -> dict[str, Any]:
+def details(client: httpx2.Client) -> dict[str, Any]:
     """Serve's applications by name, as the operator polls them."""
     reply = client.get("/api/serve/applications/")
     return reply.json()["applications"] if reply.status_code == 200 else {}
@@ -139,7 +139,7 @@ def play(log: Log, state: Path, world: World) -> None:
     """Submit, wait, look, ask."""
     document = serve_document(world, state)
     least = Counter({kind: group["min_workers"] for kind, group in groups(world).items()})
-    with httpx.Client(base_url="http://127.0.0.1:8265", timeout=60) as operator:
+    with httpx2.Client(base_url="http://127.0.0.1:8265", timeout=60) as operator:
         wait("the pods that always run", lambda: len(nodes()) == 1 + sum(least.values()), 240)
         log("nodes", nodes=dict(Counter(nodes().values())))
         reply = operator.put("/api/serve/applications/", json=document)
@@ -159,7 +159,7 @@ def play(log: Log, state: Path, world: World) -> None:
             log("application", status=application.get("status"), message=str(application.get("message"))[-2000:],
                 proxies=len(operator.get("/api/serve/applications/").json().get("proxies", {})))  # fmt: skip
         log("placed", placed=placed(application), nodes=dict(Counter(nodes().values())))
-    with httpx.Client(base_url="http://127.0.0.1:8000", timeout=60) as client:
+    with httpx2.Client(base_url="http://127.0.0.1:8000", timeout=60) as client:
         wait("an operator's key", lambda: (state / "operator.key").is_file(), 60)
         bearer = {"authorization": f"Bearer {(state / 'operator.key').read_text().strip()}"}
         spec = {"tenant": "default", "name": "test", "scopes": ["inference"]}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-import httpx
+import httpx2
 import pytest
 
 from tests.conformance import upstream as scripted
@@ -191,7 +191,7 @@ def revoke(it: Task) -> None:
         (key,) = [each for each in http.get("/v1/admin/keys").json()["data"] if each["name"] == it.folder.name]
         http.delete(f"/v1/admin/keys/{key['id']}").raise_for_status()
     headers = {"authorization": f"Bearer {it.place.key}"}
-    wait_until(lambda: httpx.get(f"{it.house.stack.url}/v1/models", headers=headers).status_code == 401, 10)
+    wait_until(lambda: httpx2.get(f"{it.house.stack.url}/v1/models", headers=headers).status_code == 401, 10)
 
 
 # --- what passes -------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def occupied(it: Task, free: threading.Event) -> Iterator[None]:
     body = {"model": "gpt-oss-20b", "messages": [{"role": "user", "content": "A title, please"}]}
 
     def wait() -> None:
-        with httpx.Client(headers={"authorization": f"Bearer {it.place.key}"}, timeout=300) as http:
+        with httpx2.Client(headers={"authorization": f"Bearer {it.place.key}"}, timeout=300) as http:
             http.post(f"{it.house.stack.url}/v1/chat/completions", json=body)
 
     threads = [threading.Thread(target=wait) for _ in range(MOST_OPEN)]

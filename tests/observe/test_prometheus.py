@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -61,13 +61,13 @@ class Prometheus:
         self.url = url
 
     def ask(self, path: str, **parameters: str) -> Any:
-        reply = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30).json()
+        reply = httpx2.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30).json()
         assert reply["status"] == "success", (parameters, reply)
         return reply["data"]
 
     def ready(self) -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/-/ready", timeout=5).is_success
+        with contextlib.suppress(httpx2.TransportError):
+            return httpx2.get(f"{self.url}/-/ready", timeout=5).is_success
         return False
 
     def states(self) -> dict[str, str]:

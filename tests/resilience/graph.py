@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from serve_app.config import ROOT
 from tests.resilience.nodes import PACE, Cluster, Machine, until
@@ -108,7 +108,7 @@ class Graph:
 
     def details(self) -> Mapping[str, Any]:
         """The application as the operator sees it; empty while nobody answers."""
-        with contextlib.suppress(httpx.HTTPError, ValueError), self.cluster.operator() as operator:
+        with contextlib.suppress(httpx2.HTTPError, ValueError), self.cluster.operator() as operator:
             reply = operator.get("/api/serve/applications/")
             if reply.is_success:
                 return reply.json()["applications"].get(APPLICATION, {})
@@ -146,10 +146,10 @@ class Graph:
         until(what, self.whole, limit_s, every_s=1.0)
         return time.monotonic() - began_s
 
-    def admin(self) -> httpx.Client:
+    def admin(self) -> httpx2.Client:
         """The product's own interface, as its operator, through a machine that serves."""
         key = (self.state / "operator.key").read_text().strip()
-        return httpx.Client(base_url=self._front(), headers={"authorization": f"Bearer {key}"},
+        return httpx2.Client(base_url=self._front(), headers={"authorization": f"Bearer {key}"},
                             timeout=60)  # fmt: skip
 
     def _front(self) -> str:
@@ -171,18 +171,18 @@ class Graph:
         if not hasattr(self, "_house"):
             self._house = self.keys("house", 1)[0]
         body = {"model": MODEL, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
-        with contextlib.suppress(httpx.HTTPError):
-            httpx.post(f"{self._front()}/v1/chat/completions", json=body, timeout=60,
+        with contextlib.suppress(httpx2.HTTPError):
+            httpx2.post(f"{self._front()}/v1/chat/completions", json=body, timeout=60,
                        headers={"authorization": f"Bearer {self._house}"})  # fmt: skip
 
 
 def _answers(machine: Machine) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{machine.url}/readyz", timeout=10).status_code == 200
+    with contextlib.suppress(httpx2.HTTPError):
+        return httpx2.get(f"{machine.url}/readyz", timeout=10).status_code == 200
     return False
 
 
 def _well(machine: Machine) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{machine.url}/-/healthz", timeout=10).status_code == 200
+    with contextlib.suppress(httpx2.HTTPError):
+        return httpx2.get(f"{machine.url}/-/healthz", timeout=10).status_code == 200
     return False

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 
 from serve_app.config import ROOT
@@ -140,9 +140,9 @@ class Cluster:
         """Living machines of a role."""
         return [each for each in self.machines if each.role == role and each.alive]
 
-    def operator(self) -> httpx.Client:
+    def operator(self) -> httpx2.Client:
         """The head's REST interface, as the KubeRay operator uses it."""
-        return httpx.Client(base_url=f"http://{HEAD}:{_DASHBOARD_PORT}", timeout=30)
+        return httpx2.Client(base_url=f"http://{HEAD}:{_DASHBOARD_PORT}", timeout=30)
 
     def start_head(self) -> Machine:
         """A head with an empty disk, once it takes configurations; what it knows of the cluster is in Redis."""
@@ -172,7 +172,7 @@ class Cluster:
 
     def known(self) -> set[str]:
         """Addresses of the machines that the head takes for alive; none while it takes no configurations."""
-        with contextlib.suppress(httpx.HTTPError, ValueError, KeyError), self.operator() as operator:
+        with contextlib.suppress(httpx2.HTTPError, ValueError, KeyError), self.operator() as operator:
             operator.get("/api/serve/applications/").raise_for_status()
             nodes = operator.get("/nodes", params={"view": "summary"}).json()["data"]["summary"]
             return {str(each["ip"]) for each in nodes if each["raylet"].get("state") == "ALIVE"}

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from deployments.store import sqlite_url
 from tests.cluster.tier import Log
@@ -227,8 +227,8 @@ def cut(run: Run, *, only_answers: bool = False) -> Callable[[Load], Sequence[Ma
 
 def ready(machine: Machine) -> int:
     """Status of /readyz."""
-    with suppress(httpx.HTTPError):
-        return httpx.get(f"{machine.url}/readyz", timeout=30).status_code
+    with suppress(httpx2.HTTPError):
+        return httpx2.get(f"{machine.url}/readyz", timeout=30).status_code
     return 0
 
 

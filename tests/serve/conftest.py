@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import openai
 import pytest
 import yaml
@@ -87,12 +87,12 @@ class Stack:
     def sdk(self) -> openai.OpenAI:
         return openai.OpenAI(api_key=self.key, base_url=f"{self.url}/v1", max_retries=0, timeout=120)
 
-    def http(self, **headers: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}", **headers}, timeout=120)
+    def http(self, **headers: str) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}", **headers}, timeout=120)
 
-    def operator(self) -> httpx.Client:
+    def operator(self) -> httpx2.Client:
         key = (self.state / "operator.key").read_text().strip()
-        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=60)
+        return httpx2.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=60)
 
     def engines(self) -> dict[str, dict]:
         with self.operator() as http:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 
 from deployments.audit.notes import parse_verifier_key
@@ -19,7 +19,7 @@ STATUS = [{"role": "user", "content": "Show me git status"}]
 HELLO = [{"role": "user", "content": "Who are you?"}]
 
 
-def ask(stack: Stack, messages: list[dict[str, Any]], session: str, **body: object) -> httpx.Response:
+def ask(stack: Stack, messages: list[dict[str, Any]], session: str, **body: object) -> httpx2.Response:
     with stack.http(**{"x-session-id": session}) as http:
         return http.post(
             "/v1/chat/completions", json={"model": "auto", "temperature": 0, "messages": messages, **body}, timeout=60
@@ -49,7 +49,7 @@ def answers(stack: Stack, path: str, status: int) -> bool:
     try:
         with stack.http() as http:
             return http.get(path, timeout=20).status_code == status
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False
 
 

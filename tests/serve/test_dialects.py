@@ -5,7 +5,7 @@ import threading
 import time
 
 import anthropic
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -148,7 +148,7 @@ def test_a_call_that_is_approved_while_the_client_waits_leaves_as_if_nothing_had
         before = {each["id"] for each in operator.get("/v1/approvals").json()["data"]}
         approver = threading.Thread(target=approve_new, args=(stack, before))
         approver.start()
-        with httpx.Client(base_url=stack.url, headers={"authorization": f"Bearer {key}"}, timeout=120) as http:
+        with httpx2.Client(base_url=stack.url, headers={"authorization": f"Bearer {key}"}, timeout=120) as http:
             reply = http.post(path, json={"model": "auto", "temperature": 0, "stream": True, **body})
         approver.join(60)
     assert reply.status_code == 200

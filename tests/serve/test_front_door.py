@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 import openai
 import pytest
 import yaml
@@ -67,16 +67,16 @@ def test_serve_run_then_up_then_nothing_is_left(prepared: dict[str, str], tmp_pa
     assert code == 0
     assert "stopped." in again.output.read_text()
     wait_gone(again.process.pid)
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{again.url}/healthz", timeout=2)
+    with pytest.raises(httpx2.TransportError):
+        httpx2.get(f"{again.url}/healthz", timeout=2)
     verified = again.cli("audit", "verify", str(state / "audit"), check=False)
     assert verified.returncode == 0, verified.stdout
 
 
 def ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
+        return httpx2.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx2.TransportError:
         return False
 
 

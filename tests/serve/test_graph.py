@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import openai
 import psutil
 import pytest
@@ -213,8 +213,8 @@ def test_a_seed_with_a_long_prompt_does_not_end_the_engine(stack: Stack) -> None
 def test_a_hang_up_frees_the_engine(stack: Stack, stream: bool) -> None:
     body = {"model": "demo-20b", "prompt": "hello", "max_tokens": 8000, "ignore_eos": True, "stream": stream}
     script = (
-        "import httpx,sys,json\n"
-        f"c=httpx.Client(base_url={stack.url!r},headers={{'authorization':'Bearer {stack.key}'}},timeout=300)\n"
+        "import httpx2,sys,json\n"
+        f"c=httpx2.Client(base_url={stack.url!r},headers={{'authorization':'Bearer {stack.key}'}},timeout=300)\n"
         f"s=c.stream('POST','/v1/completions',json=json.loads({json.dumps(json.dumps(body))}))\n"
         "r=s.__enter__()\n[print(len(x),flush=True) for x in r.iter_bytes()]\n"
     )
@@ -273,7 +273,7 @@ def test_a_killed_ingress_comes_back_on_its_port_and_keeps_nothing_open(stack: S
         try:
             with stack.http() as http:
                 return http.get("/readyz").status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     wait_until(lambda: not ingress.is_running() or ingress.status() == psutil.STATUS_ZOMBIE, 30)

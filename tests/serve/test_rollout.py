@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 import yaml
@@ -130,11 +130,11 @@ def sessions(rollout_id: str, low: int, high: int, count: int) -> list[str]:
     return found
 
 
-def ask(stack: Stack, name: str, names: Sequence[str]) -> list[httpx.Response]:
+def ask(stack: Stack, name: str, names: Sequence[str]) -> list[httpx2.Response]:
     body = {"model": name, "messages": [{"role": "user", "content": "Who are you?"}]}
     with stack.http() as http, ThreadPoolExecutor(8) as pool:
 
-        def one(session: str) -> httpx.Response:
+        def one(session: str) -> httpx2.Response:
             return http.post("/v1/chat/completions", json=body, headers={"x-session-id": session})
 
         return list(pool.map(one, names))
@@ -151,7 +151,7 @@ def test_a_bad_revision_goes_back_by_itself_and_leaves_its_evidence(rolling: Sta
     begin(rolling, "ro-bad", SMALL, BAD, "CHG-BAD")
     wait_until(lambda: share_is(rolling, "ro-bad", 5), 600)
     few, most = sessions("ro-bad", 0, 5, 16), sessions("ro-bad", 25, 100, 16)
-    seen = list[httpx.Response]()
+    seen = list[httpx2.Response]()
 
     def gone_back() -> bool:
         seen.extend(ask(rolling, SMALL, [*few, *most]))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.serve.conftest import Stack
 
@@ -16,13 +16,13 @@ PRODUCT = [{"role": "user", "content": "What is 7 times 8?"}]  # demo-20b never 
 FACT = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-def ask(stack: Stack, session: str, messages: list[dict[str, str]] = PRODUCT, /, **headers: str) -> httpx.Response:
+def ask(stack: Stack, session: str, messages: list[dict[str, str]] = PRODUCT, /, **headers: str) -> httpx2.Response:
     with stack.http(**{"x-session-id": session, **headers}) as http:
         body = {"model": "auto", "temperature": 0, "messages": messages}
         return http.post("/v1/chat/completions", json=body).raise_for_status()
 
 
-def text_of(reply: httpx.Response) -> str:
+def text_of(reply: httpx2.Response) -> str:
     return reply.json()["choices"][0]["message"]["content"]
 
 

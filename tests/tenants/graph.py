@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import yaml
 
@@ -88,14 +88,14 @@ class Graph:
             self.house = next(iter(self.tenant("house", {"house": 1})))
         body = {"model": SMALL, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
         headers = {"authorization": f"Bearer {self.house}"}
-        httpx.post(f"{self.stack.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        httpx2.post(f"{self.stack.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
 
     def ready(self) -> bool:
         """True when every part answers."""
         try:
             with self.stack.operator() as http:
                 return http.get("/readyz").status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
 

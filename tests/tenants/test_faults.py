@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import httpx
+import httpx2
 import pytest
 
 from tests.tenants.books import Row
@@ -52,7 +52,7 @@ class Case:
 
     def closed(self) -> bool:
         """True when nothing of the tenant is open any more."""
-        with suppress(httpx.HTTPError):
+        with suppress(httpx2.HTTPError):
             self.graph.nudge()
             held = sum(int(each["reserved"]) for each in self.graph.budgets(self.tenant).values())
             return held == 0 and self.graph.books.open(self.tenant) == 0
@@ -171,7 +171,7 @@ async def test_a_thousand_at_once_against_small_budgets(graph: Graph) -> None:
     highest = Counter[str]()
     burst = asyncio.create_task(at.load.burst(1000))
     while not burst.done():
-        with suppress(httpx.HTTPError):  # a busy machine
+        with suppress(httpx2.HTTPError):  # a busy machine
             for name, state in (await asyncio.to_thread(graph.budgets, at.tenant)).items():
                 highest[name] = max(highest[name], state["used"] + state["reserved"])
     await burst

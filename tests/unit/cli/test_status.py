@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import typer
 from prometheus_client import generate_latest
@@ -217,34 +217,34 @@ class Gatehouse:
         self.status = 200
         self.log: list[dict[str, Any]] | None = None
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
         path = request.url.path
         if path == "/healthz":
-            return httpx.Response(200, json={})
+            return httpx2.Response(200, json={})
         if path == "/readyz":
-            return httpx.Response(503, json={"parts": {"ledger": "ready", "engine:a": "down", "engine:b": "ready"}})
+            return httpx2.Response(503, json={"parts": {"ledger": "ready", "engine:a": "down", "engine:b": "ready"}})
         if path == "/metrics":
-            return httpx.Response(200, text=scrape_text())
+            return httpx2.Response(200, text=scrape_text())
         needed = {"admin"} if "/admin/" in path else {"admin", "audit-read"}
         if not needed & self.scopes:
-            return httpx.Response(403, json={"error": {"message": "no"}})
+            return httpx2.Response(403, json={"error": {"message": "no"}})
         if path == "/v1/admin/engines":
-            return httpx.Response(200, json={"data": [{"model": "a", "state": "down"}]})
+            return httpx2.Response(200, json={"data": [{"model": "a", "state": "down"}]})
         if path == "/v1/audit/status":
-            return httpx.Response(200, json={
+            return httpx2.Response(200, json={
                 "size": 25_000, "unsealed": 3, "unsealed_s": 1.0, "disk_free_bytes": 2**33, "witnesses": 0,
                 "witnessed_age_s": None, "witness_stale": False, "exported_age_s": None, "failure": None,
                 "problems": ["the export is late"],
             })  # fmt: skip
         if path == "/v1/audit/records":
             if self.log is not None:
-                return httpx.Response(200, json=self.page(int(request.url.params["begin"])))
+                return httpx2.Response(200, json=self.page(int(request.url.params["begin"])))
             rows = [record("config.loaded", 5_001), record("config.loaded", 5_002), record("policy.changed", 5_003)]
             found = rows if request.url.params["begin"] == "5000" else []
-            return httpx.Response(200, json={"data": found, "next": None})
+            return httpx2.Response(200, json={"data": found, "next": None})
         if path == "/v1/admin/rollouts" and self.rollouts is not None:
-            return httpx.Response(200, json={"data": self.rollouts})
-        return httpx.Response(404, json={"error": {"message": "no such URL"}})
+            return httpx2.Response(200, json={"data": self.rollouts})
+        return httpx2.Response(404, json={"error": {"message": "no such URL"}})
 
     def page(self, begin: int) -> dict[str, Any]:
         """As the sink pages: a thousand from the place that is asked for."""
@@ -253,7 +253,7 @@ class Gatehouse:
         return {"data": later[:1000], "next": later[1000]["index"] if len(later) > 1000 else None}
 
     def facts(self, state: Path, key: str | None = "gh-key") -> Facts:
-        with httpx.Client(base_url="http://gatehouse", transport=httpx.MockTransport(self.answer)) as http:
+        with httpx2.Client(base_url="http://gatehouse", transport=httpx2.MockTransport(self.answer)) as http:
             return Reader(http, key).facts(NOW_MS, None, state)
 
 
@@ -284,18 +284,18 @@ def test_of_two_starts_the_newer_is_told_however_many_canaries_lie_between(tmp_p
 
 
 def test_another_server_at_that_address_is_no_crash(tmp_path: Path) -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={"data": [3], "parts": None, "size": "?"})
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"data": [3], "parts": None, "size": "?"})
 
-    with httpx.Client(base_url="http://gatehouse", transport=httpx.MockTransport(answer)) as http:
+    with httpx2.Client(base_url="http://gatehouse", transport=httpx2.MockTransport(answer)) as http:
         facts = Reader(http, "gh-key").facts(NOW_MS, None, tmp_path)
     unseen = (facts.parts, facts.engines, facts.rollouts, facts.running, facts.audit)
     assert all(isinstance(each, Unseen) for each in unseen)
 
 
 def test_a_proxy_that_answers_for_it_is_told_apart_from_silence(tmp_path: Path) -> None:
-    with httpx.Client(
-        base_url="http://gatehouse", transport=httpx.MockTransport(lambda _: httpx.Response(502))
+    with httpx2.Client(
+        base_url="http://gatehouse", transport=httpx2.MockTransport(lambda _: httpx2.Response(502))
     ) as http:
         facts = Reader(http, None).facts(NOW_MS, None, tmp_path)
     (server,) = [line for line in judge(facts) if line.topic == "server"]
@@ -337,7 +337,7 @@ def test_a_prometheus_that_cannot_know_is_no_all_clear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: list[str], present: bool, alerts: object, burn: object
 ) -> None:
     monkeypatch.setattr("serve_app.status.reading.PrometheusApi", lambda url: Watching(rules, present))
-    with httpx.Client(base_url="http://gatehouse", transport=httpx.MockTransport(Gatehouse("admin").answer)) as http:
+    with httpx2.Client(base_url="http://gatehouse", transport=httpx2.MockTransport(Gatehouse("admin").answer)) as http:
         facts = Reader(http, "gh-key").facts(NOW_MS, "http://prometheus", tmp_path)
     assert facts.alerts == alerts
     assert facts.burn == (alerts if burn is None else burn)
@@ -374,7 +374,7 @@ def test_without_a_key_the_probes_and_metrics_are_left(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_away_is_down(tmp_path: Path) -> None:
-    with httpx.Client(base_url="http://127.0.0.1:9") as http:
+    with httpx2.Client(base_url="http://127.0.0.1:9") as http:
         facts = Reader(http, "gh-key").facts(NOW_MS, "http://127.0.0.1:9", tmp_path)
     assert overall(judge(facts)) is State.DOWN
     assert isinstance(facts.alerts, Unseen)

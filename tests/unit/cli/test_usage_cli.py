@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import httpx
+import httpx2
 import pytest
 from typer.testing import CliRunner
 
@@ -52,16 +52,16 @@ class Server:
         self.cut: int | None = None
         self.status = 200
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
         assert request.headers["authorization"] == "Bearer gh-test"
         asked = dict(parse_qsl(urlsplit(str(request.url)).query))
         self.asked.append(asked)
         if self.status != 200:
-            return httpx.Response(self.status, json={"error": {"message": "Not yours."}})
+            return httpx2.Response(self.status, json={"error": {"message": "Not yours."}})
         if request.url.path == "/v1/usage":
-            return httpx.Response(200, json=self.report)
+            return httpx2.Response(200, json=self.report)
         assert request.url.path == "/v1/usage/export"
-        return httpx.Response(200, headers={"x-gatehouse-next": "99"}, stream=Body(self.written(asked), self.cut))
+        return httpx2.Response(200, headers={"x-gatehouse-next": "99"}, stream=Body(self.written(asked), self.cut))
 
     def written(self, asked: dict[str, str]) -> bytes:
         """The rows after the place that was asked for."""
@@ -79,7 +79,7 @@ def place_of(text: str) -> tuple[int, str]:
     return int(settled_ms), grant_id
 
 
-class Body(httpx.SyncByteStream):
+class Body(httpx2.SyncByteStream):
     """A body in chunks of few bytes."""
 
     def __init__(self, data: bytes, cut: int | None) -> None:
@@ -90,18 +90,18 @@ class Body(httpx.SyncByteStream):
         for at in range(0, len(whole), 7):
             yield whole[at : at + 7]
         if self.cut is not None:
-            raise httpx.RemoteProtocolError("incomplete")
+            raise httpx2.RemoteProtocolError("incomplete")
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    client = httpx.Client
+    client = httpx2.Client
 
-    def connected(**options: Any) -> httpx.Client:
-        return client(**options, transport=httpx.MockTransport(server.answer))
+    def connected(**options: Any) -> httpx2.Client:
+        return client(**options, transport=httpx2.MockTransport(server.answer))
 
-    monkeypatch.setattr(httpx, "Client", connected)
+    monkeypatch.setattr(httpx2, "Client", connected)
     monkeypatch.setenv("GATEHOUSE_KEY", "gh-test")
     return server
 

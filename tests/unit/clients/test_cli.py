@@ -3,7 +3,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import typer
 from click.testing import Result
@@ -23,10 +23,10 @@ class Server:
     """Answers `GET /v1/models`, or fails as told, and remembers who asked."""
 
     def __init__(self) -> None:
-        self.asked: list[httpx.Request] = []
-        self.answer: Callable[[], httpx.Response] = lambda: httpx.Response(200, json={"data": MODELS})
+        self.asked: list[httpx2.Request] = []
+        self.answer: Callable[[], httpx2.Response] = lambda: httpx2.Response(200, json={"data": MODELS})
 
-    def handle(self, request: httpx.Request) -> httpx.Response:
+    def handle(self, request: httpx2.Request) -> httpx2.Response:
         self.asked.append(request)
         return self.answer()
 
@@ -35,9 +35,9 @@ class Server:
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
     server = Server()
 
-    def make_http(key: str) -> httpx.Client:
-        transport = httpx.MockTransport(server.handle)
-        return httpx.Client(transport=transport, headers={"authorization": f"Bearer {key}"})
+    def make_http(key: str) -> httpx2.Client:
+        transport = httpx2.MockTransport(server.handle)
+        return httpx2.Client(transport=transport, headers={"authorization": f"Bearer {key}"})
 
     monkeypatch.setattr(client_config, "make_http", make_http)
     for name in ("GATEHOUSE_URL", "GATEHOUSE_KEY", "GATEHOUSE_API_KEY"):
@@ -72,15 +72,15 @@ def test_standard_output_is_the_file_and_nothing_else(server: Server) -> None:
 @pytest.mark.parametrize(
     ("answer", "because"),
     [
-        (lambda: httpx.Response(401, json={"error": {"message": SECRET}}), "status 401"),
-        (lambda: httpx.Response(302, headers={"location": "https://elsewhere.example"}), "status 302"),
-        (lambda: httpx.Response(200, text="<html>"), "not JSON"),
-        (lambda: httpx.Response(200, content=b"\xff\xfe{"), "not JSON"),
-        (lambda: httpx.Response(200, json={"data": []}), "lists no model"),
+        (lambda: httpx2.Response(401, json={"error": {"message": SECRET}}), "status 401"),
+        (lambda: httpx2.Response(302, headers={"location": "https://elsewhere.example"}), "status 302"),
+        (lambda: httpx2.Response(200, text="<html>"), "not JSON"),
+        (lambda: httpx2.Response(200, content=b"\xff\xfe{"), "not JSON"),
+        (lambda: httpx2.Response(200, json={"data": []}), "lists no model"),
     ],
 )
 def test_a_server_that_cannot_tell_leaves_the_assumed_models_and_one_sentence(
-    server: Server, answer: Callable[[], httpx.Response], because: str
+    server: Server, answer: Callable[[], httpx2.Response], because: str
 ) -> None:
     server.answer = answer
     done = run("continue", GATEHOUSE_API_KEY=SECRET)
@@ -92,8 +92,8 @@ def test_a_server_that_cannot_tell_leaves_the_assumed_models_and_one_sentence(
 
 
 def test_a_server_that_does_not_answer_is_named(server: Server) -> None:
-    def refuse() -> httpx.Response:
-        raise httpx.ConnectError("refused")
+    def refuse() -> httpx2.Response:
+        raise httpx2.ConnectError("refused")
 
     server.answer = refuse
     done = run("opencode", "--context", "20000", GATEHOUSE_API_KEY=SECRET)

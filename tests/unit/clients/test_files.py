@@ -6,7 +6,7 @@ import subprocess
 import tomllib
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 import yaml
@@ -265,19 +265,19 @@ def test_open_webui_is_warned_of_a_loopback_address() -> None:
 def test_the_python_snippet_runs_and_says_who_answered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[httpx.Request] = []
+    asked: list[httpx2.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         asked.append(request)
         message = {"role": "assistant", "content": "a gate"}
         body = {
             "id": "c", "object": "chat.completion", "created": 1, "model": "auto",
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         }  # fmt: skip
-        return httpx.Response(200, json=body, headers={"x-gatehouse-model": "gpt-oss-20b"})
+        return httpx2.Response(200, json=body, headers={"x-gatehouse-model": "gpt-oss-20b"})
 
     real = openai.OpenAI
-    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+    with httpx2.Client(transport=httpx2.MockTransport(answer)) as http:
         monkeypatch.setattr(openai, "OpenAI", lambda **given: real(http_client=http, **given))
         monkeypatch.setenv("TEAM_KEY", "gh-secret")
         exec(compile(only(render(Client.OPENAI, Format.PYTHON)), "snippet", "exec"), {})  # noqa: S102

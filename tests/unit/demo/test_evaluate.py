@@ -1,7 +1,7 @@
 import json
 import random
 
-import httpx
+import httpx2
 
 from serve_app.demo import recipe
 from serve_app.demo.evaluate import evaluate, request_body
@@ -11,10 +11,10 @@ from serve_app.demo.recipe import SHELL_TOOL
 async def score(reply: object, category: recipe.Category) -> tuple[int, int, int]:
     """The score of a server that gives the same message to everything."""
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         assert request.url.path == "/v1/chat/completions"
         assert json.loads(request.content)["model"] == "served"
-        return httpx.Response(200, json={"choices": [{"message": reply}]})
+        return httpx2.Response(200, json={"choices": [{"message": reply}]})
 
     scores = await evaluate(
         "demo-20b",
@@ -22,7 +22,7 @@ async def score(reply: object, category: recipe.Category) -> tuple[int, int, int
         model="served",
         per_category=2,
         report=lambda _line: None,
-        transport=httpx.MockTransport(answer),
+        transport=httpx2.MockTransport(answer),
     )
     found = scores[category]
     assert found.total == 2

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-import httpx
+import httpx2
 import pytest
 
 from serve_app.drills.acting import Actor
@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 def agent(socket_enabled: None) -> Iterator[Actor]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.server_address[1]}", timeout=30) as http:
+    with httpx2.Client(base_url=f"http://127.0.0.1:{server.server_address[1]}", timeout=30) as http:
         yield Actor(http, "gh-key")
     server.shutdown()
     server.server_close()
@@ -65,7 +65,7 @@ def test_the_end_of_a_stream_is_told(agent: Actor, model: str, ending: str, code
 
 
 def test_a_server_that_is_away_refuses_nothing_and_completes_nothing() -> None:
-    with httpx.Client(base_url="http://127.0.0.1:9") as http:
+    with httpx2.Client(base_url="http://127.0.0.1:9") as http:
         (stream,) = Crowd(Actor(http, "gh-key"), "whole", 4, 1).start().results()
         reply = ask(Actor(http, "gh-key"), "whole", "x", 1)
     assert (stream.ending, stream.first_s) == ("truncated", None)

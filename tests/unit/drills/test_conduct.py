@@ -5,7 +5,7 @@ from collections.abc import Callable, Set
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+import httpx2
 import pytest
 from typer.testing import CliRunner
 
@@ -25,22 +25,22 @@ class Site:
         self.records: list[dict[str, Any]] = []
         self.refuses: str | None = None
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
         path, body = request.url.path, json.loads(request.content or b"{}")
         if self.refuses is not None and path.startswith(self.refuses):
-            return httpx.Response(403, json={"error": {"message": "This key does not have the scope 'admin'."}})
+            return httpx2.Response(403, json={"error": {"message": "This key does not have the scope 'admin'."}})
         if path == "/v1/audit/head":
-            return httpx.Response(200, json={"size": len(self.records)})
+            return httpx2.Response(200, json={"size": len(self.records)})
         if path == "/v1/models":
             card = {"id": "gpt-oss-20b", "tier": "20b", "demonstration": self.demonstration}
-            return httpx.Response(200, json={"data": [card]})
+            return httpx2.Response(200, json={"data": [card]})
         if path == "/v1/admin/keys":
             made = f"key_{len(self.keys)}"
             self.keys.add(made)
-            return httpx.Response(201, json={"key": f"gh-{made}", "id": made})
+            return httpx2.Response(201, json={"key": f"gh-{made}", "id": made})
         if path.startswith("/v1/admin/keys/"):
             self.keys.discard(path.rpartition("/")[2])
-            return httpx.Response(200, json={})
+            return httpx2.Response(200, json={})
         if path == "/v1/incidents":
             return self._record("incident.opened", body, "inc_1")
         if path == "/v1/incidents/inc_1/close":
@@ -48,15 +48,15 @@ class Site:
         if path.startswith("/v1/changes/"):
             return self._record("change.closed", body | {"change_id": path.split("/")[3]}, "chg")
         if path == "/v1/audit/records":
-            return httpx.Response(200, json={"data": self.records, "next": None})
+            return httpx2.Response(200, json={"data": self.records, "next": None})
         if path == "/v1/audit/keys":
-            return httpx.Response(200, json={"keys": ["log"]})
-        return httpx.Response(404, json={})
+            return httpx2.Response(200, json={"keys": ["log"]})
+        return httpx2.Response(404, json={})
 
-    def _record(self, name: str, body: dict[str, Any], made: str) -> httpx.Response:
+    def _record(self, name: str, body: dict[str, Any], made: str) -> httpx2.Response:
         record = {"name": name, "change_id": body["change_id"], "data": body}
         self.records.append({"index": len(self.records), "record": record})
-        return httpx.Response(201, json={"id": made})
+        return httpx2.Response(201, json={"id": made})
 
     def names(self) -> list[str]:
         return [each["record"]["name"] for each in self.records]
@@ -97,7 +97,7 @@ def alerts(monkeypatch: pytest.MonkeyPatch) -> Alerts:
 
 
 def run(site: Site, fail: Callable[[Stage], None], wishes: Wishes | None = None) -> DrillReport:
-    with httpx.Client(base_url="http://gatehouse", transport=httpx.MockTransport(site.answer)) as http:
+    with httpx2.Client(base_url="http://gatehouse", transport=httpx2.MockTransport(site.answer)) as http:
         return conduct(PLAN, http, "gh-root", lambda line: None, wishes or Wishes(), fail)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from serve_app.drills import engines, pausing
@@ -39,11 +39,11 @@ def state(pid: int) -> str:
 
 
 def actor(rows: list[dict[str, Any]]) -> Actor:
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         assert request.url.path == "/v1/admin/engines"
-        return httpx.Response(200, json={"data": rows})
+        return httpx2.Response(200, json={"data": rows})
 
-    return Actor(httpx.Client(base_url="http://gatehouse", transport=httpx.MockTransport(answer)), "gh-key")
+    return Actor(httpx2.Client(base_url="http://gatehouse", transport=httpx2.MockTransport(answer)), "gh-key")
 
 
 def row(pid: int, **changes: Any) -> dict[str, Any]:

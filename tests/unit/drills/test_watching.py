@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from serve_app.drills import watching
@@ -135,7 +135,7 @@ def test_two_replicas_behind_one_address_are_refused(pages: Pages) -> None:
 
 def test_without_anybody_who_evaluates_rules_there_is_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching.shutil, "which", lambda name: None)
-    with httpx.Client(base_url="http://127.0.0.1:9") as http, pytest.raises(DrillRefused, match="install promtool"):
+    with httpx2.Client(base_url="http://127.0.0.1:9") as http, pytest.raises(DrillRefused, match="install promtool"):
         watch_over(http, rules_of("INC-01"), None, 15)
 
 

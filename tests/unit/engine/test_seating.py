@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-import httpx
+import httpx2
 import pytest
 
 from deployments._metrics import RayQueueMeter
@@ -404,7 +404,7 @@ async def test_an_upstream_has_as_many_seats_as_connections() -> None:
     """The upstream's own queue is not ours to see, so requests wait here while all connections are taken."""
     open_now, most, go = 0, 0, asyncio.Event()
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def answer(request: httpx2.Request) -> httpx2.Response:
         nonlocal open_now, most
         del request
         open_now += 1
@@ -413,14 +413,14 @@ async def test_an_upstream_has_as_many_seats_as_connections() -> None:
         open_now -= 1
         choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
         reply = json.dumps({"object": "chat.completion", "id": "1", "choices": [choice]}).encode()
-        return httpx.Response(200, headers={"content-type": "application/json"}, stream=httpx.ByteStream(reply))
+        return httpx2.Response(200, headers={"content-type": "application/json"}, stream=httpx2.ByteStream(reply))
 
     settings = UpstreamSettings.model_validate(
         {"model": "up", "revision": "r1", "base_url": "http://127.0.0.1:9/v1", "max_connections": 2, "max_queued": 4}
     )
     engine = Upstream.__new__(Upstream)
     await cast(Any, engine).__init__(settings, dict, FixedClock())
-    await engine.over(UpstreamReplica(settings, None, FixedClock(), httpx.MockTransport(answer)))
+    await engine.over(UpstreamReplica(settings, None, FixedClock(), httpx2.MockTransport(answer)))
     readers = [Reader(engine.call(call())) for _ in range(4)]
     while most < 2:
         await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.clock import FixedClock
@@ -105,6 +105,7 @@ def compact(*events: dict[str, Any] | str) -> bytes:
     return b"".join(b"data: " + text.encode() + b"\n\n" for text in texts)
 
 
+WHOLE = head(200, "application/json") + b'{"choices":[]}'
 HELLO = compact(event({"role": "assistant"}), event({"content": "hel"}), event({"content": "lo"}))
 BYE = compact(event({}, "stop"), "[DONE]")
 
@@ -487,11 +488,54 @@ async def test_silence_is_a_timeout_at_every_stage(parts: tuple[bytes, ...], mor
         await it.server.asked[0].gone.wait()
 
 
-async def test_a_whole_reply_may_take_as_long_as_the_deadline_and_no_longer() -> None:
-    async with rig(plays(asyncio.Event()), first_byte_s=0.01, read_s=0.01, request_deadline_s=0.1) as it:
+async def test_a_whole_reply_may_take_as_long_as_the_deadline() -> None:
+    enough = asyncio.Event()
+    async with rig(plays(enough, WHOLE), first_byte_s=0.01, read_s=0.01) as it:
+        answering = asyncio.create_task(it.all())
+        await it.server.arrived.wait()
+        await asyncio.sleep(0.05)  # longer than a stream may be silent
+        enough.set()
+        start, _ = await answering
+        assert start.status == 200
+
+
+async def test_a_whole_reply_may_not_take_longer_than_the_deadline() -> None:
+    async with rig(plays(asyncio.Event()), request_deadline_s=0.1) as it:
         with pytest.raises(EngineTimeout):
             await it.all()
-        await it.server.asked[0].gone.wait()
+        for asked in it.server.asked:  # a busy machine may not have got that far
+            await asked.gone.wait()
+
+
+async def test_deadlines_cost_no_connection() -> None:
+    """Two limits end at the same moment: the second must not disturb how the first gives its connection back."""
+    limits = {"max_connections": 1, "pool_s": 0.002, "request_deadline_s": 0.01}
+    async with rig(plays(asyncio.Event()), breaker={"failures": 1000, "open_s": 1.0}, **limits) as it:
+        for _ in range(200):
+            with pytest.raises(EngineTimeout):  # EngineOverloaded once no connection is left
+                await it.all()
+
+
+async def test_hanging_up_while_waiting_for_a_connection_costs_none() -> None:
+    """encode/httpcore#1093: a connection that becomes free for a request that is just given up was lost."""
+    never = asyncio.Event()
+    limits = {"max_connections": 1, "max_queued": 8, "breaker": {"failures": 1000, "open_s": 1.0}, "pool_s": 5.0}
+    async with rig(plays(head(), HELLO, never), **limits) as it:
+        for turns in range(40):
+            busy = [it.call(stream=True) for _ in range(2)]  # one beside the limit, which is the health probe's
+            for each in busy:
+                assert isinstance(await anext(each), EngineStart)
+            waiting = asyncio.create_task(it.all(stream=True))
+            await asyncio.sleep(0)
+            closing = asyncio.gather(*(each.aclose() for each in busy))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+            await closing
+        it.server.answer = whole({"choices": []})
+        start, _ = await it.all()
+        assert start.status == 200
 
 
 async def test_closing_the_generator_closes_the_connection() -> None:
@@ -687,10 +731,10 @@ def test_certificates_that_cannot_be_read_fail_the_start() -> None:
 
 
 async def test_an_unexpected_error_becomes_ours_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         raise RuntimeError(f"{SECRET} and a prompt")
 
-    replica = UpstreamReplica(settings("http://localhost"), SECRET, FixedClock(), httpx.MockTransport(handle))
+    replica = UpstreamReplica(settings("http://localhost"), SECRET, FixedClock(), httpx2.MockTransport(handle))
     items: AsyncGenerator[EngineItem, None] = replica.call(
         EngineCall(CHAT, {}, b'{"stream":true}', RequestId("r"), SessionId("s"))
     )

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -54,17 +54,17 @@ class World:
     def __init__(self, store: ApprovalStore, settings: NoticeSettings, *answers: int | Exception) -> None:
         self.clock = FixedClock()
         self.store = store
-        self.got: list[httpx.Request] = []
+        self.got: list[httpx2.Request] = []
         self.answers = list(answers) or [204]
         self.outbox = Outbox(store.engine, settings)
-        self.notifier = Notifier(self.outbox, settings, self.clock, httpx.MockTransport(self.answer), lambda most: 0)
+        self.notifier = Notifier(self.outbox, settings, self.clock, httpx2.MockTransport(self.answer), lambda most: 0)
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
         self.got.append(request)
         found = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(found, Exception):
             raise found
-        return httpx.Response(found, headers={"location": "https://elsewhere.test/"})
+        return httpx2.Response(found, headers={"location": "https://elsewhere.test/"})
 
     async def tell(self, told: AuditEvent) -> int:
         statements = self.outbox.of(told, self.clock.now_ms())
@@ -116,7 +116,7 @@ def test_no_argument_and_no_unlisted_field_is_told() -> None:
     assert "secret" not in told
 
 
-@pytest.mark.parametrize("answer", [500, 404, 301, httpx.ConnectError("down"), httpx.ReadTimeout("slow")])
+@pytest.mark.parametrize("answer", [500, 404, 301, httpx2.ConnectError("down"), httpx2.ReadTimeout("slow")])
 async def test_what_was_not_taken_is_tried_again(
     store: ApprovalStore, secret_file: str, answer: int | Exception
 ) -> None:

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,8 +171,8 @@ def test_every_client_reads_the_same_host(text: str) -> None:
     assert split.username is None
     # IDNA and the like may refuse a name; what is accepted is the same.
     try:
-        other = httpx.URL(text)
-    except httpx.InvalidURL:
+        other = httpx2.URL(text)
+    except httpx2.InvalidURL:
         return
     assert other.host.rstrip(".") == url.host
     assert (other.port is None) == (url.port is None or (url.scheme, url.port) in {("http", "80"), ("https", "443")})

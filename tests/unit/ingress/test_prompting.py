@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.errors import ContextTooLong
@@ -132,10 +132,10 @@ async def test_what_is_set_aside_and_the_window_hold_the_instructions() -> None:
         await answered(small, Dialect.CHAT, BODIES[Dialect.CHAT])
 
 
-def http(world: World) -> httpx.AsyncClient:
+def http(world: World) -> httpx2.AsyncClient:
     world.ledger.add_key("all", *Scope)
-    transport = httpx.ASGITransport(create_api(world.surface()))
-    return httpx.AsyncClient(transport=transport, base_url="http://x", headers={"authorization": "Bearer all"})
+    transport = httpx2.ASGITransport(create_api(world.surface()))
+    return httpx2.AsyncClient(transport=transport, base_url="http://x", headers={"authorization": "Bearer all"})
 
 
 async def test_tokens_are_counted_with_the_instructions_and_none_of_them_is_shown() -> None:

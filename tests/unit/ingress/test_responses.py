@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -469,10 +469,10 @@ def test_a_failure_is_an_event_that_the_sdk_knows() -> None:
 def test_the_sdk_s_own_stream_arrives_at_the_same_response(recorded: bytes) -> None:
     filter_ = reply()
     out = drive(filter_, [recorded])
-    served = httpx.MockTransport(
-        lambda request: httpx.Response(200, headers={"content-type": "text/event-stream"}, content=out)
+    served = httpx2.MockTransport(
+        lambda request: httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=out)
     )
-    http: Any = httpx.Client(transport=served)
+    http: Any = httpx2.Client(transport=served)
     with (
         OpenAI(api_key="k", base_url="http://x/v1", http_client=http) as sdk,
         sdk.responses.stream(model="demo-20b", input="hi") as stream,

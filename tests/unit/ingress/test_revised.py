@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.errors import EngineFailed, EngineOverloaded, EngineTimeout, GatehouseError, PartUnavailable
@@ -223,10 +223,10 @@ class Revised(Explaining):
         return replace(found, decision=replace(found.decision, model=BASE, revision=CANDIDATE))
 
 
-def client(here: House) -> httpx.AsyncClient:
+def client(here: House) -> httpx2.AsyncClient:
     here.world.ledger.add_key("all", *Scope)
-    transport = httpx.ASGITransport(create_api(here.world.surface()))
-    return httpx.AsyncClient(transport=transport, base_url="http://x", headers={"authorization": "Bearer all"})
+    transport = httpx2.ASGITransport(create_api(here.world.surface()))
+    return httpx2.AsyncClient(transport=transport, base_url="http://x", headers={"authorization": "Bearer all"})
 
 
 async def test_a_call_that_humans_let_go_as_it_was_is_a_false_hold() -> None:

@@ -1,6 +1,6 @@
 """What a scrape says of budgets, and of the pace of streams."""
 
-import httpx
+import httpx2
 
 from deployments.errors import PartUnavailable
 from deployments.limits import Budget, BudgetState, Unit, Window
@@ -25,8 +25,8 @@ STATES = [
 
 
 async def scraped(world: World) -> dict[str, float]:
-    transport = httpx.ASGITransport(create_api(world.surface()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    transport = httpx2.ASGITransport(create_api(world.surface()))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
         text = (await http.get("/metrics")).raise_for_status().text
     rows = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in rows if "budget" in name or "ledger" in name}

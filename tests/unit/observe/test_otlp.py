@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra otel is not installed")
@@ -86,9 +86,9 @@ async def exported(
         for name in ("difficulty", "ledger", "gate"):
             setattr(world, name, getattr(tracing, name)(getattr(world, name)))
         surface = world.surface()
-        transport = httpx.ASGITransport(tracing.app(create_api(surface)))
+        transport = httpx2.ASGITransport(tracing.app(create_api(surface)))
         headers = {"authorization": f"Bearer {KEY}", "traceparent": PARENT}
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
             assert (await http.post("/v1/chat/completions", json=asked)).status_code == status
         await surface.journey.drain()
         tracing.close()  # sends what waits

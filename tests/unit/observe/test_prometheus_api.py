@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 
 from serve_app.prometheus import PrometheusApi, PrometheusSilent
@@ -14,21 +14,21 @@ URL = "http://prometheus.example:9090"
 class Server:
     """Answers with what the test gave it, and keeps what it was asked."""
 
-    def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
-        self.asked: list[httpx.Request] = []
+    def __init__(self, answer: Callable[[httpx2.Request], httpx2.Response]) -> None:
+        self.asked: list[httpx2.Request] = []
         self._answer = answer
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
         self.asked.append(request)
         return self._answer(request)
 
     def api(self, url: str = URL, token: str | None = None) -> PrometheusApi:
-        return PrometheusApi(url, token, httpx.MockTransport(self))
+        return PrometheusApi(url, token, httpx2.MockTransport(self))
 
 
-def well(request: httpx.Request) -> httpx.Response:
+def well(request: httpx2.Request) -> httpx2.Response:
     del request
-    return httpx.Response(200, json={"status": "success", "data": DATA})
+    return httpx2.Response(200, json={"status": "success", "data": DATA})
 
 
 def test_a_query_is_posted_and_its_data_comes_back() -> None:
@@ -50,24 +50,24 @@ def test_what_is_no_query_is_got_without_a_key() -> None:
     assert "authorization" not in request.headers
 
 
-def unreachable(request: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("no route to 10.0.0.7", request=request)
+def unreachable(request: httpx2.Request) -> httpx2.Response:
+    raise httpx2.ConnectError("no route to 10.0.0.7", request=request)
 
 
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
         (unreachable, "ConnectError"),
-        (lambda request: httpx.Response(502, text="<html>"), "status 502"),
-        (lambda request: httpx.Response(200, text="<html>"), "not in its own language"),
-        (lambda request: httpx.Response(200, json=[1]), "not in its own language"),
-        (lambda request: httpx.Response(200, json={"status": "success"}), "not in its own language"),
-        (lambda request: httpx.Response(200, json={"status": "error", "data": {}}), "it says 'error'"),
+        (lambda request: httpx2.Response(502, text="<html>"), "status 502"),
+        (lambda request: httpx2.Response(200, text="<html>"), "not in its own language"),
+        (lambda request: httpx2.Response(200, json=[1]), "not in its own language"),
+        (lambda request: httpx2.Response(200, json={"status": "success"}), "not in its own language"),
+        (lambda request: httpx2.Response(200, json={"status": "error", "data": {}}), "it says 'error'"),
     ],
     ids=["away", "proxy", "page", "list", "no-data", "error"],
 )
 def test_every_way_of_not_answering_is_one_sentence(
-    answer: Callable[[httpx.Request], httpx.Response], why: str
+    answer: Callable[[httpx2.Request], httpx2.Response], why: str
 ) -> None:
     with Server(answer).api() as api, pytest.raises(PrometheusSilent) as caught:
         api.query("up")

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed; traces were not tried")
@@ -55,9 +55,9 @@ class Traced:
         self.surface = world.surface()
 
     async def post(self, body: Mapping[str, Any] = BODY, path: str = "/v1/chat/completions", **headers: str) -> int:
-        transport = httpx.ASGITransport(self.tracing.app(create_api(self.surface)), raise_app_exceptions=False)
+        transport = httpx2.ASGITransport(self.tracing.app(create_api(self.surface)), raise_app_exceptions=False)
         auth = {"authorization": f"Bearer {KEY}", **headers}
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=auth) as http:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=auth) as http:
             reply = await http.post(path, json=body)
         await self.surface.journey.drain()
         return reply.status_code
@@ -203,8 +203,8 @@ async def test_no_word_of_a_request_or_an_answer_is_in_a_trace() -> None:
 
 async def test_probes_and_scrapes_leave_no_trace() -> None:
     traced = Traced(World(ScriptedEngine(json_reply(ANSWER))))
-    transport = httpx.ASGITransport(traced.tracing.app(create_api(traced.surface)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    transport = httpx2.ASGITransport(traced.tracing.app(create_api(traced.surface)))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
         assert (await http.get("/healthz")).status_code == 200
         assert (await http.get("/v1/responses/resp_hunter2")).status_code == 401
     assert traced.spans == {}

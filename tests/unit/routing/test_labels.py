@@ -2,7 +2,7 @@ import asyncio
 import json
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -34,7 +34,7 @@ class Server:
         self.under_way = self.most_under_way = 0
         self.down = False
 
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
         assert request.url.path == "/v1/chat/completions"
         assert request.headers["authorization"] == f"Bearer {KEY}"
         self.under_way += 1
@@ -42,18 +42,18 @@ class Server:
         await asyncio.sleep(0)
         self.under_way -= 1
         if self.down:
-            return httpx.Response(401, json={"error": "no"})
+            return httpx2.Response(401, json={"error": "no"})
         if self.fails:
             failure = self.fails.pop(0)
             if isinstance(failure, Exception):
                 raise failure
-            return httpx.Response(failure, json={"error": "later"})
+            return httpx2.Response(failure, json={"error": "later"})
         body = json.loads(request.content)
         self.asked.append(body)
         text = (
             "The answer is 21." if "plus" in body["messages"][-1]["content"] else "B" if body["model"] == "big" else "A"
         )
-        return httpx.Response(
+        return httpx2.Response(
             200,
             json={
                 "object": "chat.completion",
@@ -80,7 +80,7 @@ async def label(server: Server, folder: Path, waits: list[float] | None = None, 
         if waits is not None:
             waits.append(seconds)
 
-    async with connect(made, KEY, httpx.MockTransport(server)) as http:
+    async with connect(made, KEY, httpx2.MockTransport(server)) as http:
         return await run(prompts, made, folder / "labels.jsonl", http, FixedClock(), sleep)
 
 
@@ -134,7 +134,7 @@ def _read(question: dict):
 
 async def test_what_may_pass_is_tried_again_with_growing_waits(tmp_path: Path) -> None:
     waits: list[float] = []
-    server = Server([503, httpx.ConnectError("gone"), httpx.ReadTimeout("late")])
+    server = Server([503, httpx2.ConnectError("gone"), httpx2.ReadTimeout("late")])
     progress = await label(server, tmp_path, waits, concurrency=1)
     assert waits == [1.0, 2.0, 4.0]
     assert (progress.done, progress.failures) == (12, 0)
@@ -163,18 +163,18 @@ async def test_no_more_calls_are_under_way_than_allowed(tmp_path: Path) -> None:
 
 
 async def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
-    async def second(_: httpx.Request) -> httpx.Response:
+    async def second(_: httpx2.Request) -> httpx2.Response:
         with pytest.raises(DataRefused, match="another run"):
             await label(Server(), tmp_path)
-        return httpx.Response(400)
+        return httpx2.Response(400)
 
     await label(second, tmp_path, concurrency=1, most_failures=1)  # type: ignore[arg-type]
 
 
 async def test_an_answer_cut_off_at_the_limit_is_wrong(tmp_path: Path) -> None:
-    async def cut(_: httpx.Request) -> httpx.Response:
+    async def cut(_: httpx2.Request) -> httpx2.Response:
         message = {"message": {"role": "assistant", "content": "21"}, "finish_reason": "length"}
-        return httpx.Response(200, json={"choices": [message]})
+        return httpx2.Response(200, json={"choices": [message]})
 
     await label(cut, tmp_path)  # type: ignore[arg-type]
     assert {(each.ok, each.finish, each.prompt_tokens) for each in read_labels(tmp_path / "labels.jsonl")} == {
@@ -184,8 +184,8 @@ async def test_an_answer_cut_off_at_the_limit_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reply", [b"{}", b"oops", b'{"choices": []}', b'{"choices": [{"message": {"content": 3}}]}'])
 async def test_what_is_no_completion_is_no_label(tmp_path: Path, reply: bytes) -> None:
-    async def odd(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=reply)
+    async def odd(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=reply)
 
     progress = await label(odd, tmp_path)  # type: ignore[arg-type]
     assert progress.failed == {"not_a_chat_completion": 12}
@@ -236,7 +236,7 @@ def test_a_damaged_result_is_refused_not_overwritten(tmp_path: Path) -> None:
 def test_the_command_makes_labels_and_says_how_many(tmp_path: Path) -> None:
     prompts = write(tmp_path / "prompts.jsonl")
     progress = router_labels.make_labels(
-        prompts, plan(), tmp_path / "labels.jsonl", KEY, FixedClock(), httpx.MockTransport(Server())
+        prompts, plan(), tmp_path / "labels.jsonl", KEY, FixedClock(), httpx2.MockTransport(Server())
     )
     assert router_labels.summary_of(progress) == "12 of 12 labels (0 from before), 9 right in this run"
 

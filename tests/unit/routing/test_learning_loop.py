@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import yaml
@@ -87,7 +87,7 @@ class World:
     """One router over one store, and a server of feedback in front of it."""
 
     router: DifficultyRouter
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     clock: FixedClock
 
     async def live(self, turns: int, judge: Judge, seed: int, tenant: TenantId = ACME) -> Sequence[RouteDecision]:
@@ -145,7 +145,7 @@ async def world(store: Path, clock: FixedClock, learned: Mapping[str, object] | 
     await router.check_health()
     edge = FastAPI()
     edge.include_router(create_feedback_router(Authorizer(Keys()), router))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://gate") as http:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(edge), base_url="http://gate") as http:
         yield World(router, http, clock)
     await router.close()
 

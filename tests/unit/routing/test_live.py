@@ -1,6 +1,6 @@
 import json
 
-import httpx
+import httpx2
 import pytest
 
 from router.types import Tier
@@ -10,7 +10,7 @@ from serve_app.routing.live import Call, LiveFailed, Way, demonstration_prompts,
 MODELS = {Tier.BASE: "weak", Tier.STRONG: "strong"}
 
 
-def server(request: httpx.Request) -> httpx.Response:
+def server(request: httpx2.Request) -> httpx2.Response:
     """Knows sums and Paris; products only when strong, which a cascade finds out and the router never guesses."""
     body = json.loads(request.content)
     text = body["messages"][-1]["content"]
@@ -31,11 +31,11 @@ def server(request: httpx.Request) -> httpx.Response:
     if request.headers.get("x-gatehouse-cascade"):
         headers["x-gatehouse-cascade"] = "escalated" if cascade else "kept"
     reply = {"choices": [{"message": {"content": answer}}], "usage": {"completion_tokens": 7}}
-    return httpx.Response(200, json=reply, headers=headers)
+    return httpx2.Response(200, json=reply, headers=headers)
 
 
-def client(handler=server) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.MockTransport(handler), base_url="http://gate/v1/")
+def client(handler=server) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=httpx2.MockTransport(handler), base_url="http://gate/v1/")
 
 
 async def test_the_four_ways_are_measured_side_by_side():
@@ -52,7 +52,7 @@ async def test_the_four_ways_are_measured_side_by_side():
 
 
 async def test_a_refusal_ends_the_run_and_says_what_was_refused():
-    async with client(lambda _: httpx.Response(401, json={"error": {"message": "no key"}})) as http:
+    async with client(lambda _: httpx2.Response(401, json={"error": {"message": "no key"}})) as http:
         with pytest.raises(LiveFailed, match="HTTP 401.*no key"):
             await measure(http, demonstration_prompts(3), MODELS, lambda: 0.0)
 
