@@ -1,4 +1,6 @@
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -13,3 +15,15 @@ def postgres() -> Iterator[str]:
         pytest.skip("there is no PostgreSQL server on this machine (initdb was not found): apt-get install postgresql")
     with private_postgres(programs) as url:
         yield url
+
+
+@pytest.fixture
+async def told_workers() -> AsyncIterator[None]:
+    """Keeps the loop until aiosqlite's threads of this test have told it that they ended.
+
+    One that could not open its file ends after the call that failed has returned; a closed loop cannot be told.
+    """
+    before = set(threading.enumerate())
+    yield
+    while any("_connection_worker_thread" in each.name for each in set(threading.enumerate()) - before):
+        await asyncio.sleep(0.01)

@@ -287,6 +287,7 @@ async def test_a_new_policy_takes_over_while_the_router_runs(a_router: Make, tmp
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.usefixtures("told_workers")
 async def test_a_store_that_is_gone_stops_no_turn(a_router: Make, tmp_path: Path):
     router = await a_router()
     await router.close()

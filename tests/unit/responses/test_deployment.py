@@ -65,6 +65,7 @@ async def test_first_calls_that_come_at_once_share_one_opening(tmp_path: Path) -
     await store.close()
 
 
+@pytest.mark.usefixtures("told_workers")
 async def test_a_store_that_could_not_open_is_unhealthy_and_tries_again(tmp_path: Path) -> None:
     (tmp_path / "responses.db").mkdir()
     store = _store(tmp_path)
