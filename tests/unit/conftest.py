@@ -21,7 +21,7 @@ def postgres() -> Iterator[str]:
 async def told_workers() -> AsyncIterator[None]:
     """Keeps the loop until aiosqlite's threads of this test have told it that they ended.
 
-    One that could not open its file ends after the call that failed has returned; a closed loop cannot be told.
+    One that could not open its file, or whose caller was cancelled, ends after the call; a closed loop cannot be told.
     """
     before = set(threading.enumerate())
     yield

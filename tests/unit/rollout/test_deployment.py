@@ -106,6 +106,7 @@ async def test_it_drives_rollouts_by_itself_and_goes_on_after_a_restart(
     await again.close()
 
 
+@pytest.mark.usefixtures("told_workers")
 async def test_a_driver_that_died_is_no_healthy_replica(controller: RolloutController) -> None:
     await controller.check_health()
     (driver,) = controller._rounds._loops
