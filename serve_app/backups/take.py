@@ -141,11 +141,16 @@ def _fill(
         + ("" if report.ok else f", FAILED checks: {', '.join(failures(report))}")
     )
     for name, path in source.files.items():
-        _keep(path, work / name)
+        _write(work / name, path.read_bytes())
     say(f"{FILES_DIR}: {len(source.files)} files that the configuration names")
-    left_out = _secrets(source, work / SECRETS_DIR) if with_secrets else ["secrets: said without --with-secrets"]
-    if with_secrets and recipients:
-        _seal(work, recipients)
+    left_out = ["secrets: said without --with-secrets"]
+    if with_secrets:
+        found, left_out = _secrets(source)
+        if recipients:
+            _write(work / SEALED_SECRETS, age.encrypt(_packed(found), recipients))
+        else:
+            for name, data in found.items():
+                _write(work / SECRETS_DIR / name, data)
     kind = "none" if not with_secrets else "age" if recipients else "plain"
     manifest = Manifest(
         format=FORMAT,
@@ -191,12 +196,16 @@ def _copy_store(url: str, features: Sequence[Feature], work: Path, environment: 
     return StoreEntry(kind="sqlite", file=name, counts=counts, revisions=known)
 
 
-def _secrets(source: Source, target: Path) -> list[str]:
-    """Copy what unlocks the rest; what lies elsewhere, under the operator's own care, is named instead."""
+def _secrets(source: Source) -> tuple[Mapping[str, bytes], list[str]]:
+    """What unlocks the rest, by name, and what lies elsewhere, under the operator's own care: it is only named.
+
+    In memory: where secrets are to be encrypted, the backup's medium never has them as they are.
+    """
+    found: dict[str, bytes] = {}
     left_out: list[str] = []
     for name in KEY_FILES:
         if (source.state / name).is_file():
-            _keep(source.state / name, target / name)
+            found[name] = (source.state / name).read_bytes()
     folders = {GATE_KEYS_DIR: source.state / GATE_KEYS_DIR}
     if source.audit.keys_dir is None:
         folders[AUDIT_KEYS_DIR] = keys_directory(source.state / "audit", source.audit)
@@ -211,28 +220,27 @@ def _secrets(source: Source, target: Path) -> list[str]:
     for name, folder in folders.items():
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                _keep(path, target / name / path.relative_to(folder))
+                found[f"{name}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
     if source.serve_file is not None:  # it may hold the password of the database
-        _keep(source.serve_file, target / source.serve_file.name)
-    return left_out
+        found[source.serve_file.name] = source.serve_file.read_bytes()
+    return found, left_out
 
 
-def _keep(source: Path, target: Path) -> None:
+def _write(target: Path, data: bytes) -> None:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(source.read_bytes())
+        file.write(data)
 
 
-def _seal(work: Path, recipients: Sequence[X25519PublicKey]) -> None:
+def _packed(files: Mapping[str, bytes]) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name in files_below(work / SECRETS_DIR):
-            archive.add(work / SECRETS_DIR / name, arcname=name, filter=_anonymous)
-    shutil.rmtree(work / SECRETS_DIR)
-    descriptor = os.open(work / SEALED_SECRETS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(age.encrypt(packed.getvalue(), recipients))
+        for name, data in sorted(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o600
+            archive.addfile(member, io.BytesIO(data))
+    return packed.getvalue()
 
 
 def _pack(work: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
@@ -30,6 +30,8 @@ from serve_app.config import AppConfig, ConfigError, ServeFile, is_embedded
 
 _OPERATOR: Final = Path("kuberay") / "operator" / "values.yaml"
 _BY_DIGEST: Final = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
+_PASSWORD: Final = re.compile(rb"postgresql[+a-z0-9]*://(?:[^\s/@]*:[^\s/@]+@|\S*[?&]password=)")
+_TOLD: Final = "holds a password, and a bundle is read by whoever carries it: keep the password in PGPASSFILE."
 _NO_DIGEST: Final = "@sha256:" + 64 * "0"
 
 
@@ -98,6 +100,7 @@ def contents(
                 f"the image {image} is not named by the digest of a real one: fill in kuberay/components/site and "
                 "kuberay/operator/values.yaml first (docs/kuberay.md)."
             )
+    _no_passwords(files)
     extras = _added(added)
     return Contents(
         root=root,
@@ -249,10 +252,15 @@ def _added(paths: Sequence[Path]) -> dict[str, Path]:
 
 def _no_password(app: AppConfig) -> None:
     try:
-        password = None if app.store_url is None else urlsplit(app.store_url).password
+        given = None if app.store_url is None else urlsplit(app.store_url)
     except ValueError:
         raise BundleRefused("store_url is no URL.") from None
-    if password:
-        raise BundleRefused(
-            "store_url holds a password, and a bundle is read by whoever carries it: keep the password in PGPASSFILE."
-        )
+    if given is not None and (given.password or "password" in parse_qs(given.query, keep_blank_values=True)):
+        raise BundleRefused(f"store_url {_TOLD}")
+
+
+def _no_passwords(files: Mapping[str, Path]) -> None:
+    """All of `configs/` and `kuberay/` travels, also what this configuration does not use."""
+    for name, path in files.items():
+        if path.suffix in {".yaml", ".yml", ".json"} and _PASSWORD.search(path.read_bytes()):
+            raise BundleRefused(f"{name} has the URL of a database that {_TOLD}")

@@ -17,17 +17,20 @@ import fcntl
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from serve_app.backups.manifest import BackupError, files_below
 from serve_app.bundle.layout import (
     CONFIGS_DIR,
     FILES_DIR,
@@ -45,15 +48,17 @@ from serve_app.bundle.layout import (
     BundleRefused,
     Manifest,
     ModelEntry,
+    read_manifest,
     read_small,
 )
-from serve_app.bundle.verify import Opened, copy, opened
+from serve_app.bundle.verify import Opened, copy, digest_of, opened
 from serve_app.bundle.wheels import LOCKS, Run, pip, run
 
 SERVE_FILE: Final = "serve.yaml"
 MARK: Final = "installed"
 _KEPT: Final = (CONFIGS_DIR, FILES_DIR, KUBERAY_DIR, RENDERED_DIR, REQUIREMENTS_DIR, VOCABULARY_DIR)
 _UNPACKED: Final = 4  # a wheel grows to about three times its size, and pip unpacks it beside its place
+_LAST_S: Final = 253_402_300_799  # of the year 9999, the last that has a date
 _ROOM_BYTES: Final = 2**30  # beside that, for the first start
 
 
@@ -112,16 +117,20 @@ def install(
         with _locked(target):
             fresh = not _is_whole(release, found.digest)
             if fresh:
-                _room(found, target)
                 if release.exists():
                     say(f"{release} was not finished; it is made anew")
                     shutil.rmtree(release)
+                for each in (target / "models").glob(".*.part"):  # as large as a model, of one that was cut off
+                    shutil.rmtree(each)
+                _room(found, target)
                 _make(found, target, release, say, start, python)
+            _tell_of_a_step_back(target / "current", found.manifest, say)
             _point(target / "current", release)
     except OSError as error:
         raise BundleRefused(f"the bundle cannot be installed: {error}.") from None
     program = target / "current" / "venv" / "bin" / "gatehouse"
-    return Installed(release, fresh, f"cd {target} && {program} up --config {target / 'current' / SERVE_FILE}")
+    next_one = [shlex.quote(str(each)) for each in (target, program, target / "current" / SERVE_FILE)]
+    return Installed(release, fresh, "cd {} && {} up --config {}".format(*next_one))
 
 
 def _fits(manifest: Manifest, machine: Machine) -> None:
@@ -184,19 +193,32 @@ def _weights_place(target: Path, model: ModelEntry) -> Path:
 
 
 def _weights(found: Opened, model: ModelEntry, place: Path, say: Callable[[str], None]) -> None:
-    """Put weights in their place, whole or not at all; a release before may have left them there."""
+    """Put weights in their place, whole or not at all; those that a release before left there are read again."""
     if place.is_dir():
-        say(f"the weights of {model.model} are there already")
+        say(f"the weights of {model.model} are there already; checking them")
+        _still_whole(found, model, place)
         return
     say(f"copying the weights of {model.model}, {model.bytes / 2**30:.2f} GiB")
     place.parent.mkdir(parents=True, exist_ok=True)
     work = place.with_name(f".{place.name}.part")
-    shutil.rmtree(work, ignore_errors=True)
     for path in found.sums:
         if path.startswith(f"{model.folder}/"):
             _take(found, path, work / path.removeprefix(f"{model.folder}/"))
     os.sync()
     work.rename(place)
+
+
+def _still_whole(found: Opened, model: ModelEntry, place: Path) -> None:
+    """`BundleRefused` unless the files in `place` are those that were signed: nobody has watched over them since."""
+    prefix = f"{model.folder}/"
+    signed = {path.removeprefix(prefix): digest for path, digest in found.sums.items() if path.startswith(prefix)}
+    try:
+        there = {*files_below(place)}
+        other = sorted(there ^ signed.keys()) or [name for name in signed if digest_of(place / name)[0] != signed[name]]
+    except BackupError as error:
+        raise BundleRefused(str(error)) from None
+    if other:
+        raise BundleRefused(f"{place} is not what was signed ({other[0]}): move it away, and install again.")
 
 
 def _environment(found: Opened, release: Path, start: Run, python: str) -> None:
@@ -252,6 +274,20 @@ def _is_whole(release: Path, digest: str) -> bool:
         return (release / MARK).read_text(encoding="ascii") == digest + "\n"
     except (FileNotFoundError, UnicodeDecodeError):
         return False
+
+
+def _tell_of_a_step_back(link: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
+    """An older bundle is a way back, and it is also what somebody leaves who would rather have an old fault again."""
+    try:
+        used = read_manifest(read_small(link / MANIFEST_FILE))
+    except BundleRefused:  # nothing is in use yet, or what is in the way is refused next
+        return
+    if used.made_at_ms > manifest.made_at_ms:
+        say(f"this is a step back: the bundle was made {_day(manifest)}, and the one in use {_day(used)}")
+
+
+def _day(manifest: Manifest) -> str:
+    return datetime.fromtimestamp(min(manifest.made_at_ms // 1000, _LAST_S), UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _point(link: Path, release: Path) -> None:

@@ -14,11 +14,13 @@ key=$(realpath "$1") target=$(realpath -m "$2")
 cd -P "$(dirname "$0")"
 openssl pkeyutl -verify -pubin -inkey "$key" -rawin -in SHA256SUMS -sigfile SHA256SUMS.sig
 sha256sum --check --strict --quiet SHA256SUMS
+# What is not on the list was not checked, and Python would take a venv.py or pip.py from the folder that it works in.
+export PYTHONSAFEPATH=1
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' HUP INT TERM
 "${PYTHON:-python3.11}" -m venv "$work/venv"
 "$work/venv/bin/python" -m pip --isolated --disable-pip-version-check install --quiet --no-index --no-cache-dir --no-deps \
   --require-hashes --only-binary :all: --find-links wheels --requirement requirements/installer.txt
-PYTHONSAFEPATH=1 "$work/venv/bin/python" -m serve_app.bundle install . --key "$key" --into "$target"
+"$work/venv/bin/python" -m serve_app.bundle install . --key "$key" --into "$target"

@@ -122,7 +122,7 @@ def _model(model: str, revision: str, folder: str, digests: Mapping[str, str]) -
     below = sorted(path for path in digests if path.startswith(f"{folder}/"))
     return {
         "type": "machine-learning-model",
-        "bom-ref": f"model:{model}@{revision}",
+        "bom-ref": f"model:{folder.split('/')[-1]}@{revision}",  # a candidate may have the weights of its engine
         "name": model,
         "version": revision,
         "components": [_file(path, path.removeprefix(f"{folder}/"), digests[path]) for path in below],

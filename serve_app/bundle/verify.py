@@ -128,16 +128,21 @@ def copy(source: Path, target: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _digest(root: Path, path: str) -> tuple[str, int]:
+def digest_of(path: Path) -> tuple[str, int]:
+    """SHA-256 (hex) and size of a plain file. `OSError`."""
     digest, size = hashlib.sha256(), 0
+    with open_plain(path) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            size += len(piece)
+    return digest.hexdigest(), size
+
+
+def _digest(root: Path, path: str) -> tuple[str, int]:
     try:
-        with open_plain(root / path) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                size += len(piece)
+        return digest_of(root / path)
     except OSError as error:
         raise BundleRefused(f"{path} cannot be read: {error.strerror}.") from None
-    return digest.hexdigest(), size
 
 
 def _signature(root: Path) -> bytes:

@@ -18,7 +18,7 @@ from serve_app.backups.restore import restore as put_back
 from serve_app.backups.source import source_of
 from serve_app.backups.take import take
 from serve_app.cli.db import DEFAULT_CONFIG, Config
-from serve_app.cli.offline import fail
+from serve_app.cli.offline import fail, putting_away
 from serve_app.config import ConfigError, ServeFile, environment, find, load_serve_file
 from serve_app.drills import restore as drills
 
@@ -31,6 +31,7 @@ _Identity = Annotated[Path | None, typer.Option(help="The key file that opens en
 
 
 @app.callback(invoke_without_command=True)
+@putting_away()
 def backup(
     context: typer.Context,
     to: Annotated[
@@ -133,6 +134,7 @@ def key(out: Annotated[Path, typer.Argument(help="Where the private key goes; it
     typer.echo(public)
 
 
+@putting_away()
 def restore(
     source: Annotated[Path, typer.Option("--from", help="The backup: a directory or a .tar file.")],
     into: Annotated[Path, typer.Option(help="The state directory to make; it must not exist or be empty.")],
@@ -191,6 +193,7 @@ def restore(
         raise typer.Exit(1)
 
 
+@putting_away()
 def drill(
     config: Config = DEFAULT_CONFIG,
     scratch: Annotated[

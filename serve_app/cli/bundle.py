@@ -12,7 +12,7 @@ import typer
 from deployments.clock import SystemClock
 from serve_app.bundle.layout import BundleRefused
 from serve_app.bundle.signature import public_key, signing_key
-from serve_app.cli.offline import fail
+from serve_app.cli.offline import fail, putting_away
 
 app = typer.Typer(help="Carry everything to a machine without a network.", no_args_is_help=True)
 _Bundle = Annotated[Path, typer.Argument(help="The folder of the bundle.")]
@@ -22,6 +22,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
 @app.command("create")
+@putting_away()
 def make(
     to: Annotated[Path, typer.Option(help="The folder to make; it must not exist.")],
     config: Annotated[
@@ -47,7 +48,7 @@ def make(
     """
     from serve_app.bundle.contents import Overlay, contents
     from serve_app.bundle.create import create
-    from serve_app.cli.manifests import images, render
+    from serve_app.cli.manifests import images, render_fresh
     from serve_app.config import ROOT, ConfigError, environment, find, load_serve_file
 
     if (sign_with is None) != unsigned:
@@ -58,7 +59,7 @@ def make(
             ROOT,
             load_serve_file(find(config)),
             weights=dict(_named(each) for each in weights or ()),
-            overlays=[Overlay(each.resolve().name, text := render(each), images(text)) for each in overlay or ()],
+            overlays=[Overlay(each.resolve().name, text := render_fresh(each), images(text)) for each in overlay or ()],
             added=add or (),
         )
         made = create(
@@ -102,6 +103,7 @@ def check(bundle: _Bundle, key: _Key = None, unsigned: _Unsigned = False, as_jso
 
 
 @app.command("install")
+@putting_away()
 def put(
     bundle: _Bundle,
     into: Annotated[Path, typer.Option(help="The folder to install into; releases lie side by side in it.")],

@@ -1,15 +1,14 @@
 """`gatehouse drill`: the runbook's incidents, tried on a running server."""
 
 import json
-import signal
 from collections.abc import Callable
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import httpx2
 import typer
 
 from serve_app.cli.client import fail
+from serve_app.cli.offline import putting_away
 from serve_app.config import client_environment
 from serve_app.drills import inc01, inc02, inc03, inc04
 from serve_app.drills.acting import DrillRefused, DrillReport
@@ -123,14 +122,11 @@ def _conduct(run: Callable[[httpx2.Client, str, _Tell], DrillReport], as_json: b
     environment = client_environment(None)
     if environment.key is None:
         fail(f"no key: set GATEHOUSE_KEY, or start the server once so that {environment.key_file} exists.", 2)
-    before = signal.signal(signal.SIGTERM, _end)  # so that a drill that is stopped puts away what it made
-    with httpx2.Client(base_url=environment.url, timeout=30.0) as http:
+    with httpx2.Client(base_url=environment.url, timeout=30.0) as http, putting_away():
         try:
             report = run(http, environment.key, _quiet if as_json else typer.echo)
         except DrillRefused as error:
             fail(f"the drill could not be carried out: {str(error).rstrip('.')}.", 2)
-        finally:
-            signal.signal(signal.SIGTERM, before)
     if as_json:
         typer.echo(json.dumps(report.to_json()))
     else:
@@ -142,11 +138,6 @@ def _conduct(run: Callable[[httpx2.Client, str, _Tell], DrillReport], as_json: b
         )
     if not report.ok:
         raise typer.Exit(1)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    del frame
-    raise SystemExit(128 + number)
 
 
 def _quiet(line: str) -> None:

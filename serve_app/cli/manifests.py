@@ -27,26 +27,51 @@ def _chosen(overlays: Sequence[Path] | None) -> Sequence[Path]:
     return [path.resolve() for path in overlays or own]
 
 
-def _wanted(overlays: Sequence[Path] | None) -> Mapping[Path, str]:
-    chosen = _chosen(overlays)
+def _wanted(chosen: Sequence[Path]) -> Mapping[Path, str]:
+    """What `generate` would write for these overlays. Raises `ConfigError`."""
     monitoring = ROOT / KUBERAY / "base" / "monitoring"
     files = {
         monitoring / "rules.yaml": alert_rules(ROOT / "configs" / "alerts"),
         monitoring / "dashboards.yaml": dashboard_maps(dashboards()),
     }
     files |= {ROOT / "configs" / "dashboards" / name: text for name, text in dashboards().items()}
+    for overlay in chosen:
+        files |= generate(overlay)
+    return files
+
+
+def _stale(wanted: Mapping[Path, str]) -> Sequence[Path]:
+    return [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+
+
+def _all_of(overlays: Sequence[Path] | None) -> Mapping[Path, str]:
     try:
-        for overlay in chosen:
-            files |= generate(overlay)
+        return _wanted(_chosen(overlays))
     except ConfigError as error:
         fail(str(error), 2)
-    return files
+
+
+def render_fresh(overlay: Path) -> str:
+    """`render`, of an overlay whose generated files and committed rendering are up to date; else `ConfigError`."""
+    overlay = overlay.resolve()
+    if stale := _stale(_wanted([overlay])):
+        raise ConfigError(f"{stale[0]} is not what the Serve config file gives: run `gatehouse manifests generate`.")
+    text, committed = render(overlay), ROOT / KUBERAY / "rendered" / f"{overlay.name}.yaml"
+    own = overlay == ROOT / KUBERAY / "overlays" / overlay.name and committed.is_file()
+    if own and _parsed(committed.read_text(encoding="utf-8")) != _parsed(text):
+        raise ConfigError(f"{committed} is not what the overlay renders to: run `gatehouse manifests render`.")
+    return text
+
+
+def _parsed(rendered: str) -> Sequence[object]:
+    """By content: versions of kustomize differ in how they write the same."""
+    return list(yaml.safe_load_all(rendered))
 
 
 @app.command("generate")
 def write(overlays: _Overlays = None) -> None:
     """Write what overlays take from their Serve config files. Run it after each change of either."""
-    for path, text in _wanted(overlays).items():
+    for path, text in _all_of(overlays).items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         typer.echo(str(path))
@@ -55,11 +80,7 @@ def write(overlays: _Overlays = None) -> None:
 @app.command()
 def check(overlays: _Overlays = None) -> None:
     """Say which generated files are not what `generate` would write; exit status 1 when there are any."""
-    stale = [
-        path
-        for path, text in _wanted(overlays).items()
-        if not path.is_file() or path.read_text(encoding="utf-8") != text
-    ]
+    stale = _stale(_all_of(overlays))
     for path in stale:
         typer.echo(str(path))
     if stale:

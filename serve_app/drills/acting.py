@@ -1,7 +1,8 @@
 """What all drills on a running server share: who asks, what was found, and the report of it."""
 
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import httpx2
 
 _WAIT_S = 20.0
 _PAUSE_S = 0.25
+_GONE = 404
 
 
 class DrillRefused(Exception):
@@ -114,6 +116,25 @@ class Actor:
         if answer.status >= 400:
             raise DrillRefused(f"{method} {path} was refused: {answer.said}")
         return answer.body
+
+
+def put_away(who: Actor, wanted: Sequence[tuple[str, str, Mapping[str, object] | None]]) -> None:
+    """Ask for all of this (method, path, body), whatever becomes of each; what is gone already is well.
+
+    `DrillRefused` names what stays behind, after the reason for which the drill ended, if there is one.
+    """
+    left: list[str] = []
+    for method, path, body in wanted:
+        try:
+            done = who.ask(method, path, body).status
+        except DrillRefused:
+            done = 0
+        if not 200 <= done < 300 and done != _GONE:
+            left.append(f"{method} {path}")
+    if left:
+        why = sys.exception()
+        said = f"{str(why).rstrip('.')}; and " if isinstance(why, DrillRefused) else ""
+        raise DrillRefused(f"{said}what it made stays behind, put it away by hand: {', '.join(left)}")
 
 
 def until(there: Callable[[], bool], wait_s: float = _WAIT_S, pause_s: float = _PAUSE_S) -> bool:

@@ -14,13 +14,14 @@ from urllib.parse import quote
 
 import httpx2
 
-from serve_app.drills.acting import Actor, DrillRefused, DrillReport, Findings, until
+from serve_app.drills.acting import Actor, DrillRefused, DrillReport, Findings, put_away, until
 from serve_app.drills.records import log_key_of, named, proves, records_of
 from serve_app.drills.rules import Rules, rules_of
 from serve_app.drills.watching import Watch, watch_over
 
 _KEY_TTL_S = 3600
 _PROVEN_S = 20.0
+_WELL = 200
 RUNBOOK = "docs/runbook.md"
 
 
@@ -86,6 +87,7 @@ def conduct(
     tenant = f"drill-{mark}"
     change_id = wishes.change_id or f"drill-{plan.name}-{mark}"
     operator = Actor(http, operator_key)
+    _ready(operator)
     began = int(operator.must("GET", "/v1/audit/head")["size"])
     findings, facts = Findings(tell), dict[str, Any]()
     rules = rules_of(plan.incident)
@@ -130,6 +132,15 @@ class _Seen:
         return self.fired_s is not None
 
 
+def _ready(operator: Actor) -> None:
+    """`DrillRefused` while a part does not answer: nobody needs a second failure then, nor could tell them apart."""
+    answer = operator.ask("GET", "/readyz")
+    if answer.status != _WELL:
+        parts = cast(Mapping[str, Any], answer.body.get("parts") or {})
+        down = ", ".join(sorted(name for name, state in parts.items() if state != "ready")) or answer.said
+        raise DrillRefused(f"this Gatehouse is not ready ({down}): look after that first")
+
+
 def _allowed(agent: Actor, wishes: Wishes) -> None:
     """`DrillRefused` for a Gatehouse that serves real models, unless the operator has said that this is meant."""
     cards = cast(Sequence[Mapping[str, Any]], agent.must("GET", "/v1/models")["data"])
@@ -159,8 +170,7 @@ def _keys(operator: Actor, tenant: str) -> Generator[tuple[Actor, Actor]]:
             made.append(operator.same_server(str(key["key"]), str(key["id"])))
         yield made[0], made[1]
     finally:
-        for actor in made:
-            operator.ask("DELETE", f"/v1/admin/keys/{quote(actor.key_id, safe='')}")
+        put_away(operator, [("DELETE", f"/v1/admin/keys/{quote(each.key_id, safe='')}", None) for each in made])
 
 
 @contextmanager

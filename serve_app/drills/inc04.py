@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from serve_app.drills.acting import Actor, Answer, DrillRefused, DrillReport, Findings, until
+from serve_app.drills.acting import Actor, Answer, DrillRefused, DrillReport, Findings, put_away, until
 from serve_app.drills.records import data_of, log_key_of, named, proves, records_of
 from serve_app.drills.rules import rules_of
 from serve_app.drills.watching import can_watch, watch_over
@@ -113,11 +113,15 @@ def _cast(operator: Actor, tenant: str, change_id: str, roles: Sequence[str]) ->
             made.append(operator.same_server(str(key["key"]), str(key["id"])))
         yield Cast(*made)
     finally:
-        for actor in made:
-            place = quote(actor.key_id, safe="")
-            body = {"change_id": change_id, "reason": "The drill is over."}
-            operator.ask("POST", f"/v1/gate/frozen/{place}/release", body)
-            operator.ask("DELETE", f"/v1/admin/keys/{place}")
+        body: dict[str, object] = {"change_id": change_id, "reason": "The drill is over."}
+        places = [quote(each.key_id, safe="") for each in made]
+        put_away(
+            operator,
+            [
+                *(("POST", f"/v1/gate/frozen/{place}/release", body) for place in places),
+                *(("DELETE", f"/v1/admin/keys/{place}", None) for place in places),
+            ],
+        )
 
 
 def _dangerous(operator: Actor, mark: str) -> str:

@@ -24,6 +24,7 @@ _DISK_BYTES: Final = 2**30
 _DAY_MS: Final = 86_400_000
 _BACKUP_DAYS: Final = 2
 _DRILL_DAYS: Final = 31
+_CLOCK_MS: Final = 300_000  # by which clocks of one site may differ
 _VITAL: Final = frozenset({"ledger", "router", "gate", "audit"})
 
 
@@ -317,7 +318,11 @@ def _kept(topic: str, found: Maybe[Kept], now_ms: int, days: int, command: str) 
     if isinstance(found, Unseen):
         return Line(topic, State.UNSEEN, found.why, command)
     age_ms = now_ms - found.at_ms
-    seen = f"{_span(age_ms / 1000)} ago, {found.where}"
+    if age_ms < -_CLOCK_MS:  # it would be the newest for as long as that
+        return Line(
+            topic, State.DEGRADED, f"dated {_span(-age_ms / 1000)} after now, {found.where}: a clock is wrong", command
+        )
+    seen = f"{_span(max(0, age_ms) / 1000)} ago, {found.where}"
     if not found.good:
         return Line(topic, State.DEGRADED, f"{seen}: it did not verify", command)
     if age_ms > days * _DAY_MS:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from deployments.audit.notes import COSIGNATURE_V1, generate_key
 from deployments.audit.vault_keys import open_ring
+from serve_app.cli import bundle
 from serve_app.cli import manifests as cli
 from serve_app.cli.manifest_parts import GENERATED, GROUPS, alert_rules, generate, placements, serve_document
 from serve_app.config import ConfigError, parse_config
@@ -68,6 +69,26 @@ def test_the_command_finds_what_is_stale(tmp_path: Path) -> None:
     stale = runner.invoke(cli.app, ["check", str(overlay)])
     assert stale.exit_code == 1
     assert stale.stdout.splitlines()[0] == str(generated)
+
+
+def test_no_bundle_is_made_of_what_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_kubectl()
+    overlay, called = compose(tmp_path, "m", ["weights-pvc", "site"]), ["create", "--unsigned", "--to"]
+    generated = overlay / GENERATED / "limits.yaml"
+    fresh = generated.read_text()
+    generated.write_text(fresh.replace("minAvailable: 1", "minAvailable: 0"))
+    refused = CliRunner().invoke(bundle.app, [*called, str(tmp_path / "bundle"), "--overlay", str(overlay)])
+    assert refused.exit_code == 2
+    assert f"{generated} is not what" in refused.output
+    assert "run `gatehouse manifests generate`" in refused.output
+    generated.write_text(fresh)
+    assert parse(cli.render_fresh(overlay)) == parse(cli.render(overlay))
+    # The shipped overlays have a rendering beside them, which travels as well.
+    other = cli.render(KUBERAY / "overlays" / "m").replace("minAvailable: 1", "minAvailable: 0")
+    monkeypatch.setattr(cli, "render", lambda _: other)
+    with pytest.raises(ConfigError, match=r"rendered/m\.yaml is not what .* run `gatehouse manifests render`"):
+        cli.render_fresh(KUBERAY / "overlays" / "m")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_patches_name_the_groups_that_the_base_has() -> None:

@@ -144,6 +144,20 @@ def test_a_candidate_brings_its_own_weights(world: World, tmp_path: Path) -> Non
         world.config()
 
 
+def test_a_candidate_with_the_weights_of_its_engine_is_a_part_of_its_own(world: World, tmp_path: Path) -> None:
+    engine = {"model": "tiny", "revision": "r1", "source": "/models/tiny", "num_cpus": 0.1}
+    model = {"tier": "20b", "engine": engine, "candidate": engine | {"revision": "ab" * 32}}
+    both = dict.fromkeys(("tiny", "tiny:candidate"), world.root / "checkpoint")
+    try:
+        world.make(tmp_path / "bundle", world.contents(world.config(models=[model]), weights=both))
+    finally:
+        world.config()
+    bill = json.loads((tmp_path / "bundle" / "sbom.cdx.json").read_text())
+    refs = [each["bom-ref"] for each in bill["components"]]
+    assert sum(ref.startswith("model:") for ref in refs) == 2
+    assert len({*refs}) == len(refs), "a reference is used once"
+
+
 def test_the_same_contents_are_the_same_bundle(made: Path, world: World, tmp_path: Path) -> None:
     again = world.make(tmp_path / "again")
     assert again.digest == hashlib.sha256((made / "SHA256SUMS").read_bytes()).hexdigest()
@@ -181,6 +195,15 @@ def elsewhere(world: World, folder: Path) -> Contents:
     config = world.config()
     (folder / config.name).write_bytes(config.read_bytes())
     return world.contents(folder / config.name)
+
+
+def beside(world: World, folder: Path) -> Contents:
+    other = world.root / "configs" / "serve.other.yaml"
+    other.write_text("args:\n  store_url: postgresql+psycopg://me:secret@db/gatehouse\n")
+    try:
+        return world.contents()
+    finally:
+        other.unlink()
 
 
 def relative_source(world: World, folder: Path) -> Contents:
@@ -221,6 +244,14 @@ REFUSED: dict[str, tuple[Callable[[World, Path], Contents], str]] = {
     "a password": (
         lambda world, _: world.contents(world.config(store_url="postgresql+psycopg://me:secret@db/gatehouse")),
         "store_url holds a password",
+    ),
+    "a password among the parameters": (
+        lambda world, _: world.contents(world.config(store_url="postgresql+psycopg://me@db/gatehouse?password=secret")),
+        "store_url holds a password",
+    ),
+    "a password in a configuration that is not this one": (
+        beside,
+        "configs/serve.other.yaml has the URL of a database that holds a password",
     ),
     "an image by tag": (image("registry.internal/gatehouse:latest"), "is not named by the digest"),
     "an image of zeros": (image(f"registry.internal/gatehouse@sha256:{64 * '0'}"), "fill in kuberay/components/site"),

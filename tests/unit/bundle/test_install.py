@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def test_half_an_installation_is_never_in_use_and_is_made_anew(
     done = install(made, target, public_key(world.public), start=Starter(), machine=lambda _: GOOD, say=said.append)
     assert done.fresh
     assert f"{done.release} was not finished; it is made anew" in said
-    assert "the weights of tiny are there already" in said
+    assert "the weights of tiny are there already; checking them" in said
     assert (target / "current").resolve() == done.release
 
 
@@ -129,6 +130,27 @@ def test_going_back_is_installing_the_older_bundle_again(
     assert new.release != old.release
     back = put(made, target, world)
     assert (back.fresh, (target / "current").resolve()) == (False, old.release)
+
+
+@pytest.mark.parametrize("made_at_ms", [1_800_000_000_000, 10**25])
+def test_a_step_back_is_said(made: Path, bundle: Path, world: World, tmp_path: Path, made_at_ms: int) -> None:
+    told: list[str] = []
+
+    def place(each: Path) -> list[str]:
+        told.clear()
+        install(
+            each, tmp_path / "t", public_key(world.public), start=Starter(), machine=lambda _: GOOD, say=told.append
+        )
+        return [line for line in told if "step back" in line]
+
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps(manifest | {"made_at_ms": made_at_ms}))
+    sign_again(bundle, world, "bundle.json")
+    assert place(made) == []
+    assert place(bundle) == []
+    (said,) = place(made)
+    assert said.startswith("this is a step back: the bundle was made 2026-11-18 11:06 UTC, and the one in use ")
+    assert place(made) == []
 
 
 @pytest.mark.parametrize(
@@ -193,6 +215,65 @@ def test_a_disk_that_is_too_small_is_seen_before_anything_is_copied(bundle: Path
     assert not (tmp_path / "target" / "releases").exists()
 
 
+def test_what_was_cut_off_takes_no_room_from_the_second_run(
+    made: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk with room for one: killed in the middle of the weights, then in the middle of the wheels."""
+    capacity = 9 * 2**30
+    usage = shutil.disk_usage(tmp_path)
+
+    def disk(path: Path) -> object:
+        held = sum(each.stat().st_size for each in path.rglob("*.big"))
+        return usage._replace(free=capacity - held)
+
+    monkeypatch.setattr("serve_app.bundle.install.shutil.disk_usage", disk)
+    target = tmp_path / "target"
+    assert put(made, target, world).fresh
+    (release,) = (target / "releases").iterdir()
+    (release / "installed").unlink()
+    (left,) = (target / "models").iterdir()
+    left.rename(left.with_name(f".{left.name}.part"))
+    for folder in (release, left.with_name(f".{left.name}.part")):
+        with (folder / "x.big").open("wb") as file:
+            file.truncate(5 * 2**30)  # takes no room here
+    assert put(made, target, world).fresh
+    assert not [*target.rglob("*.big")]
+
+
+@pytest.mark.parametrize("how", ["changed", "missing", "added", "link"])
+def test_weights_that_are_there_already_are_not_taken_on_trust(
+    made: Path, world: World, tmp_path: Path, how: str
+) -> None:
+    target = tmp_path / "target"
+    release = put(made, target, world).release
+    (place,) = (target / "models").iterdir()
+    file = place / "sub" / "weights.bin"
+    match how:
+        case "changed":
+            file.write_bytes(bytes(file.stat().st_size))
+        case "missing":
+            file.unlink()
+        case "added":
+            (place / "modeling.py").write_text("")
+        case _:
+            file.rename(tmp_path / "weights.bin")
+            file.symlink_to(tmp_path / "weights.bin")
+    (release / "installed").unlink()
+    with pytest.raises(BundleRefused, match="weights.bin|modeling.py"):
+        put(made, target, world)
+    place.rename(tmp_path / "away")
+    assert put(made, target, world).fresh
+
+
+def test_the_next_command_works_whatever_the_folder_is_called(made: Path, world: World, tmp_path: Path) -> None:
+    target = tmp_path / "my models; echo $HOME"
+    said = put(made, target, world).command
+    at = target / "current"
+    assert shlex.split(said) == [
+        *("cd", str(target), "&&", str(at / "venv" / "bin" / "gatehouse"), "up", "--config", str(at / "serve.yaml")),
+    ]
+
+
 def test_two_at_a_time_are_one_too_many(made: Path, world: World, tmp_path: Path) -> None:
     with (tmp_path / ".install.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -222,3 +303,15 @@ def test_pip_refuses_a_wheel_that_has_changed(bundle: Path, world: World, tmp_pa
     with pytest.raises(BundleRefused, match="pip install own.txt failed"):
         install(bundle, tmp_path / "target", public_key(world.public), machine=lambda _: GOOD)
     assert not (tmp_path / "target" / "current").exists()
+
+
+def test_the_script_runs_nothing_that_was_put_beside_the_bundle(bundle: Path, world: World, tmp_path: Path) -> None:
+    """`sha256sum` says nothing of files that are not on the list, and Python looks into its working directory."""
+    for name in ("venv.py", "pip.py", "serve_app.py"):
+        (bundle / name).write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    done = subprocess.run(
+        ["/bin/sh", str(bundle / "install.sh"), str(world.public), str(tmp_path / "target")],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Signature Verified Successfully" in done.stdout, "what is on the list is good"
+    assert not (tmp_path / "ran").exists()

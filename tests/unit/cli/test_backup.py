@@ -3,22 +3,29 @@
 import asyncio
 import json
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from deployments.audit.signing import RefusedLog
 from deployments.audit.verify import verify
 from deployments.errors import Unauthenticated
 from deployments.migrations.runner import Feature
 from deployments.ports import KeySpec
+from serve_app.backups import age
+from serve_app.backups import take as take_module
 from serve_app.backups.restore import restore
 from serve_app.backups.source import source_of
 from serve_app.backups.take import take
@@ -157,6 +164,32 @@ def test_the_drill_is_no_success_when_something_could_not_be_tried(
     assert "not tried the operator's key is known and good" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("where", "number", "arguments"),
+    [
+        ("take.copy_log", signal.SIGTERM, ["backup", "--to", "{}/b.tar", "--with-secrets", "--config", "{file}"]),
+        ("take._publish", signal.SIGHUP, ["drill", "restore", "--scratch", "{}", "--config", "{file}"]),
+        ("restore._make_durable", signal.SIGTERM, ["restore", "--from", "{made}", "--into", "{}/restored"]),
+    ],
+    ids=["backup", "drill", "restore"],
+)
+def test_who_is_told_to_stop_leaves_no_copy_of_a_secret(
+    tmp_path: Path, file: Path, stopped: AppConfig, where: str, number: signal.Signals, arguments: Sequence[str]
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    backed_up(tmp_path / "made.tar", file, "--with-secrets")
+    given = [each.format(tmp_path / "scratch", file=file, made=tmp_path / "made.tar") for each in arguments]
+    program = f"""
+import os, serve_app.backups.take, serve_app.backups.restore
+serve_app.backups.{where} = lambda *_: os.kill(os.getpid(), {int(number)})
+from serve_app.cli.main import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (128 + number, False), done.stderr
+    assert not [*(tmp_path / "scratch").iterdir()]
+
+
 # --- secrets ---------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +227,25 @@ def test_encrypted_secrets_open_with_their_key_alone(tmp_path: Path, file: Path,
     for name in SECRET_FILES:
         assert (tmp_path / "restored" / name).read_bytes() == (stopped.state_path / name).read_bytes()
         assert (tmp_path / "restored" / name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["b", "b.tar"])
+def test_the_medium_never_has_secrets_as_they_are_when_they_are_encrypted(
+    tmp_path: Path, file: Path, stopped: AppConfig, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whoever pulls the plug while they are encrypted finds none of them on the disk, not even deleted ones."""
+    medium, looked = tmp_path / "medium", list[bytes]()
+
+    def seen(data: bytes, recipients: Sequence[X25519PublicKey]) -> bytes:
+        looked.append(b"".join(path.read_bytes() for path in medium.rglob("*") if path.is_file()))
+        return age.encrypt(data, recipients)
+
+    monkeypatch.setattr(take_module, "age", SimpleNamespace(encrypt=seen))
+    public = gatehouse("backup", "key", tmp_path / "key.txt").stdout.strip()
+    backed_up(medium / name, file, "--with-secrets", "--recipient", public)
+    (there,) = looked
+    for secret in SECRET_FILES:
+        assert (stopped.state_path / secret).read_bytes().strip() not in there
 
 
 def test_keys_that_lie_elsewhere_are_named_and_not_copied(tmp_path: Path, file: Path, stopped: AppConfig) -> None:

@@ -119,6 +119,8 @@ def test_all_is_well() -> None:
         ("last backup", {"backup": Kept(NOW_MS - 3 * DAY_MS, "x", True)}, State.DEGRADED),
         ("last backup", {"backup": Kept(NOW_MS, "x", False)}, State.DEGRADED),
         ("last restore drill", {"restored": Kept(NOW_MS - 32 * DAY_MS, "x", True)}, State.DEGRADED),
+        ("last backup", {"backup": Kept(NOW_MS + 60_000, "x", True)}, State.OK),
+        ("last backup", {"backup": Kept(NOW_MS + DAY_MS, "made while a clock was ahead", True)}, State.DEGRADED),
     ],
     ids=str,
 )

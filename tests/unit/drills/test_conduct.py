@@ -24,6 +24,8 @@ class Site:
         self.keys: set[str] = set()
         self.records: list[dict[str, Any]] = []
         self.refuses: str | None = None
+        self.slow: set[str] = set()
+        self.parts = {"gate": "ready", "engine:demo-120b": "ready"}
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
         path, body = request.url.path, json.loads(request.content or b"{}")
@@ -38,7 +40,11 @@ class Site:
             made = f"key_{len(self.keys)}"
             self.keys.add(made)
             return httpx2.Response(201, json={"key": f"gh-{made}", "id": made})
+        if path == "/readyz":
+            return httpx2.Response(200 if {*self.parts.values()} == {"ready"} else 503, json={"parts": self.parts})
         if path.startswith("/v1/admin/keys/"):
+            if path.rpartition("/")[2] in self.slow:
+                raise httpx2.ReadTimeout("too slow", request=request)
             self.keys.discard(path.rpartition("/")[2])
             return httpx2.Response(200, json={})
         if path == "/v1/incidents":
@@ -164,6 +170,30 @@ def test_an_alert_that_fires_already_ends_it_before_anything_is_broken(site: Sit
         run(site, lambda stage: pytest.fail("it broke something"))
     assert site.names() == []
     assert site.keys == set()
+
+
+def test_what_burns_already_gets_no_second_failure(site: Site, alerts: Alerts) -> None:
+    del alerts
+    site.parts["engine:demo-120b"] = "down"
+    with pytest.raises(DrillRefused, match=r"not ready \(engine:demo-120b\): look after that first"):
+        run(site, lambda stage: pytest.fail("it broke something"))
+    assert (site.names(), site.keys) == ([], set())
+
+
+@pytest.mark.parametrize("why", [None, "the engine is somewhere else"], ids=["through", "broken off"])
+def test_one_key_that_cannot_be_revoked_does_not_save_the_others_and_is_named(
+    site: Site, alerts: Alerts, why: str | None
+) -> None:
+    site.slow = {"key_0"}
+
+    def fail(stage: Stage) -> None:
+        if why is not None:
+            raise DrillRefused(why)
+        detected(alerts)(stage)
+
+    with pytest.raises(DrillRefused, match=rf"{why or ''}.*stays behind.*DELETE /v1/admin/keys/key_0$"):
+        run(site, fail)
+    assert site.keys == {"key_0"}
 
 
 def test_where_people_depend_on_it_nothing_is_broken_unasked(site: Site, alerts: Alerts) -> None:
