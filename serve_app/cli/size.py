@@ -14,7 +14,7 @@ from serve_app.bench.load import BenchRefused
 from serve_app.bench.plot import require_matplotlib
 from serve_app.cli.client import fail
 from serve_app.cli.size_check import check
-from serve_app.cli.size_text import console, duration_s, numbers, tokens, write
+from serve_app.cli.size_text import console, duration_s, numbers, tokens, whole, write
 from serve_app.config import ConfigError, find, load_serve_file
 from serve_app.sizing.constants import ADDRESSES, CASES, EFFICIENCIES, GIB, GPUS, MODELS, SOURCES, Case, Gpu
 from serve_app.sizing.memory import activation_bytes, full_bytes, window_bytes
@@ -188,11 +188,12 @@ def _show_plan(model: str, demand: Demand, found: Mapping[str, Sequence[Option]]
                     soft_wrap=True,
                 )
     console.print(
-        "Ranges run from the hopeful to the cautious case; times are those of the middle one. Nothing was measured "
+        "Ranges run from the hopeful to the cautious case, 'or none' where no number meets a case; times are those of "
+        "the middle one. Nothing was measured "
         "on these cards: docs/sizing.md says how far to trust this. A replica more keeps the targets when one is lost.",
         soft_wrap=True,
     )
-    if not prices:
+    if not prices.keys() & found.keys():
         console.print("No prices are assumed: give yours with --gpu-hour.", soft_wrap=True)
 
 
@@ -210,7 +211,7 @@ def _cells(option: Option) -> list[str]:
         f"{held.reserve_bytes / GIB:.1f} ({_activations(option) / GIB:.1f})",
         f"{held.cache_bytes / GIB:.1f}",
         str(held.sequences),
-        _between(min(counts), max(counts)) if counts else "none will do",
+        _between(min(counts), max(counts)) + (" or none" if option.why_not else "") if counts else "none will do",
         _between(*cards) if cards else "-",
         f"{mid.ttft_s:.2f}" if "mid" in option.replicas else "-",
         f"{mid.itl_s * 1e3:.0f}" if "mid" in option.replicas else "-",
@@ -250,7 +251,9 @@ def simulate_profile(
         if plot is not None:
             require_matplotlib()
         file = load_serve_file(find(config))
-        card = _gpus(gpu or _PROFILE_GPUS.get(file.app.profile, "h100"))[0]
+        card, *others = _gpus(gpu or _PROFILE_GPUS.get(file.app.profile, "h100"))
+        if others:
+            raise ValueError("a simulation is of one --gpu")
         engines = {
             each.tier.value: each.engine
             for each in file.app.models
@@ -283,14 +286,18 @@ def simulate_profile(
                            "results": {label: {case: [asdict(row) for row in each] for case, each in by_case.items()}
                                        for label, by_case in sweep.items()}})  # fmt: skip
     if plot is not None:
-        draw_sweep(sweep, plot, f"{file.path.name} on {card.name}, simulated; line: middle case, band: all three")
+        title = f"{file.path.name} on {card.name}, simulated; line: middle case, band: all three"
+        try:
+            draw_sweep(sweep, plot, title)
+        except (OSError, ValueError) as error:  # no such place, or no format by that name
+            fail(f"{plot} cannot be drawn: {error}.")
         console.print(f"Written to {plot}.", soft_wrap=True)
 
 
 def _loads(sessions: str, rate: str, shared: Mapping[str, Any]) -> dict[str, Workload]:
     if rate:
         return {f"{each:g}/s": Workload(sessions_per_s=each, **shared) for each in numbers(rate)}
-    return {f"{int(each)}": Workload(population=int(each), **shared) for each in numbers(sessions)}
+    return {f"{each}": Workload(population=each, **shared) for each in whole(sessions)}
 
 
 def _show_sweep(sweep: Mapping[str, Mapping[Case, Sequence[Row]]], title: str) -> None:

@@ -24,7 +24,7 @@ from serve_app.bench.load import (
 from serve_app.bench.machine import machine
 from serve_app.bench.stats import figures
 from serve_app.cli.client import fail
-from serve_app.cli.size_text import console, duration_s, numbers, write
+from serve_app.cli.size_text import console, duration_s, numbers, whole, write
 from serve_app.config import environment
 from serve_app.sizing.check import ClockServer, Compared, Probe, Run, compare, fitted
 
@@ -49,7 +49,7 @@ def check(
     """Load a real server on a token clock, simulate the same, and show how far the simulator is off."""
     try:
         require_loopback(url, allow_remote)
-        closed = [int(each) for each in numbers(streams)] if streams else []
+        closed = whole(streams) if streams else []
         levels = [Level(streams=each, requests=each * per_stream) for each in closed]
         levels += [Level(rate=each, duration_s=duration_s(length)) for each in (numbers(rate) if rate else [])]
     except BenchRefused as error:

@@ -67,7 +67,7 @@ def active_parameters(model: Model) -> int:
 
 
 def weight_bytes(model: Model) -> float:
-    """Bytes of the checkpoint, which are those on the cards: MXFP4 stays MXFP4 there."""
+    """Bytes of the checkpoint. MXFP4 stays MXFP4 on the cards; what kernels pad it with there is not counted."""
     parts = parameters(model)
     return parts.expert_matrices * MXFP4_BYTES + parts.others * BF16_BYTES
 

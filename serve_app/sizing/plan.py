@@ -26,7 +26,6 @@ from serve_app.sizing.constants import (
 from serve_app.sizing.memory import Fit, fit
 from serve_app.sizing.throughput import StepModel, prompt_work, step_model
 
-_MOST_REPLICAS = 4096
 _P95 = -math.log(0.05)  # of an exponential tail, in means
 
 
@@ -213,7 +212,7 @@ def option(shape: Shape, demand: Demand) -> Option | None:
 
 def _fewest(shape: Shape, held: Fit, step: StepModel, demand: Demand) -> tuple[int | None, Predicted]:
     """The smallest number that meets the demand, by bisection: more are never slower. None: not one each will do."""
-    most = min(_MOST_REPLICAS, demand.sessions)
+    most = demand.sessions
     best = predict(shape, held, step, demand, most)
     if not best.meets(demand):
         return None, best

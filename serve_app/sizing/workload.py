@@ -40,6 +40,8 @@ class Workload:
             raise ValueError("a workload has either a population or a rate of sessions")
         if self.turns < 1 or self.output < 1 or self.burst <= 1 or min(self.first_tokens, self.turn_tokens) < 1:
             raise ValueError("turns, outputs and prompts are at least 1, and a burst is faster than the mean")
+        if self.first_tokens >= self.most_context:
+            raise ValueError(f"a first prompt of {self.first_tokens:,} tokens leaves no room in {self.most_context:,}")
 
 
 class Session:

@@ -59,6 +59,18 @@ def test_a_target_that_no_number_of_replicas_meets_has_its_reason() -> None:
     assert all("a token takes" in found.why_not[case] for case in CASES)
 
 
+def test_a_demand_is_not_too_large_because_it_is_large() -> None:
+    small = _best("gpt-oss-120b", "h100", replace(_DEMAND, sessions=20_000))
+    large = _best("gpt-oss-120b", "h100", replace(_DEMAND, sessions=1_000_000))
+    assert set(large.replicas) == set(small.replicas) == set(CASES)
+    assert all(large.replicas[case] > 4096 for case in CASES)
+    single = option(shape_of(MODELS["gpt-oss-20b"], GPUS["l4"], 1), replace(_DEMAND, sessions=20_000))
+    fewer = option(shape_of(MODELS["gpt-oss-20b"], GPUS["l4"], 1), replace(_DEMAND, sessions=5000))
+    assert single is not None
+    assert fewer is not None
+    assert set(single.replicas) == set(fewer.replicas)
+
+
 def test_the_smallest_number_is_found() -> None:
     """Against the plain search: the number meets the demand, and one less does not."""
     shape = shape_of(MODELS["gpt-oss-20b"], GPUS["h100"], 1)

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli.size import app, card_prices
-from serve_app.cli.size_text import duration_s, numbers, tokens
+from serve_app.cli.size_text import duration_s, numbers, tokens, whole
 from serve_app.config import ROOT
 from serve_app.sizing import constants
 from serve_app.sizing.check import COMPARED
@@ -75,6 +75,41 @@ def test_what_cannot_be_read_is_said_in_one_sentence(wrong: list[str]) -> None:
     assert said.exit_code == 2
     assert said.output.startswith("gatehouse: ")
     assert len(said.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--sessions", "1e400"], ["--sessions", "0.5"], ["--rate", "nan"], ["--first", "200k"], ["--gpu", "l4,h100"]],
+    ids=["endless", "half", "rate", "first", "gpu"],
+)
+def test_a_simulation_that_means_nothing_is_refused_in_one_sentence(wrong: list[str]) -> None:
+    said = _RUN.invoke(app, ["simulate", "configs/serve.s.yaml", "--length", "2s", "--warm-up", "1s", *wrong])
+    assert said.exit_code == 2
+    assert said.output.startswith("gatehouse: ")
+    assert len(said.output.splitlines()) == 1
+
+
+def test_a_result_that_cannot_be_written_is_said_in_one_sentence(tmp_path: Path) -> None:
+    short = ["simulate", "configs/serve.s.yaml", "--sessions", "1", "--length", "2s", "--warm-up", "1s"]
+    (tmp_path / "file").write_text("")
+    for file in (tmp_path, tmp_path / "file" / "below.json"):
+        said = _RUN.invoke(app, [*short, "--json", str(file)])
+        assert said.exit_code == 1
+        assert f"gatehouse: {file} cannot be written" in said.output
+        assert isinstance(said.exception, SystemExit)
+
+
+def test_a_range_says_when_a_case_has_no_number() -> None:
+    met = _RUN.invoke(app, _ASKED)
+    assert "or none" not in met.output.partition("Ranges run")[0]
+    said = _RUN.invoke(app, [*_ASKED, "--gpu", "a100"])  # one card reads too slowly in the low case
+    assert said.exit_code == 0
+    assert "1 x a100, low case: the first token takes" in said.output
+    assert re.search(r"1 x a100 .* 7 to 14 or none", said.output)
+
+
+def test_a_price_of_another_card_is_no_price() -> None:
+    assert "No prices are assumed" in _RUN.invoke(app, [*_ASKED, "--gpu-hour", "l4=2"]).output
 
 
 def test_sources_are_shown() -> None:
@@ -227,14 +262,29 @@ def test_not_tokens(text: str) -> None:
 
 def test_numbers() -> None:
     assert numbers("4, 8,2.75") == [4.0, 8.0, 2.75]
-    for wrong in ("", "a", "1,-2", "0"):
+    for wrong in ("", "a", "1,-2", "0", "nan", "1,nan", "inf", "1e400"):
         with pytest.raises(ValueError, match="is not a list of"):
             numbers(wrong)
+    with pytest.raises(ValueError, match="above 1,000,000"):
+        numbers("1e7")
+
+
+def test_agents_are_whole() -> None:
+    assert whole("10, 50") == [10, 50]
+    for wrong in ("0.5", "2.7", "10,2.5"):
+        with pytest.raises(ValueError, match="whole numbers"):
+            whole(wrong)
 
 
 @pytest.mark.parametrize(("text", "value"), [("2", 2.0), ("2s", 2.0), ("50ms", 0.05), ("1.5min", 90.0), ("1h", 3600.0)])
 def test_durations(text: str, value: float) -> None:
     assert duration_s(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "s", "600000min"], ids=["endless", "long"])
+def test_a_time_is_a_year_at_most(text: str) -> None:
+    with pytest.raises(ValueError, match="longer than a year"):
+        duration_s(text)
 
 
 def test_prices_are_for_all_cards_or_for_named_ones() -> None:
