@@ -23,6 +23,22 @@ async def to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
         raise
 
 
+async def begun(begins: Coroutine[Any, Any, _T], undo: Callable[[_T], Coroutine[Any, Any, None]]) -> _T:
+    """What `begins` gives. A caller that is cancelled meanwhile waits for it and undoes it: nothing of it is left."""
+    task = asyncio.create_task(begins)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await to_its_end(_undone(task, undo))
+        raise
+
+
+async def _undone(task: asyncio.Task[_T], undo: Callable[[_T], Coroutine[Any, Any, None]]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled() and task.exception() is None:
+        await undo(task.result())
+
+
 class Tasks:
     """Begun and not forgotten before they are done: an event loop alone holds no task alive."""
 

@@ -23,6 +23,7 @@ from deployments.clock import Clock
 from deployments.errors import GatehouseError
 from deployments.gate.notice_settings import Command, NoticeSettings, Webhook
 from deployments.gate.notices import Notice, Outbox
+from deployments.tasks import begun
 
 _log = logging.getLogger("gatehouse.gate.notices")
 
@@ -121,13 +122,16 @@ class Notifier:
 async def _run(notice: Notice, hook: Command) -> str | None:
     """Run a command hook in a group of its own, so that nothing of it survives its time."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            *hook.argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=_ENVIRONMENT | {"GATEHOUSE_NOTICE_ID": notice.notice_id},
-            start_new_session=True,
+        process = await begun(
+            asyncio.create_subprocess_exec(
+                *hook.argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=_ENVIRONMENT | {"GATEHOUSE_NOTICE_ID": notice.notice_id},
+                start_new_session=True,
+            ),
+            _end,
         )
     except (OSError, ValueError) as error:
         return f"it could not be started ({type(error).__name__})"

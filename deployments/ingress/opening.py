@@ -20,6 +20,7 @@ class Opening:
         """`call` is told how the reply begins and ends."""
         self._items = items
         self._call = call
+        self._begun: asyncio.Task[None] | None = None
         self._next: asyncio.Task[ReplyItem | None] | None = None
         self.counted: Usage | None = None
         """What the engine has counted by the last of the bytes that came; None: it has counted nothing yet."""
@@ -31,7 +32,7 @@ class Opening:
         are waited for. A reply that has not begun by then (a tier that starts its first replica) goes on being
         waited for by whoever iterates, and an error status is raised there.
         """
-        begun = asyncio.create_task(self._begin())
+        self._begun = begun = asyncio.create_task(self._begin())
         try:
             done, _ = await asyncio.wait({begun}, timeout=patience_s)
         except BaseException:
@@ -69,10 +70,12 @@ class Opening:
 
     async def aclose(self) -> None:
         """End the reply; the engine stops generating."""
-        if self._next is not None:
-            self._next.cancel()
-            await asyncio.gather(self._next, return_exceptions=True)
-            self._next = None
+        # Each by itself: a task that is cancelled before its first turn passes nothing on to the one it would await.
+        waiting = [task for task in (self._begun, self._next) if task is not None]
+        self._begun = self._next = None
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
         if self._call is not None:
             self._call.left()
         await self._items.aclose()

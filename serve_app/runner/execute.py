@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deployments.clock import Clock
+from deployments.tasks import begun
 from serve_app.runner.network import Isolation
 from serve_app.runner.profile import CannotRun, Prepared, limited
 from serve_app.runner.settings import RunnerSettings
@@ -80,15 +81,18 @@ async def execute(
     async with _Pipe() as out, _Pipe() as err:
         try:
             # Pipes of our own: asyncio's would let `wait` wait for whoever else holds them.
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out.theirs,
-                stderr=err.theirs,
-                cwd=prepared.cwd,
-                env=dict(prepared.env),
-                start_new_session=True,
-                close_fds=True,
+            process = await begun(  # asyncio itself would end the leader alone, and it may have started others
+                asyncio.create_subprocess_exec(
+                    *argv,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=out.theirs,
+                    stderr=err.theirs,
+                    cwd=prepared.cwd,
+                    env=dict(prepared.env),
+                    start_new_session=True,
+                    close_fds=True,
+                ),
+                _end,
             )
         except (OSError, ValueError):
             raise CannotRun("the command could not be started", 126) from None

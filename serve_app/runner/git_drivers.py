@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import replace
 
 from deployments.gate.commands import Command
-from serve_app.runner.profile import Prepared, switches
+from serve_app.runner.profile import CannotRun, Prepared, switches
 
 _PATTERN = r"^diff\.(.*\.)?(command|textconv|external)$"
 _PLAIN_DIFF = 'plain() { diff -u --label "a/$1" --label "b/$1" -- "$2" "$5" || true; }; plain'
@@ -28,7 +28,10 @@ async def without_drivers(prepared: Prepared, command: Command) -> Prepared:
 
 
 async def _configured(prepared: Prepared) -> list[str]:
-    """The settings that name such programs; reading settings runs nothing. None where there is no git."""
+    """The settings that name such programs; reading settings runs nothing. None where there is no git.
+
+    Raises `CannotRun` where git does not answer in time.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             "git", "config", "--null", "--name-only", "--get-regexp", _PATTERN,
@@ -43,6 +46,8 @@ async def _configured(prepared: Prepared) -> list[str]:
     try:
         async with asyncio.timeout(_PATIENCE_S):
             found, _ = await process.communicate()
+    except TimeoutError:  # what it would run is not known, so nothing is run
+        raise CannotRun("git did not answer in time which programs its settings name", 126) from None
     finally:
         if process.returncode is None:
             process.kill()

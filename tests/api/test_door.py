@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -13,7 +14,6 @@ import uvicorn
 from serve_app.api.middleware import App, Message, Receive, Scope, Send
 from serve_app.bench.stream import EventReader
 from serve_app.door import Door
-from tests.serve.conftest import free_port
 
 _STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]
 _JSON = [(b"content-type", b"application/json"), (b"content-length", b"20")]
@@ -56,9 +56,10 @@ def proxy(*messages: Message) -> App:
 
 @asynccontextmanager
 async def served(app: App) -> AsyncGenerator[httpx2.AsyncClient, None]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
-    running = asyncio.create_task(server.serve())
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    running = asyncio.create_task(server.serve([listening]))
     try:
         while not server.started:
             await asyncio.sleep(0.01)

@@ -3,6 +3,7 @@ import dataclasses
 import json
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import openai
@@ -35,6 +36,7 @@ from tests.fakes import (
     ChoosingDifficulty,
     Ready,
     RuleGate,
+    Script,
     ScriptedEngine,
     Silence,
     World,
@@ -175,17 +177,40 @@ async def test_no_second_attempt_that_would_say_the_same_or_follow_bytes(changes
     assert [call.recovered for call in world.gate.judged] == [True]
 
 
+class Cold(ScriptedEngine):
+    """Says nothing until the client has had a sign of life."""
+
+    def __init__(self, *scripts: Script) -> None:
+        super().__init__(*scripts)
+        self.go = asyncio.Event()
+
+    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+        await self.go.wait()
+        async for item in super().call(call):
+            yield item
+
+
+async def kept_alive(world: World, go: asyncio.Event) -> httpx2.Response:
+    """The whole stream; `go` is set by its first keepalive."""
+    app = create_api(world.surface())
+
+    async def listened(scope: Any, receive: Any, send: Any) -> None:
+        async def sent(message: Any) -> None:
+            await send(message)
+            if b": keep-alive" in message.get("body", b""):
+                go.set()
+
+        await app(scope, receive, sent)
+
+    transport = httpx2.ASGITransport(listened, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test", headers=AUTH) as http:
+        return await http.post("/v1/chat/completions", json={**HELLO, "stream": True})
+
+
 async def test_a_cold_tier_is_waited_for_with_keepalives() -> None:
     settings = IngressSettings(first_byte_s=0.01, keepalive_s=0.01)
-
-    class Cold(ScriptedEngine):
-        async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
-            await asyncio.sleep(0.1)  # ten keepalives long
-            async for item in super().call(call):
-                yield item
-
-    world = World(Cold(stream_reply(sse(chunk(content="warm"), chunk(finish="stop")))), settings=settings)
-    reply = await post(world, {**HELLO, "stream": True})
+    engine = Cold(stream_reply(sse(chunk(content="warm"), chunk(finish="stop"))))
+    reply = await kept_alive(World(engine, settings=settings), engine.go)
     assert reply.status_code == 200
     assert reply.content.startswith(b": keep-alive")
     assert b"warm" in reply.content
@@ -193,14 +218,9 @@ async def test_a_cold_tier_is_waited_for_with_keepalives() -> None:
 
 
 async def test_a_stream_that_began_before_its_engine_ends_in_an_error_event() -> None:
-    class Full(ScriptedEngine):
-        async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
-            await asyncio.sleep(0.05)
-            async for item in super().call(call):
-                yield item
-
-    world = World(Full([EngineOverloaded("busy", 2)]), settings=IngressSettings(first_byte_s=0.01, keepalive_s=0.01))
-    reply = await post(world, {**HELLO, "stream": True})
+    engine = Cold([EngineOverloaded("busy", 2)])
+    world = World(engine, settings=IngressSettings(first_byte_s=0.01, keepalive_s=0.01))
+    reply = await kept_alive(world, engine.go)
     assert reply.status_code == 200
     assert b"server_is_overloaded" in reply.content
     assert b"[DONE]" not in reply.content
@@ -470,10 +490,10 @@ async def test_an_answer_ends_without_waiting_for_its_books_and_draining_does_wa
 
 
 async def test_the_last_record_waits_a_moment_and_draining_does_not() -> None:
-    settings = IngressSettings(record_delay_s=5)
+    settings = IngressSettings().model_copy(update={"record_delay_s": 3600.0})  # however slow the machine is
     world = World(ScriptedEngine(json_reply("hi")), settings=settings)
     assert (await post(world)).status_code == 200
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         while not world.ledger.settled:  # at once: it frees a place for the next request
             await asyncio.sleep(0)
         assert [event.name for event in world.audit.events] == ["route.decided"]
@@ -513,7 +533,7 @@ async def test_a_hang_up_aborts_the_generation_and_settles() -> None:
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"", "query_string": b"",
              "root_path": "", "scheme": "http", "http_version": "1.1", "server": ("t", 80), "client": ("c", 1),
              "headers": [(b"authorization", f"Bearer {KEY}".encode())]}  # fmt: skip
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await app(scope, receive, send)
     assert world.engine.open == 0
     assert world.engine.aborted == 1
@@ -539,7 +559,7 @@ async def test_a_hang_up_during_a_json_request_aborts_too() -> None:
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "raw_path": b"", "query_string": b"",
              "root_path": "", "scheme": "http", "http_version": "1.1", "server": ("t", 80), "client": ("c", 1),
              "headers": [(b"authorization", f"Bearer {KEY}".encode())]}  # fmt: skip
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await app(scope, receive, send)
     assert (world.engine.open, world.engine.aborted) == (0, 1)
 
@@ -549,13 +569,13 @@ async def test_silence_gets_keepalives() -> None:
         async def call(self, call):
             yield SSE_START
             yield sse(chunk(content="a"))
-            await asyncio.sleep(0.08)
+            await go.wait()
             yield sse(chunk(finish="stop"), USAGE, "[DONE]")
 
-    world = World(Slow(), settings=IngressSettings(keepalive_s=0.02))
-    reply = await post(world, {**HELLO, "stream": True})
+    go = asyncio.Event()
+    reply = await kept_alive(World(Slow(), settings=IngressSettings(keepalive_s=0.02)), go)
     assert reply.text.count(": keep-alive\n\n") >= 1
-    assert reply.text.endswith("data: [DONE]\n\n")
+    assert reply.text.replace(": keep-alive\n\n", "").endswith("data: [DONE]\n\n")  # a slow end is a silence, too
 
 
 async def test_text_flows_when_the_audit_sink_is_down_and_is_recorded_later() -> None:

@@ -45,7 +45,8 @@ async def test_a_closed_loop_sends_each_request_once_and_keeps_the_streams_open(
 
 async def test_a_closed_loop_ends_with_its_time() -> None:
     window = await load(Script(), Level(streams=2, duration_s=0.05))
-    assert len(window.samples) >= 2
+    assert window.wall_s >= 0.05
+    assert all(sample.ok for sample in window.samples)
 
 
 async def test_an_open_loop_does_not_wait_for_replies() -> None:

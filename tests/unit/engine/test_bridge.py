@@ -144,7 +144,7 @@ async def test_closing_early_tells_the_app_and_does_not_cancel_it() -> None:
     items = ask(bridge)
     assert [await anext(items), await anext(items)] == [EngineStart(200, ()), b"a"]
     await items.aclose()
-    await asyncio.wait_for(app.disconnected.wait(), 5)
+    await asyncio.wait_for(app.disconnected.wait(), 60)
     await bridge.aclose()
     assert not app.cancelled.is_set()
     assert bridge.active == 0
@@ -189,7 +189,7 @@ async def test_a_reader_that_is_cancelled_while_it_waits_hangs_up() -> None:
     waiting.cancel()
     with suppress(asyncio.CancelledError):
         await waiting
-    await asyncio.wait_for(app.disconnected.wait(), 5)
+    await asyncio.wait_for(app.disconnected.wait(), 60)
 
 
 async def test_an_app_that_ignores_the_hang_up_is_cancelled_after_the_grace() -> None:
@@ -198,7 +198,7 @@ async def test_an_app_that_ignores_the_hang_up_is_cancelled_after_the_grace() ->
     items = ask(bridge)
     await anext(items)
     await items.aclose()
-    await asyncio.wait_for(app.cancelled.wait(), 5)
+    await asyncio.wait_for(app.cancelled.wait(), 60)
     await bridge.aclose()
     assert bridge.active == 0
 
@@ -251,7 +251,7 @@ async def test_the_deadline_covers_the_whole_reply(steps: tuple[Any, ...]) -> No
     bridge = AsgiBridge(app, AT_ONCE, abort_grace_s=0.01)
     _, error = await everything(ask(bridge, deadline_s=0.05))
     assert isinstance(error, EngineTimeout)
-    await asyncio.wait_for(app.cancelled.wait(), 5)
+    await asyncio.wait_for(app.cancelled.wait(), 60)
 
 
 async def test_the_deadline_also_ends_a_stream_that_never_pauses() -> None:

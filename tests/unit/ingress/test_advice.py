@@ -183,7 +183,7 @@ async def test_held_calls_are_reviewed_by_themselves_once_where_that_is_wanted()
     approval = await world.propose()
     for _ in range(5):
         world.advisor.begin(world.principal, approval.approval_id)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await world.approvals.advice(None, approval.approval_id) is None:
             await asyncio.sleep(0)
     assert len(world.strong.calls) == 1

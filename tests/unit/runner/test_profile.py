@@ -5,14 +5,17 @@ import hashlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deployments.clock import FixedClock
 from deployments.gate.commands import Command, Run
+from serve_app.runner import git_drivers
 from serve_app.runner.execute import STDERR, STDOUT, Ended, execute
 from serve_app.runner.git_drivers import without_drivers
 from serve_app.runner.network import Isolation, probe
@@ -239,8 +242,11 @@ async def test_both_pipes_are_handed_on_and_hashed(tmp_path: Path) -> None:
 
 async def test_time_ends_a_command_with_all_that_it_started(tmp_path: Path) -> None:
     command = "sleep 1000 & echo $!; trap '' TERM; while :; do sleep 1000; done"
-    ended, printed = await ran(tmp_path, command, timeout_s=0.5)
-    assert (ended.timed_out, ended.status) == (True, 124)
+    printed, timeout_s = Printed(), 0.25
+    while not printed.out.endswith(b"\n"):  # a busy machine may not have got that far
+        timeout_s *= 2
+        ended, printed = await ran(tmp_path, command, timeout_s=timeout_s)
+        assert (ended.timed_out, ended.status) == (True, 124)
     await until(lambda: not alive(int(printed.out)))
 
 
@@ -267,6 +273,37 @@ async def test_a_cancelled_caller_leaves_no_process(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await until(lambda: not alive(int(printed.out)))
+
+
+async def test_a_caller_cancelled_while_the_command_starts_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid, begun = tmp_path / "pid", asyncio.Event()
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            begun.set()
+
+    given = settings(tmp_path)
+    prepared = prepare(Run(f"sleep 1000 & echo $! > {pid}; wait"), given, {})
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    task = asyncio.create_task(execute(prepared, given, FixedClock(), Printed(), 60.0))
+    await begun.wait()  # it runs, and the loop has yet to hear of it
+    while not (pid.exists() and pid.read_text().endswith("\n")):
+        time.sleep(0.01)  # noqa: ASYNC251 - a loop that is kept busy meanwhile
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: not alive(int(pid.read_text())))
+
+
+async def test_git_that_does_not_answer_in_time_keeps_the_command_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_drivers, "_PATIENCE_S", 0.0)
+    with pytest.raises(CannotRun, match="git did not answer in time"):
+        await ran(tmp_path, "git diff")
 
 
 @pytest.mark.parametrize(
