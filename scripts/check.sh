@@ -9,9 +9,9 @@ colour=$([ -t 1 ] && echo yes || echo no)
 
 # Tests that draw from a large space, break at every step, or read all that was ever graded: minutes.
 samples=(
-  tests/unit/audit/test_{sealer,semantics,witness}.py tests/unit/migrations/test_migrations.py tests/unit/bench/test_bench_gate.py tests/unit/tenancy/test_budget_rules.py tests/unit/routing/test_{evaluate,learning_loop}.py
+  tests/unit/audit/test_{export,sealer,semantics,witness}.py tests/unit/migrations/test_migrations.py tests/unit/bench/test_{bench_gate,soak}.py tests/unit/tenancy/test_{budget_rules,budgets}.py tests/unit/routing/test_{evaluate,learning_loop}.py
   tests/unit/rollout/test_{crashes,judge}.py tests/unit/canary/test_{driver,orders,random}.py
-  tests/unit/gate/test_{bash_differential,candidate_policy_judges,candidate_policy_load,candidate_policy_machine,corpora,crashes,desk_machine,laws,obfuscation,permits_races,permits_retries,policy_docs,python_reads,races,tenant_names}.py
+  tests/unit/gate/test_{bash_differential,computed,disguises,candidate_policy_judges,candidate_policy_load,candidate_policy_machine,corpora,crashes,desk_machine,laws,obfuscation,permits_races,permits_retries,policy_docs,python_reads,races,tenant_names}.py
 )
 without=()
 
