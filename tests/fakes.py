@@ -114,6 +114,19 @@ class ScriptedEngine:
         return json.loads(self.calls[-1].body)
 
 
+class GatedEngine(ScriptedEngine):
+    """Says nothing before `go` is set."""
+
+    def __init__(self, *scripts: Script) -> None:
+        super().__init__(*scripts)
+        self.go = asyncio.Event()
+
+    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
+        await self.go.wait()
+        async for item in super().call(call):
+            yield item
+
+
 class ChoosingDifficulty:
     """Implements `ports.Difficulty`: honours an explicit model, else answers `tier`."""
 

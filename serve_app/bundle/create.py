@@ -33,7 +33,7 @@ from serve_app.bundle.layout import (
     sums_text,
 )
 from serve_app.bundle.sbom import bill
-from serve_app.bundle.verify import copy, weights_revision
+from serve_app.bundle.verify import copy, digest_of, weights_revision
 from serve_app.bundle.wheels import (
     GLIBC,
     MACHINE,
@@ -122,7 +122,7 @@ def _fill(
         _write(work / IMAGES_FILE, "".join(f"{each}\n" for each in contents.images))
     for path in files_below(work):
         if path not in digests:
-            digests[path], length = _sum(work / path)
+            digests[path], length = digest_of(work / path)
             size += length
     manifest = Manifest(
         format=FORMAT,
@@ -144,7 +144,7 @@ def _fill(
     _write(work / SBOM_FILE, json.dumps(bill(work, digests, manifest, made_at), indent=1) + "\n")
     _write(work / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
     for path in (SBOM_FILE, MANIFEST_FILE):
-        digests[path], _ = _sum(work / path)
+        digests[path], _ = digest_of(work / path)
     sums = sums_text(digests)
     (work / SUMS_FILE).write_bytes(sums)
     if key is not None:
@@ -198,11 +198,6 @@ def _vocabulary(contents: Contents, work: Path, environment: Mapping[str, str], 
         )
     except VocabularyUnavailable as error:
         raise BundleRefused(str(error)) from None
-
-
-def _sum(path: Path) -> tuple[str, int]:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
 
 
 def _write(path: Path, text: str) -> None:

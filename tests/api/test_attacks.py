@@ -4,7 +4,7 @@ import asyncio
 import json
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -18,8 +18,6 @@ from deployments.ingress.settings import IngressSettings
 from deployments.ports import (
     ApprovalState,
     Dialect,
-    EngineCall,
-    EngineItem,
     EngineStart,
     Grant,
     Held,
@@ -41,6 +39,7 @@ from tests.fakes import (
     SSE_START,
     STRONG,
     USAGE,
+    GatedEngine,
     RuleGate,
     Script,
     ScriptedEngine,
@@ -965,30 +964,17 @@ async def test_a_hang_up_ends_the_wait_for_an_approval(dialect: str, stream: boo
     assert world.audit.named("generation.finished")[0].data["outcome"] == "aborted"
 
 
-class Late(ScriptedEngine):
-    """Says nothing until the client has heard something."""
-
-    def __init__(self, *scripts: Script) -> None:
-        super().__init__(*scripts)
-        self.heard = asyncio.Event()
-
-    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
-        await self.heard.wait()
-        async for item in super().call(call):
-            yield item
-
-
 @with_calls
 async def test_a_second_attempt_after_keepalives_goes_on_in_the_same_stream(dialect: str) -> None:
     guessed = [SSE_START, Repaired(("guess",)), sse(call_chunk(0, "shell", SECRET), chunk(finish="tool_calls"), USAGE,
                                                     "[DONE]")]  # fmt: skip
-    engine = Late(guessed, WITH_CALL)
+    engine = GatedEngine(guessed, WITH_CALL)
     world = World(engine, settings=IngressSettings(first_byte_s=0.01, keepalive_s=0.01), ledger=Books())
     wire = Wire(world, dialect, stream=True)
 
     def heard() -> bool:
         if wire.body:
-            engine.heard.set()
+            engine.go.set()
         return False
 
     wire.on_send = heard

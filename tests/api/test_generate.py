@@ -1,7 +1,6 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +13,6 @@ from deployments.ingress.settings import IngressSettings
 from deployments.ports import (
     ApprovalState,
     AttemptOutcome,
-    EngineCall,
-    EngineItem,
     EngineStart,
     Grant,
     ModelId,
@@ -34,9 +31,9 @@ from tests.fakes import (
     SSE_START,
     USAGE,
     ChoosingDifficulty,
+    GatedEngine,
     Ready,
     RuleGate,
-    Script,
     ScriptedEngine,
     Silence,
     World,
@@ -177,19 +174,6 @@ async def test_no_second_attempt_that_would_say_the_same_or_follow_bytes(changes
     assert [call.recovered for call in world.gate.judged] == [True]
 
 
-class Cold(ScriptedEngine):
-    """Says nothing until the client has had a sign of life."""
-
-    def __init__(self, *scripts: Script) -> None:
-        super().__init__(*scripts)
-        self.go = asyncio.Event()
-
-    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
-        await self.go.wait()
-        async for item in super().call(call):
-            yield item
-
-
 async def kept_alive(world: World, go: asyncio.Event) -> httpx2.Response:
     """The whole stream; `go` is set by its first keepalive."""
     app = create_api(world.surface())
@@ -209,7 +193,7 @@ async def kept_alive(world: World, go: asyncio.Event) -> httpx2.Response:
 
 async def test_a_cold_tier_is_waited_for_with_keepalives() -> None:
     settings = IngressSettings(first_byte_s=0.01, keepalive_s=0.01)
-    engine = Cold(stream_reply(sse(chunk(content="warm"), chunk(finish="stop"))))
+    engine = GatedEngine(stream_reply(sse(chunk(content="warm"), chunk(finish="stop"))))
     reply = await kept_alive(World(engine, settings=settings), engine.go)
     assert reply.status_code == 200
     assert reply.content.startswith(b": keep-alive")
@@ -218,7 +202,7 @@ async def test_a_cold_tier_is_waited_for_with_keepalives() -> None:
 
 
 async def test_a_stream_that_began_before_its_engine_ends_in_an_error_event() -> None:
-    engine = Cold([EngineOverloaded("busy", 2)])
+    engine = GatedEngine([EngineOverloaded("busy", 2)])
     world = World(engine, settings=IngressSettings(first_byte_s=0.01, keepalive_s=0.01))
     reply = await kept_alive(world, engine.go)
     assert reply.status_code == 200

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,32 +19,19 @@ from deployments.errors import EngineFailed
 from deployments.ingress.informed import InformedDifficulty
 from deployments.ingress.settings import IngressSettings, LoadSettings
 from deployments.ingress.surface import Surface
-from deployments.ports import Dialect, EngineCall, EngineItem, Mode, RouteFacts, Scope, Tier
+from deployments.ports import Dialect, Mode, RouteFacts, Scope, Tier
 from deployments.store import sqlite_url
 from router.policy import ROUTING_V1
 from serve_app.api.factory import create_api
 from serve_app.api.route_metrics import RouteCounters, make_route_meter
 from tests.api.test_generate import AUTH
 from tests.cascading import ASKED, RIGHT, WRONG, settled, streamed
-from tests.fakes import BASE, KEY, STRONG, Script, ScriptedEngine, Silence, World, json_reply
+from tests.fakes import BASE, KEY, STRONG, GatedEngine, ScriptedEngine, Silence, World, json_reply
 from tests.fakes_difficulty import DECISION
 
 TIERS = {Tier.BASE: (BASE, "r1"), Tier.STRONG: (STRONG, "r1")}
 CAPPED = {**ROUTING_V1, "budget": {"target": 0.2, "strong_seconds_per_hour": 60, "burst_seconds": 1}}
 DELETE = {"model": "auto", "messages": [{"role": "user", "content": "Delete the production database"}]}
-
-
-class Gated(ScriptedEngine):
-    """Answers once it is told to."""
-
-    def __init__(self, *scripts: Script) -> None:
-        super().__init__(*scripts)
-        self.go = asyncio.Event()
-
-    async def call(self, call: EngineCall) -> AsyncGenerator[EngineItem, None]:
-        await self.go.wait()
-        async for item in super().call(call):
-            yield item
 
 
 class Routed(World):
@@ -169,7 +156,7 @@ async def test_a_hang_up_on_the_larger_tier_uses_up_its_time(tmp_path: Path) -> 
 
 async def test_a_stream_that_is_held_back_is_kept_alive_on_the_wire(tmp_path: Path) -> None:
     settings = IngressSettings(first_byte_s=0.01, keepalive_s=0.01, record_delay_s=0)
-    engine = Gated(streamed(WRONG))
+    engine = GatedEngine(streamed(WRONG))
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:

@@ -5,14 +5,10 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import stat
-import subprocess
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -27,6 +23,7 @@ from deployments.gate.schema import notices
 from deployments.gate.store import ApprovalStore
 from deployments.ports import SYSTEM_TENANT, AuditEvent, JsonValue, TenantId
 from deployments.store import open_store, sqlite_url
+from tests.processes import alive, cut_off
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
@@ -239,41 +236,20 @@ async def test_nothing_of_a_command_survives_its_time(store: ApprovalStore, tmp_
     while not pids.read_text().endswith("\n"):  # a busy machine may not have got that far: it is tried again
         assert await world.notifier.send_due() == 0
         world.clock.advance(2 * PAUSES_S[-1] * 1000)
-    while any(_runs(int(pid)) for pid in pids.read_text().split()):
+    while any(alive(int(pid)) for pid in pids.read_text().split()):
         await asyncio.sleep(0.02)
 
 
 async def test_nothing_of_a_command_survives_a_close_while_it_starts(
     store: ApprovalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pid, started = tmp_path / "pid", asyncio.Event()
-
-    class Popen(subprocess.Popen[bytes]):
-        def __init__(self, *arguments: Any, **more: Any) -> None:
-            super().__init__(*arguments, **more)
-            started.set()
-
+    pid = tmp_path / "pid"
     argv = ("sh", "-c", f"sleep 300 & echo $! > {pid}; wait")
     world = World(store, NoticeSettings(commands={"say": Command(argv=argv, timeout_s=60.0)}))
     await world.tell(event())
-    monkeypatch.setattr(subprocess, "Popen", Popen)
-    sending = asyncio.create_task(world.notifier.send_due())
-    await started.wait()  # it runs, and the loop has yet to hear of it
-    while not (pid.exists() and pid.read_text().endswith("\n")):
-        time.sleep(0.01)  # noqa: ASYNC251 - a loop that is kept busy meanwhile
-    sending.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await sending
-    while _runs(int(pid.read_text())):
+    child = await cut_off(world.notifier.send_due(), pid, monkeypatch)
+    while alive(child):
         await asyncio.sleep(0.02)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,9 @@ import hashlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +19,7 @@ from serve_app.runner.git_drivers import without_drivers
 from serve_app.runner.network import Isolation, probe
 from serve_app.runner.profile import PATH, CannotRun, prepare, working_directory
 from serve_app.runner.settings import BadSettings, RunnerSettings
+from tests.processes import alive, cut_off
 
 
 def settings(root: Path, **changes: object) -> RunnerSettings:
@@ -60,14 +59,6 @@ async def ran(
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         await asyncio.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
 
 
 # --- environment -----------------------------------------------------------------------------------------------------
@@ -278,24 +269,10 @@ async def test_a_cancelled_caller_leaves_no_process(tmp_path: Path) -> None:
 async def test_a_caller_cancelled_while_the_command_starts_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pid, begun = tmp_path / "pid", asyncio.Event()
-
-    class Popen(subprocess.Popen[bytes]):
-        def __init__(self, *arguments: Any, **more: Any) -> None:
-            super().__init__(*arguments, **more)
-            begun.set()
-
-    given = settings(tmp_path)
+    pid, given = tmp_path / "pid", settings(tmp_path)
     prepared = prepare(Run(f"sleep 1000 & echo $! > {pid}; wait"), given, {})
-    monkeypatch.setattr(subprocess, "Popen", Popen)
-    task = asyncio.create_task(execute(prepared, given, FixedClock(), Printed(), 60.0))
-    await begun.wait()  # it runs, and the loop has yet to hear of it
-    while not (pid.exists() and pid.read_text().endswith("\n")):
-        time.sleep(0.01)  # noqa: ASYNC251 - a loop that is kept busy meanwhile
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await until(lambda: not alive(int(pid.read_text())))
+    child = await cut_off(execute(prepared, given, FixedClock(), Printed(), 60.0), pid, monkeypatch)
+    await until(lambda: not alive(child))
 
 
 async def test_git_that_does_not_answer_in_time_keeps_the_command_from_starting(
